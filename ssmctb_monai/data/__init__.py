@@ -1,0 +1,1 @@
+"""Data: BRATS folders, patient-level datalists, readers and the demo data set."""
