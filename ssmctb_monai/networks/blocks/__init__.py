@@ -1,0 +1,23 @@
+"""Self-supervised blocks (SSPCAB, SSMCTB) and their parts, in 2D and 3D."""
+
+from ssmctb_monai.networks.blocks.channel_transformer import ChannelTransformer
+from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution
+from ssmctb_monai.networks.blocks.released import ReleasedChannelAttention, from_released
+from ssmctb_monai.networks.blocks.self_supervised_block import SelfSupervisedBlock
+from ssmctb_monai.networks.blocks.spatial_transformer import SpatialTransformer
+from ssmctb_monai.networks.blocks.ssmctb import SSMCTB
+from ssmctb_monai.networks.blocks.sspcab import SSPCAB
+from ssmctb_monai.networks.blocks.transformer_layer import SummedHeadAttention, TransformerLayer
+
+__all__ = [
+    "SSMCTB",
+    "SSPCAB",
+    "ChannelTransformer",
+    "MaskedConvolution",
+    "ReleasedChannelAttention",
+    "SelfSupervisedBlock",
+    "SpatialTransformer",
+    "SummedHeadAttention",
+    "TransformerLayer",
+    "from_released",
+]

@@ -1,0 +1,119 @@
+"""What SSPCAB and SSMCTB have in common: predict the input from masked context, and keep the error as a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from monai.metrics.regression import compute_ssim_and_cs
+from torch import Tensor, nn
+
+BlockLoss = Literal["huber", "mse", "mae", "ssim"]
+
+
+def _ssim_error(output: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """1 - SSIM at every position, per channel; the border is replicated so that the map keeps the shape."""
+    spatial_dims = target.dim() - 2
+    padding = [window // 2] * (2 * spatial_dims)
+    ssim, _ = compute_ssim_and_cs(
+        F.pad(output, padding, mode="replicate"),
+        F.pad(target, padding, mode="replicate"),
+        spatial_dims=spatial_dims,
+        kernel_size=[window] * spatial_dims,
+        kernel_sigma=[sigma] * spatial_dims,
+        data_range=(target.detach().amax() - target.detach().amin()).clamp_min(torch.finfo(target.dtype).eps),
+    )
+    return 1 - ssim
+
+
+_ERRORS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "huber": lambda output, target, delta: F.huber_loss(output, target, reduction="none", delta=delta),
+    "mse": lambda output, target, delta: F.mse_loss(output, target, reduction="none"),
+    "mae": lambda output, target, delta: F.l1_loss(output, target, reduction="none"),
+    "ssim": lambda output, target, delta: _ssim_error(output, target),
+}
+
+
+class SelfSupervisedBlock(nn.Module):
+    """Convolution, ReLU and attention, trained to reproduce the block's own input.
+
+    Tensor in, tensor of the same shape out. In training mode the block keeps the loss of its last forward pass in
+    ``reconstruction_loss``, a scalar in the graph; in evaluation mode that is ``None``. An exported block (TorchScript,
+    ONNX, ``torch.export``) has no loss.
+
+    Args:
+        convolution: module that predicts its input from context, shape-preserving.
+        attention: module that weights the prediction, shape-preserving.
+        loss: error between output and input: ``"huber"``, ``"mse"``, ``"mae"`` or ``"ssim"`` (1 - SSIM with an
+            11-wide Gaussian window, per channel, over the value range of the input).
+        delta: where the Huber error turns from quadratic to linear; other losses do not use it.
+
+    Raises:
+        ValueError: when ``loss`` is unknown or ``delta`` is not positive.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        attention: nn.Module,
+        loss: BlockLoss = "huber",
+        delta: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if loss not in _ERRORS:
+            raise ValueError(f"loss must be one of {sorted(_ERRORS)}, got {loss!r}.")
+        if delta <= 0:
+            raise ValueError(f"delta must be positive, got {delta}.")
+        self.convolution = convolution
+        self.attention = attention
+        self.loss = loss
+        self.delta = delta
+        self.reconstruction_loss: Tensor | None = None
+
+    def train(self, mode: bool = True) -> SelfSupervisedBlock:
+        """Sets the mode and drops the loss of an earlier forward pass."""
+        self.reconstruction_loss = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loss in the graph can be neither copied nor pickled, and it belongs to one forward pass only.
+        return {**self.__dict__, "reconstruction_loss": None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reproduces ``x`` from masked context.
+
+        Args:
+            x: input of shape (batch, channels, height, width[, depth]).
+
+        Returns:
+            Tensor of the shape of ``x``, non-negative.
+        """
+        output = self._predict(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
+            if self.training:
+                self.reconstruction_loss = self._error(output, x).mean()
+        return output
+
+    @torch.jit.unused
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """The block's own anomaly score: how badly it reproduces each voxel.
+
+        Args:
+            x: input of shape (batch, channels, height, width[, depth]).
+
+        Returns:
+            The block's error averaged over channels, shape (batch, 1, height, width[, depth]), at least 0.
+        """
+        return self._error(self._predict(x), x).mean(dim=1, keepdim=True)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        return self.attention(F.relu(self.convolution(x)))
+
+    @torch.jit.unused
+    def _error(self, output: Tensor, target: Tensor) -> Tensor:
+        # A mean over millions of squares needs more than the digits of half precision.
+        with torch.autocast(output.device.type, enabled=False):
+            dtype = torch.promote_types(output.dtype, torch.float32)
+            return _ERRORS[self.loss](output.to(dtype), target.to(dtype), self.delta)
