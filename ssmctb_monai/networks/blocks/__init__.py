@@ -1,6 +1,7 @@
 """Self-supervised blocks (SSPCAB, SSMCTB) and their parts, in 2D and 3D."""
 
 from ssmctb_monai.networks.blocks.channel_transformer import ChannelTransformer
+from ssmctb_monai.networks.blocks.factory import BlockName, make_block
 from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution
 from ssmctb_monai.networks.blocks.released import ReleasedChannelAttention, from_released
 from ssmctb_monai.networks.blocks.self_supervised_block import SelfSupervisedBlock
@@ -12,6 +13,7 @@ from ssmctb_monai.networks.blocks.transformer_layer import SummedHeadAttention, 
 __all__ = [
     "SSMCTB",
     "SSPCAB",
+    "BlockName",
     "ChannelTransformer",
     "MaskedConvolution",
     "ReleasedChannelAttention",
@@ -20,4 +22,5 @@ __all__ = [
     "SummedHeadAttention",
     "TransformerLayer",
     "from_released",
+    "make_block",
 ]

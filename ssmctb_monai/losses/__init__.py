@@ -1,0 +1,6 @@
+"""Losses of the blocks and of the systems that contain them."""
+
+from ssmctb_monai.losses.draem import DRAEMLoss
+from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
+
+__all__ = ["DRAEMLoss", "SelfSupervisedLoss", "block_reconstruction_loss"]

@@ -1,0 +1,79 @@
+"""Loss of DRAEM."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from monai.losses import FocalLoss, SSIMLoss
+from torch import Tensor, nn
+
+from ssmctb_monai.losses.self_supervised import block_reconstruction_loss
+
+
+class DRAEMLoss(nn.Module):
+    """Reconstruction loss (L2 + SSIM) + focal loss + λ · block losses.
+
+    Zavrtanik et al., *DRAEM - A discriminatively trained reconstruction embedding for surface anomaly detection*,
+    ICCV 2021, https://arxiv.org/abs/2108.07610; block losses after Madan et al., https://arxiv.org/abs/2209.12148.
+
+    After each call ``parts`` holds the detached summands, unweighted, for logging: ``"l2"``, ``"ssim"``, ``"focal"``
+    and ``"block"``.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        network: the network whose blocks count; the loss does not own its parameters. ``None``: no block loss.
+        block_weight: λ ≥ 0 of the block losses.
+        ssim_window: side of the Gaussian window of SSIM, odd. The paper's is 11; in 3D its cost grows with the cube.
+        gamma: exponent of the focal loss.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> network = DRAEM(spatial_dims=3)
+        >>> loss = DRAEMLoss(spatial_dims=3, network=network)
+        >>> loss(network(image), (image_clean, anomaly_mask)).backward()
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        network: nn.Module | None = None,
+        block_weight: float = 0.1,
+        ssim_window: int = 11,
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if block_weight < 0:
+            raise ValueError(f"block_weight must not be negative, got {block_weight}.")
+        if ssim_window < 1 or ssim_window % 2 == 0:
+            raise ValueError(f"ssim_window must be odd and positive, got {ssim_window}.")
+        self._network = [] if network is None else [network]  # in a list, so that it does not become a part of the loss
+        self.block_weight = block_weight
+        self.ssim = SSIMLoss(spatial_dims, win_size=ssim_window)
+        self.focal = FocalLoss(gamma=gamma, to_onehot_y=True, use_softmax=True, reduction="none")
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, prediction: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
+        """Computes the total loss.
+
+        Args:
+            prediction: reconstruction (batch, channels, ...) and logits (batch, 2, ...), as `DRAEM` gives in training.
+            target: clean image (batch, channels, ...) in [0, 1] and anomaly mask (batch, 1, ...), 0 or 1.
+
+        Returns:
+            Scalar in the graph.
+        """
+        reconstruction, logits = prediction
+        clean, mask = target
+        # The variances in SSIM and the logarithm in the focal loss need more digits than half precision has.
+        with torch.autocast(logits.device.type, enabled=False):
+            reconstruction, clean, logits = reconstruction.float(), clean.float(), logits.float()
+            parts = {
+                "l2": F.mse_loss(reconstruction, clean),
+                "ssim": self.ssim(reconstruction, clean),
+                "focal": self.focal(logits, mask).sum(dim=1).mean(),
+                "block": sum((block_reconstruction_loss(network) for network in self._network), logits.new_zeros(())),
+            }
+        self.parts = {name: part.detach() for name, part in parts.items()}
+        return parts["l2"] + parts["ssim"] + parts["focal"] + self.block_weight * parts["block"]

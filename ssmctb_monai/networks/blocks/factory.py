@@ -1,0 +1,39 @@
+"""Names of the blocks, for configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from ssmctb_monai.networks.blocks.ssmctb import SSMCTB
+from ssmctb_monai.networks.blocks.sspcab import SSPCAB
+
+BlockName = Literal["sspcab", "ssmctb"]
+_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"sspcab": SSPCAB, "ssmctb": SSMCTB}
+
+
+def make_block(block: BlockName | Callable[[int], nn.Module], spatial_dims: int, channels: int) -> nn.Module:
+    """Makes a block by its name, with the papers' defaults, or by a callable that knows better.
+
+    Args:
+        block: ``"sspcab"``, ``"ssmctb"``, or a callable from a number of channels to a shape-preserving module.
+        spatial_dims: number of spatial dimensions, 2 or 3; a callable has its own.
+        channels: number of input and of output channels.
+
+    Returns:
+        The block.
+
+    Raises:
+        ValueError: when the name is unknown.
+
+    Example:
+        >>> make_block("ssmctb", spatial_dims=3, channels=16)
+        >>> make_block(lambda channels: SSMCTB(3, channels, dilation=2), spatial_dims=3, channels=16)
+    """
+    if callable(block):
+        return block(channels)
+    if block not in _BLOCKS:
+        raise ValueError(f"block must be one of {sorted(_BLOCKS)} or a callable, got {block!r}.")
+    return _BLOCKS[block](spatial_dims, channels)
