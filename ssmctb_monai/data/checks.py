@@ -1,0 +1,139 @@
+"""Checks that find unusable cases before training does, and one way to report them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ssmctb_monai.data.brats import BratsCase, canonical_modalities
+from ssmctb_monai.data.readers import AFFINE_TOLERANCE, Volume, affine_difference, read_volume
+
+__all__ = ["InvalidCasesError", "check_cases", "report_invalid"]
+
+logger = logging.getLogger(__name__)
+
+LABEL_TOLERANCE = 1e-3  # scaled and resampled files hold 0.99999997 for 1
+
+
+class InvalidCasesError(ValueError):
+    """Cases that cannot be used, all of them with all their problems.
+
+    Args:
+        problems: the problems of each case, by case name.
+    """
+
+    def __init__(self, problems: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return (
+            f"{self.listing()}\nRepair or remove them, or leave them out with skip_invalid=True "
+            "(in a bundle: --skip_invalid true)."
+        )
+
+    def listing(self) -> str:
+        """Return one paragraph a case."""
+        lines = [f"{case_id}:" + "".join(f"\n  - {line}" for line in found) for case_id, found in self.problems.items()]
+        return "\n".join([f"Cases that cannot be used: {len(self.problems)}.", *lines])
+
+
+def report_invalid(problems: Mapping[str, Sequence[str]], skip_invalid: bool) -> None:
+    """Raise or, where invalid cases are to be skipped, log a report that names every case and its problems.
+
+    Args:
+        problems: the problems of each case, by case name; nothing happens where there are none.
+        skip_invalid: log a warning instead of raising.
+
+    Raises:
+        InvalidCasesError: There are problems, and ``skip_invalid`` is false.
+    """
+    if not problems:
+        return
+    error = InvalidCasesError(problems)
+    if not skip_invalid:
+        raise error
+    logger.warning("%s\nThey are skipped.", error.listing())
+
+
+def check_cases(cases: Iterable[BratsCase], modalities: Sequence[str] | str) -> dict[str, list[str]]:
+    """Read the files of cases in full and list what makes cases unusable.
+
+    Args:
+        cases: cases to check.
+        modalities: the modalities that each case must have; images of others are not read.
+
+    Returns:
+        The problems of each case that has any, by case name: no image of a modality, no segmentation, a file that
+        cannot be read, shapes or affines that differ (by more than 0.001 mm), NaN or infinite voxels, a constant
+        image, an empty brain mask, a segmentation with negative or fractional labels.
+
+    Example:
+        >>> check_cases(find_cases("BraTS2020"), ["flair", "t1ce"])  # doctest: +SKIP
+        {'BraTS20_Training_355': ['no segmentation beside BraTS2020/.../BraTS20_Training_355_flair.nii']}
+    """
+    names = canonical_modalities(modalities)
+    cases = list(cases)
+    logger.info("Reading the files of %d cases to check them.", len(cases))
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        problems = pool.map(lambda case: _check_case(case, names), cases)
+        return {case.case_id: found for case, found in zip(cases, problems, strict=True) if found}
+
+
+def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
+    kinds = {"label": case.label, "brain": case.brain}
+    files = {case.images[name]: "image" for name in modalities if name in case.images}
+    files |= {path: kind for kind, path in kinds.items() if path is not None}
+
+    problems = []
+    beside = next((f" beside {path}" for path in [*case.images.values(), *files]), "")
+    if lacking := [name for name in modalities if name not in case.images]:
+        problems.append(f"no {', '.join(lacking)} image{beside}")
+    if case.label is None:
+        problems.append(f"no segmentation{beside}")
+    reference: tuple[str, tuple[int, ...], np.ndarray] | None = None
+    for path, kind in files.items():
+        try:
+            volume = read_volume(path)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
+        channels = [case.channels[name] for name in modalities if name in case.channels] if kind == "image" else []
+        problems += [f"{path}: {problem}" for problem in _check_voxels(volume, kind, channels)]
+        if reference is None:
+            reference = path.name, volume.spatial_shape, volume.affine
+        name, shape, affine = reference
+        if volume.spatial_shape != shape:
+            problems.append(f"{path}: shape {volume.spatial_shape} differs from {shape} of {name}")
+        elif (difference := affine_difference(volume.affine, affine)) > AFFINE_TOLERANCE:
+            problems.append(f"{path}: affine differs from that of {name}, by up to {difference:.6g} mm")
+    return problems
+
+
+def _check_voxels(volume: Volume, kind: str, channels: Sequence[int]) -> list[str]:
+    array = volume.array
+    dims = 4 if channels else 3
+    if array.ndim != dims or not array.size or array.dtype.kind not in "iuf":
+        return [f"expected is a {dims}D array of numbers, but it has shape {array.shape} and type {array.dtype}"]
+    if channels and max(channels) >= array.shape[-1]:
+        return [f"it has {array.shape[-1]} channels, but dataset.json speaks of channel {max(channels)}"]
+    problems = []
+    for part in [array[..., channel] for channel in channels] or [array]:
+        low, high = part.min(), part.max()  # both are NaN where any voxel is
+        if not np.isfinite(low) or not np.isfinite(high):
+            problems.append("it has NaN or infinite voxels")
+        elif kind == "image" and low == high:
+            problems.append(f"it is empty: every voxel is {low}")
+        elif kind == "brain" and high <= 0:
+            problems.append("the brain mask is empty")
+        elif kind == "label" and (low < -LABEL_TOLERANCE or not _is_whole(part)):
+            problems.append("the segmentation has labels that are negative or not whole numbers")
+    return problems
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "iu" or bool(np.abs(array - np.rint(array)).max() <= LABEL_TOLERANCE)

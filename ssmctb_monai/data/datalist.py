@@ -1,0 +1,267 @@
+"""Patient-level splits: made once, kept on disk as a datalist that people can read and edit, and loaded by bundles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, combinations
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+
+from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases, patient_of
+from ssmctb_monai.data.checks import check_cases, report_invalid
+
+__all__ = ["load_datalist", "prepare_datalist", "split_patients"]
+
+logger = logging.getLogger(__name__)
+
+
+def split_patients(
+    cases: Sequence[BratsCase],
+    *,
+    training: int | float | None = None,
+    validation: int | float = 0.2,
+    test: int | float = 0.2,
+    seed: int = 0,
+) -> dict[str, list[BratsCase]]:
+    """Split cases by patient: all scans of one patient fall into the same part.
+
+    Patients are ranked by a hash of seed and name. The same patients therefore give the same split on every machine,
+    in whichever order they are listed, and a different size of the training or validation part leaves the test part
+    as it is.
+
+    Args:
+        cases: the cases to split.
+        training: number of patients (int), their share (float from 0 to 1), or ``None`` for all that the other parts
+            leave.
+        validation: number or share of patients.
+        test: number or share of patients.
+        seed: another seed gives another split.
+
+    Returns:
+        The cases of ``training``, ``validation`` and ``test``, each in the order of their names. Where counts or shares
+        do not take all patients, the others are in no part.
+
+    Raises:
+        ValueError: A size is not a count or share, more patients are asked for than there are, or the training part
+            would be empty.
+
+    Example:
+        >>> parts = split_patients(cases, training=125, validation=0, test=180)  # doctest: +SKIP
+        >>> {name: len(part) for name, part in parts.items()}  # doctest: +SKIP
+        {'training': 125, 'validation': 0, 'test': 180}
+    """
+    patients = sorted(
+        {case.patient_id for case in cases}, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    )
+    total = len(patients)
+    asked = f"training={training}, validation={validation} and test={test} of {total} patients"
+    sizes = [test, validation] if training is None else [test, validation, training]
+    # Rounding the running total keeps counts exact and lets shares that sum to 1 take every patient
+    ends = [math.floor(end + 0.5) for end in accumulate(_amount(size, total) for size in sizes)]
+    if ends[-1] > total:
+        raise ValueError(f"There are not enough patients for {asked}.")
+    ends.append(total)
+    parts = {
+        "training": patients[ends[1] : ends[2]],
+        "validation": patients[ends[0] : ends[1]],
+        "test": patients[: ends[0]],
+    }
+    if not parts["training"]:
+        raise ValueError(f"The training part would be empty with {asked}.")
+    ordered = sorted(cases, key=lambda case: case.case_id)
+    return {name: [case for case in ordered if case.patient_id in part] for name, part in parts.items()}
+
+
+def prepare_datalist(
+    dataset_dir: PathLike,
+    datalist_file: PathLike,
+    modalities: Sequence[str] | str,
+    *,
+    training: int | float | None = None,
+    validation: int | float = 0.2,
+    test: int | float = 0.2,
+    seed: int = 0,
+    skip_invalid: bool = False,
+) -> Path:
+    """Return the datalist to use, and make it where there is none yet.
+
+    It is ``datalist_file`` if that exists, else ``datalist.json`` in the data set's folder if that exists, whatever the
+    other arguments say. Else cases are found, checked and split, and ``datalist_file`` is written. It lists all
+    images of a case; those of ``modalities`` were checked.
+
+    Args:
+        dataset_dir: folder of the data set, see :func:`~ssmctb_monai.data.brats.find_cases`.
+        datalist_file: where the datalist is or is to be written.
+        modalities: modalities that each case must have.
+        training: see :func:`split_patients`, and so for ``validation``, ``test`` and ``seed``.
+        validation: number or share of patients.
+        test: number or share of patients.
+        seed: another seed gives another split.
+        skip_invalid: leave cases with problems out and log them, instead of raising.
+
+    Returns:
+        Path of the datalist.
+
+    Raises:
+        InvalidCasesError: Cases have problems, and ``skip_invalid`` is false.
+        NotADirectoryError: ``dataset_dir`` is not a folder.
+        ValueError: As :func:`~ssmctb_monai.data.brats.find_cases` and :func:`split_patients`.
+
+    Example:
+        >>> prepare_datalist("BraTS2021", "runs/datalist.json", ["flair"], training=125, test=180)  # doctest: +SKIP
+        PosixPath('runs/datalist.json')
+    """
+    datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
+    for existing in (datalist_file, root / "datalist.json"):
+        if existing.is_file():
+            logger.info("Using the split of %s; it stays as it is until the file is removed.", existing)
+            return existing
+
+    modalities = canonical_modalities(modalities)
+    cases = find_cases(root)
+    problems = check_cases(cases, modalities)
+    report_invalid(problems, skip_invalid)
+    sound = [case for case in cases if case.case_id not in problems]
+    parts = split_patients(sound, training=training, validation=validation, test=test, seed=seed)
+    counts = ", ".join(
+        f"{name} {len({case.patient_id for case in part})} patients ({len(part)} cases)" for name, part in parts.items()
+    )
+    description = (
+        f"{len(cases)} cases found, {len(problems)} invalid and left out; checked for {', '.join(modalities)}; "
+        f"split by patient with seed {seed}: {counts}"
+    )
+    sections = {name: [_entry(case, root) for case in part] for name, part in parts.items()}
+    _write_json({"name": root.resolve().name, "description": description, **sections}, datalist_file)
+    logger.info("Wrote %s: %s.", datalist_file, description)
+    return datalist_file
+
+
+def load_datalist(
+    datalist_file: PathLike,
+    dataset_dir: PathLike,
+    section: str,
+    modalities: Sequence[str] | str,
+    *,
+    skip_invalid: bool = False,
+) -> list[dict[str, Any]]:
+    """Load one section of a datalist as items for MONAI's data sets and transforms.
+
+    Args:
+        datalist_file: datalist made by :func:`prepare_datalist` or by hand.
+        dataset_dir: folder that the paths in the datalist are relative to.
+        section: ``training``, ``validation``, ``test`` or another list in the file.
+        modalities: modalities to load, in the order of the channels.
+        skip_invalid: leave out and log cases that lack a modality or a file, instead of raising.
+
+    Returns:
+        One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
+        4D file that one path, and ``channels`` with the index of each modality in it), ``label``, and ``brain`` where
+        there is a brain mask. All paths are absolute.
+
+    Raises:
+        InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` is false.
+        NotADirectoryError: ``dataset_dir`` is not a folder.
+        ValueError: The file is not a datalist, has no such section or no usable case in it, lists a case twice or a
+            patient in two sections.
+
+    Example:
+        >>> items = load_datalist("datalist.json", "BraTS2021", "training", ["flair", "t1ce"])  # doctest: +SKIP
+        >>> items[0]["image"]  # doctest: +SKIP
+        ['/data/BraTS2021/BraTS2021_00006/BraTS2021_00006_flair.nii.gz', ...]
+    """
+    modalities, root = canonical_modalities(modalities), dataset_folder(dataset_dir).absolute()
+    sections = _read_sections(Path(datalist_file))
+    if section not in sections:
+        raise ValueError(f"{datalist_file} has no section {section!r}; it has {', '.join(sections) or 'none'}.")
+    items = [_item(entry, root, modalities) for entry in sections[section]]
+    report_invalid({item["case_id"]: problems for item, problems in items if problems}, skip_invalid)
+    usable = [item for item, problems in items if not problems]
+    if not usable:
+        raise ValueError(f"Section {section!r} of {datalist_file} has no usable case.")
+    return usable
+
+
+def _amount(size: int | float, total: int) -> float:
+    """Number of patients that a count or a share stands for, not yet rounded."""
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    if isinstance(size, float) and 0 <= size <= 1:
+        return size * total
+    raise ValueError(f"The size of a part is a count of patients (int) or a share (float from 0 to 1); got {size!r}.")
+
+
+def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
+    def relative(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    optional = {"label": case.label, "brain": case.brain}
+    return {
+        "case_id": case.case_id,
+        "patient_id": case.patient_id,
+        "image": {modality: relative(path) for modality, path in case.images.items()},
+        **{key: relative(path) for key, path in optional.items() if path},
+        **({"channels": dict(case.channels)} if case.channels else {}),
+    }
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a datalist: it should hold a JSON object with lists of cases.")
+    sections = {name: entries for name, entries in content.items() if isinstance(entries, list)}
+    for name, entries in sections.items():
+        for entry in entries:
+            if not isinstance(entry, dict) or "case_id" not in entry or not isinstance(entry.get("image"), dict):
+                raise ValueError(f"{path}: a case in {name!r} lacks its case_id or its image by modality: {entry!r}.")
+            entry.setdefault("patient_id", patient_of(entry["case_id"]))
+
+    patients = {name: {entry["patient_id"] for entry in entries} for name, entries in sections.items()}
+    for one, other in combinations(patients, 2):
+        if shared := sorted(patients[one] & patients[other]):
+            raise ValueError(f"{path}: patients both in {one!r} and in {other!r}: {', '.join(shared)}.")
+    listed = Counter(entry["case_id"] for entries in sections.values() for entry in entries)
+    if twice := [case_id for case_id, count in listed.items() if count > 1]:
+        raise ValueError(f"{path}: cases listed more than once: {', '.join(twice)}.")
+    return sections
+
+
+def _item(entry: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the item for a case of a datalist, and what makes it unusable."""
+    problems = []
+    if lacking := [name for name in modalities if name not in entry["image"]]:
+        problems.append(f"no {', '.join(lacking)} image in the datalist")
+    if not entry.get("label"):
+        problems.append("no segmentation in the datalist")
+
+    item: dict[str, Any] = {"case_id": entry["case_id"], "patient_id": entry["patient_id"]}
+    images = [str(root / entry["image"][name]) for name in modalities if name not in lacking]
+    item["image"] = images
+    if channels := entry.get("channels"):
+        item["channels"] = [channels.get(name) for name in modalities]
+        item["image"] = images[:1]
+        if None in item["channels"] or len(set(images)) > 1:
+            problems.append("channels need one 4D file, and an index in it for each modality")
+    item |= {key: str(root / entry[key]) for key in ("label", "brain") if entry.get(key)}
+
+    files = [*images, *(item[key] for key in ("label", "brain") if key in item)]
+    problems += [f"{file} does not exist" for file in dict.fromkeys(files) if not Path(file).exists()]
+    return item, problems

@@ -1,0 +1,230 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ssmctb_monai.data.brats import canonical_modalities, canonical_modality, find_cases, patient_of
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def relative(case, root):
+    paths = {**case.images, "label": case.label, "brain": case.brain}
+    return {kind: path.relative_to(root).as_posix() for kind, path in paths.items() if path}
+
+
+@pytest.mark.parametrize(
+    ("folder", "case_id", "files"),
+    [
+        pytest.param(
+            "Images/BRATS_HG0001",
+            "BRATS_HG0001",
+            {"flair": "_FLAIR.mha", "t1": "_T1.mha", "t1ce": "_T1C.mha", "t2": "_T2.mha", "label": "_truth.mha"},
+            id="2012",
+        ),
+        pytest.param(
+            "MICCAI_BraTS_2017/HGG/Brats17_TCIA_639_1",
+            "Brats17_TCIA_639_1",
+            {
+                "flair": "_flair.nii.gz",
+                "t1": "_t1.nii.gz",
+                "t1ce": "_t1ce.nii.gz",
+                "t2": "_t2.nii.gz",
+                "label": "_seg.nii.gz",
+                "brain": "_brainmask.nii.gz",
+            },
+            id="2017",
+        ),
+        pytest.param(
+            "MICCAI_BraTS2020_TrainingData/BraTS20_Training_001",
+            "BraTS20_Training_001",
+            {"flair": "_flair.nii", "t1": "_t1.nii", "t1ce": "_t1ce.nii", "t2": "_t2.nii", "label": "_seg.nii"},
+            id="2020-unpacked",
+        ),
+        pytest.param(
+            "TrainingData/BraTS-GLI-00000-000",
+            "BraTS-GLI-00000-000",
+            {
+                "flair": "-t2f.nii.gz",
+                "t1": "-t1n.nii.gz",
+                "t1ce": "-t1c.nii.gz",
+                "t2": "-t2w.nii.gz",
+                "label": "-seg.nii.gz",
+            },
+            id="2023",
+        ),
+        pytest.param(
+            "TCGA_CS_4942_19970222",
+            "TCGA_CS_4942_19970222",
+            {"flair": "_flair.nii.gz", "label": "_seg.nii.gz"},
+            id="flair-only",
+        ),
+    ],
+)
+def test_one_file_a_modality(tmp_path, folder, case_id, files):
+    expected = {kind: f"{folder}/{case_id}{ending}" for kind, ending in files.items()}
+    touch(tmp_path, *expected.values(), f"{folder}/{case_id}_anomaly_map.nii.gz", "survival_info.csv", "README.md")
+    (case,) = find_cases(tmp_path)
+    assert case.case_id == case_id
+    assert relative(case, tmp_path) == expected
+    assert case.channels == {}
+
+
+def vsd(case, modality, number, study="VSD.Brain.XX.O"):
+    name = f"{study}.{modality}.{number}"
+    return f"{case}/{name}/{name}.mha"
+
+
+def test_vsd_layout(tmp_path):
+    case = "BRATS2015_Training/HGG/brats_2013_pat0001_1"
+    files = {
+        "flair": vsd(case, "MR_Flair", 54512),
+        "t1": vsd(case, "MR_T1", 54513),
+        "t1ce": vsd(case, "MR_T1c", 54514),
+        "t2": vsd(case, "MR_T2", 54515),
+        "label": vsd(case, "OT", 54517, study="VSD.Brain_3more.XX.O"),
+    }
+    touch(tmp_path, *files.values(), vsd("HGG/brats_tcia_pat100_0001", "MR_T1c", 1))
+    touch(tmp_path, vsd("HGG/brats_tcia_pat100_0001", "OT", 2))
+    cases = find_cases(tmp_path)
+    assert [case.case_id for case in cases] == ["brats_2013_pat0001_1", "brats_tcia_pat100_0001"]
+    assert relative(cases[0], tmp_path) == files
+    assert set(relative(cases[1], tmp_path)) == {"t1ce", "label"}
+
+
+def test_numbered_vsd_folders_of_hg_and_lg_stay_apart(tmp_path):
+    touch(tmp_path, vsd("HG/0001", "MR_Flair", 1), vsd("LG/0001", "MR_Flair", 2))
+    assert [case.case_id for case in find_cases(tmp_path)] == ["HG_0001", "LG_0001"]
+
+
+def decathlon(root, modality):
+    folder = root / "Task01_BrainTumour"
+    for number in (2, 1):
+        touch(folder, f"imagesTr/BRATS_00{number}.nii.gz", f"imagesTr/._BRATS_00{number}.nii.gz")
+    touch(folder, "labelsTr/BRATS_001.nii.gz", "labelsTr/._BRATS_001.nii.gz", "imagesTs/BRATS_003.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"name": "BRATS", "modality": modality}))
+    return folder
+
+
+def test_decathlon_takes_channels_from_dataset_json(tmp_path):
+    folder = decathlon(tmp_path, {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"})
+    first, second = find_cases(tmp_path)
+    image = folder / "imagesTr" / "BRATS_001.nii.gz"
+    assert first.case_id == first.patient_id == "BRATS_001"
+    assert first.images == dict.fromkeys(("flair", "t1", "t1ce", "t2"), image)
+    assert first.channels == {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
+    assert first.label == folder / "labelsTr" / "BRATS_001.nii.gz"
+    assert second.case_id == "BRATS_002"
+    assert second.label is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"modality": {"0": "CT"}}', '{"modality": ["FLAIR"]}', "{"])
+def test_decathlon_with_unclear_modalities_is_named(tmp_path, content):
+    folder = decathlon(tmp_path, {})
+    (folder / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"dataset\.json does not say which channel"):
+        find_cases(tmp_path)
+
+
+def test_layouts_side_by_side_in_order_of_names(tmp_path):
+    touch(tmp_path, "b/X2_flair.nii.gz", "a/X3_flair.nii.gz", "X1_t1.nii.gz", ".cache/X4_flair.nii.gz")
+    decathlon(tmp_path, {"0": "FLAIR"})
+    assert [case.case_id for case in find_cases(tmp_path)] == ["BRATS_001", "BRATS_002", "X1", "X2", "X3"]
+
+
+def test_linked_folders_are_followed(tmp_path):
+    touch(tmp_path / "elsewhere", "A/A_flair.nii.gz")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "A").symlink_to(tmp_path / "elsewhere" / "A", target_is_directory=True)
+    (case,) = find_cases(tmp_path / "data")
+    assert case.images["flair"] == tmp_path / "data" / "A" / "A_flair.nii.gz"
+
+
+def test_two_cases_of_the_same_name_are_all_named(tmp_path):
+    touch(tmp_path, "HGG/A/A_flair.nii.gz", "LGG/A/A_flair.nii.gz", "B/B_seg.nii", "B/B_seg.nii.gz")
+    with pytest.raises(ValueError, match="same name") as error:
+        find_cases(tmp_path)
+    for name in ("HGG/A/A_flair.nii.gz", "LGG/A/A_flair.nii.gz", "B/B_seg.nii and", "B/B_seg.nii.gz"):
+        assert str(Path(name)) in str(error.value)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(NotADirectoryError, match="absent"):
+        find_cases(tmp_path / "absent")
+    touch(tmp_path, "image.nii.gz", "CASE_adc.nii.gz")
+    with pytest.raises(ValueError, match="No case found"):
+        find_cases(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"image\.nii\.gz"):
+        find_cases(tmp_path / "image.nii.gz")
+
+
+def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"{name}/{name}_{kind}.nii.gz" for name in "CAB" for kind in ("seg", "t1", "flair")))
+    expected = find_cases(tmp_path)
+    walk = os.walk
+
+    def reversed_walk(*args, **kwargs):
+        for folder, subfolders, names in walk(*args, **kwargs):
+            subfolders.reverse()
+            yield folder, subfolders, names[::-1]
+
+    monkeypatch.setattr(os, "walk", reversed_walk)
+    assert find_cases(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("case_id", "patient_id"),
+    [
+        ("BraTS-GLI-00002-000", "BraTS-GLI-00002"),
+        ("BraTS-GLI-00002-001", "BraTS-GLI-00002"),
+        ("BraTS-MET-00002-101", "BraTS-MET-00002"),
+        ("Brats17_TCIA_639_1", "Brats17_TCIA_639"),
+        ("Brats17_CBICA_AXN_1", "Brats17_CBICA_AXN"),
+        ("Brats18_2013_10_1", "Brats18_2013_10"),
+        ("BraTS19_CBICA_AAB_1", "BraTS19_CBICA_AAB"),
+        ("brats_2013_pat0001_1", "brats_2013_pat0001"),
+        ("brats_tcia_pat100_0001", "brats_tcia_pat100"),
+        ("TCGA_CS_4942_19970222", "TCGA_CS_4942"),
+        ("TCGA_DU_A5TR_19970726", "TCGA_DU_A5TR"),
+        ("BraTS2021_00006", "BraTS2021_00006"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("BRATS_001", "BRATS_001"),
+        ("BRATS_HG0001", "BRATS_HG0001"),
+        ("HG_0001", "HG_0001"),
+    ],
+)
+def test_patient_of(case_id, patient_id):
+    assert patient_of(case_id) == patient_id
+
+
+@pytest.mark.parametrize(
+    ("modality", "names"),
+    [
+        ("flair", ["flair", "FLAIR", "Flair", "t2f"]),
+        ("t1", ["t1", "T1", "t1n", "T1w"]),
+        ("t1ce", ["t1ce", "T1c", "t1gd", "T1C"]),
+        ("t2", ["t2", "T2w"]),
+    ],
+)
+def test_canonical_modality(modality, names):
+    assert {canonical_modality(name) for name in names} == {modality}
+
+
+@pytest.mark.parametrize("name", ["ct", "", None])
+def test_unknown_modality_lists_the_known_ones(name):
+    with pytest.raises(ValueError, match=r"Unknown modality .*flair.*t1ce.*t2f"):
+        canonical_modality(name)
+
+
+def test_canonical_modalities():
+    assert canonical_modalities("FLAIR") == ("flair",)
+    assert canonical_modalities(["t2f", "t1c"]) == ("flair", "t1ce")
+    for names in ([], ["t1", "t1n"]):
+        with pytest.raises(ValueError, match="one or more different modalities"):
+            canonical_modalities(names)

@@ -1,0 +1,300 @@
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssmctb_monai.data.brats import BratsCase
+from ssmctb_monai.data.checks import InvalidCasesError
+from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
+
+
+def make_cases(scans):
+    """Cases without files, ``scans[i]`` of them for patient i."""
+    return [
+        BratsCase(f"P{patient}-{scan}", f"P{patient}", {}, None, None, {})
+        for patient, count in enumerate(scans)
+        for scan in range(count)
+    ]
+
+
+def patients(part):
+    return {case.patient_id for case in part}
+
+
+shares = st.floats(0, 0.45)
+counts = st.integers(0, 4)
+
+
+@given(
+    scans=st.lists(st.integers(1, 3), min_size=12, max_size=40),
+    validation=shares | counts,
+    test=shares | counts,
+    seed=st.integers(0, 100),
+    order=st.randoms(use_true_random=False),
+)
+def test_split_keeps_patients_whole_takes_all_cases_and_ignores_order(scans, validation, test, seed, order):
+    cases = make_cases(scans)
+    parts = split_patients(cases, validation=validation, test=test, seed=seed)
+    assert list(parts) == ["training", "validation", "test"]
+    assert sorted(case.case_id for part in parts.values() for case in part) == sorted(case.case_id for case in cases)
+    assert sum(len(patients(part)) for part in parts.values()) == len(scans)
+    for name, size in {"validation": validation, "test": test}.items():
+        if isinstance(size, int):
+            assert len(patients(parts[name])) == size
+        else:
+            assert abs(len(patients(parts[name])) - size * len(scans)) <= 1
+    order.shuffle(cases)
+    assert split_patients(cases, validation=validation, test=test, seed=seed) == parts
+
+
+def test_split_is_the_same_everywhere():
+    parts = split_patients(make_cases([1] * 8), validation=2, test=2, seed=0)
+    assert {name: [case.patient_id for case in part] for name, part in parts.items()} == {
+        "training": ["P0", "P1", "P5", "P6"],
+        "validation": ["P2", "P3"],
+        "test": ["P4", "P7"],
+    }
+
+
+def test_split_of_the_paper():
+    parts = split_patients(make_cases([1] * 400), training=125, validation=0, test=180)
+    assert [len(part) for part in parts.values()] == [125, 0, 180]
+
+
+def test_shares_that_sum_to_one_take_every_patient():
+    for total in range(5, 60):
+        parts = split_patients(make_cases([1] * total), training=0.7, validation=0.2, test=0.1)
+        assert sum(map(len, parts.values())) == total
+
+
+def test_seed_changes_the_split_and_training_size_does_not_change_the_test_part():
+    cases = make_cases([1] * 50)
+    first, other_seed = split_patients(cases), split_patients(cases, seed=1)
+    assert first["test"] != other_seed["test"]
+    assert split_patients(cases, training=3, validation=0)["test"] == first["test"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"training": 125, "validation": 0, "test": 180}, "not enough patients for training=125.*of 10 patients"),
+        ({"validation": 6, "test": 0.6}, "not enough patients"),
+        ({"validation": 5, "test": 5}, "training part would be empty"),
+        ({"training": 0}, "training part would be empty"),
+        ({"validation": 1.5}, "share"),
+        ({"validation": -1}, "count"),
+        ({"test": "0.2"}, "share"),
+        ({"test": True}, "count"),
+        ({"test": float("nan")}, "share"),
+    ],
+)
+def test_impossible_split(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        split_patients(make_cases([1] * 10), **sizes)
+
+
+def test_split_of_no_cases():
+    with pytest.raises(ValueError, match="would be empty"):
+        split_patients([])
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    """Ten patients, the first with two scans and a brain mask; flair, t1 and seg each."""
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for case_id in ["BraTS-GLI-00000-001", *(f"BraTS-GLI-{i:05d}-000" for i in range(10))]:
+        for modality in ("t2f", "t1n"):
+            save(root / case_id / f"{case_id}-{modality}.nii.gz", rng.normal(size=(3, 4, 5)))
+        save(root / case_id / f"{case_id}-seg.nii.gz", np.zeros((3, 4, 5), np.uint8))
+    save(root / "BraTS-GLI-00000-000" / "BraTS-GLI-00000-000-brainmask.nii.gz", np.ones((3, 4, 5), np.uint8))
+    return root
+
+
+def load_all(datalist, dataset_dir, modalities=("flair",), **kwargs):
+    return {
+        section: load_datalist(datalist, dataset_dir, section, modalities, **kwargs)
+        for section in ("training", "validation", "test")
+    }
+
+
+def test_prepare_and_load(tmp_path, dataset_dir):
+    datalist = prepare_datalist(dataset_dir, tmp_path / "run" / "datalist.json", ["flair", "t1"], seed=3)
+    assert datalist == tmp_path / "run" / "datalist.json"
+    assert [path.name for path in datalist.parent.iterdir()] == ["datalist.json"]
+    content = json.loads(datalist.read_text())
+    assert list(content) == ["name", "description", "training", "validation", "test"]
+    assert "seed 3" in content["description"]
+    assert "flair, t1" in content["description"]
+    listed = {case["case_id"]: case for section in ("training", "validation", "test") for case in content[section]}
+    assert len(listed) == 11
+    assert listed["BraTS-GLI-00000-000"] == {
+        "case_id": "BraTS-GLI-00000-000",
+        "patient_id": "BraTS-GLI-00000",
+        "image": {
+            "flair": "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz",
+            "t1": "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz",
+        },
+        "label": "BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz",
+        "brain": "BraTS-GLI-00000-000/BraTS-GLI-00000-000-brainmask.nii.gz",
+    }
+
+    items = {
+        item["case_id"]: item for part in load_all(datalist, dataset_dir, ["t1n", "flair"]).values() for item in part
+    }
+    folder = dataset_dir / "BraTS-GLI-00000-000"
+    assert items["BraTS-GLI-00000-000"] == {
+        "case_id": "BraTS-GLI-00000-000",
+        "patient_id": "BraTS-GLI-00000",
+        "image": [str(folder / f"BraTS-GLI-00000-000-{name}.nii.gz") for name in ("t1n", "t2f")],
+        "label": str(folder / "BraTS-GLI-00000-000-seg.nii.gz"),
+        "brain": str(folder / "BraTS-GLI-00000-000-brainmask.nii.gz"),
+    }
+    assert "brain" not in items["BraTS-GLI-00001-000"]
+
+
+def test_paths_are_absolute_for_a_relative_dataset_dir(tmp_path, dataset_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    datalist = prepare_datalist("data", "datalist.json", "flair")
+    (item, *_) = load_datalist(datalist, "data", "test", "flair")
+    assert Path(item["label"]).is_absolute()
+    assert Path(item["label"]).exists()
+
+
+def test_datalist_is_made_once(tmp_path, dataset_dir):
+    datalist = prepare_datalist(dataset_dir, tmp_path / "datalist.json", ["flair"])
+    before = datalist.read_bytes()
+    assert prepare_datalist(dataset_dir, datalist, ["t2"], seed=5, test=0) == datalist
+    assert datalist.read_bytes() == before
+
+
+def test_datalist_of_the_data_set_is_used_unless_there_is_an_own_one(tmp_path, dataset_dir):
+    own = prepare_datalist(dataset_dir, tmp_path / "own.json", ["flair"])
+    shipped = dataset_dir / "datalist.json"
+    shipped.write_bytes(own.read_bytes())
+    assert prepare_datalist(dataset_dir, tmp_path / "another.json", ["flair"]) == shipped
+    assert not (tmp_path / "another.json").exists()
+    assert prepare_datalist(dataset_dir, own, ["flair"]) == own
+
+
+def test_invalid_cases_are_all_named_or_skipped(tmp_path, dataset_dir, caplog):
+    (dataset_dir / "BraTS-GLI-00003-000" / "BraTS-GLI-00003-000-seg.nii.gz").unlink()
+    (dataset_dir / "BraTS-GLI-00004-000" / "BraTS-GLI-00004-000-t2f.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(InvalidCasesError, match=r"(?s)00003-000:.*no segmentation.*00004-000:.*cannot be read"):
+        prepare_datalist(dataset_dir, tmp_path / "datalist.json", ["flair"])
+    assert not (tmp_path / "datalist.json").exists()
+
+    with caplog.at_level(logging.WARNING):
+        datalist = prepare_datalist(dataset_dir, tmp_path / "datalist.json", ["flair"], skip_invalid=True)
+    assert all(name in caplog.text for name in ("00003-000", "no segmentation", "00004-000", "cannot be read"))
+    listed = [item["case_id"] for part in load_all(datalist, dataset_dir).values() for item in part]
+    assert len(listed) == 9
+    assert not {"BraTS-GLI-00003-000", "BraTS-GLI-00004-000"} & set(listed)
+    assert "2 invalid" in json.loads(datalist.read_text())["description"]
+
+
+def test_listed_cases_that_lack_something_are_all_named_or_skipped(tmp_path, dataset_dir, caplog):
+    datalist = prepare_datalist(dataset_dir, tmp_path / "datalist.json", ["flair"], validation=2, test=2)
+    content = json.loads(datalist.read_text())
+    first, second, *rest = content["training"]
+    del first["image"]["t1"]
+    second["label"] = "moved.nii.gz"
+    datalist.write_text(json.dumps(content))
+    with pytest.raises(InvalidCasesError) as raised:
+        load_datalist(datalist, dataset_dir, "training", ["flair", "t1"])
+    for text in (first["case_id"], "no t1 image", second["case_id"], "moved.nii.gz does not exist"):
+        assert text in str(raised.value)
+    with caplog.at_level(logging.WARNING):
+        items = load_datalist(datalist, dataset_dir, "training", ["flair", "t1"], skip_invalid=True)
+    assert [item["case_id"] for item in items] == [case["case_id"] for case in rest]
+    assert "moved.nii.gz does not exist" in caplog.text
+
+
+def write(path, **sections):
+    path.write_text(json.dumps({"name": "x", **sections}))
+    return path
+
+
+def entry(case_id, **fields):
+    return {"case_id": case_id, "image": {"flair": "image.nii.gz"}, "label": "label.nii.gz", **fields}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "image.nii.gz").touch()
+    (tmp_path / "label.nii.gz").touch()
+    return tmp_path
+
+
+def test_four_dimensional_file(folder):
+    image = dict.fromkeys(("flair", "t1"), "image.nii.gz")
+    datalist = write(folder / "d.json", training=[entry("A", image=image, channels={"flair": 0, "t1": 1})])
+    (item,) = load_datalist(datalist, folder, "training", ["t1", "flair"])
+    assert item["image"] == [str(folder / "image.nii.gz")]
+    assert item["channels"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": dict.fromkeys(("flair", "t1"), "image.nii.gz"), "channels": {"flair": 0}},
+        {"image": {"flair": "image.nii.gz", "t1": "label.nii.gz"}, "channels": {"flair": 0, "t1": 1}},
+    ],
+)
+def test_channels_without_one_file(folder, fields):
+    datalist = write(folder / "d.json", training=[entry("A", **fields)])
+    with pytest.raises(InvalidCasesError, match="channels need one 4D file"):
+        load_datalist(datalist, folder, "training", ["flair", "t1"])
+
+
+def test_patient_is_known_from_the_case_name_and_may_not_be_in_two_sections(folder):
+    datalist = write(
+        folder / "d.json", training=[entry("BraTS-GLI-00001-000")], test=[entry("BraTS-GLI-00001-001")], other=[]
+    )
+    with pytest.raises(ValueError, match="both in 'training' and in 'test': BraTS-GLI-00001"):
+        load_datalist(datalist, folder, "training", "flair")
+
+
+@pytest.mark.parametrize(
+    ("content", "section", "message"),
+    [
+        ('{"training": [], "holdout": []}', "test", "no section 'test'; it has training, holdout"),
+        ('{"name": "x"}', "test", "it has none"),
+        ('{"test": []}', "test", "Section 'test' of .* has no usable case"),
+        ("{", "test", "not valid JSON"),
+        ("[]", "test", "not a datalist"),
+        ('{"test": [{"image": {}}]}', "test", "lacks its case_id"),
+        ('{"test": [{"case_id": "A", "image": "a.nii"}]}', "test", "lacks its case_id or its image by modality"),
+        (json.dumps({"test": [entry("A"), entry("A")]}), "test", "more than once: A"),
+    ],
+)
+def test_ill_datalist(folder, content, section, message):
+    (folder / "d.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_datalist(folder / "d.json", folder, section, "flair")
+    assert "d.json" in str(raised.value)
+
+
+def test_nothing_left_after_skipping_is_an_error(folder):
+    datalist = write(folder / "d.json", test=[entry("A", label=None)])
+    with pytest.raises(ValueError, match=r"'test' of .*d\.json has no usable case"):
+        load_datalist(datalist, folder, "test", "flair", skip_invalid=True)
+
+
+def test_missing_folder_and_file(folder):
+    with pytest.raises(NotADirectoryError, match="absent"):
+        prepare_datalist(folder / "absent", folder / "d.json", "flair")
+    with pytest.raises(NotADirectoryError, match="absent"):
+        load_datalist(write(folder / "d.json", test=[entry("A")]), folder / "absent", "test", "flair")
+    with pytest.raises(FileNotFoundError, match=r"e\.json"):
+        load_datalist(folder / "e.json", folder, "test", "flair")
