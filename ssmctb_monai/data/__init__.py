@@ -1,1 +1,21 @@
 """Data: BRATS folders, patient-level datalists, readers and the demo data set."""
+
+from ssmctb_monai.data.brats import BratsCase, canonical_modality, find_cases, patient_of
+from ssmctb_monai.data.checks import InvalidCasesError, check_cases
+from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.demo import make_demo_dataset
+from ssmctb_monai.data.readers import SimpleITKReader
+
+__all__ = [
+    "BratsCase",
+    "InvalidCasesError",
+    "SimpleITKReader",
+    "canonical_modality",
+    "check_cases",
+    "find_cases",
+    "load_datalist",
+    "make_demo_dataset",
+    "patient_of",
+    "prepare_datalist",
+    "split_patients",
+]

@@ -53,9 +53,7 @@ class SelfSupervisedLoss(nn.Module):
         if weight < 0:
             raise ValueError(f"weight must not be negative, got {weight}.")
         if not any(isinstance(module, SelfSupervisedBlock) for module in network.modules()):
-            raise ValueError(
-                f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add."
-            )
+            raise ValueError(f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add.")
         self.loss = loss
         self.weight = weight
         self._network = [network]  # in a list, so that the network does not become a part of the loss

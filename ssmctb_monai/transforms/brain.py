@@ -1,0 +1,134 @@
+"""Where the brain is, and which channels of a 4D file are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import FillHoles, KeepLargestConnectedComponent, MapTransform, Transform
+from monai.utils import convert_data_type, convert_to_dst_type
+
+
+def source_name(data: Any) -> str:
+    """Names the file that an image came from, for error messages.
+
+    Args:
+        data: an image, with MONAI's metadata or without.
+
+    Returns:
+        The file's name, or the shape where there is none.
+    """
+    name = getattr(data, "meta", {}).get("filename_or_obj")
+    return str(name) if name else f"image of shape {tuple(data.shape)}"
+
+
+class BrainMask(Transform):
+    """Brain mask of a skull-stripped image: what differs from the background, without holes, the largest part.
+
+    The background is the most frequent value on the faces of the image, in each channel: 0 in most BRATS files, the
+    minimum in z-scored ones. A voxel is brain where any channel differs from it. In an image with skull the mask is
+    the head.
+
+    Raises:
+        ValueError: when the image holds NaN or infinite values, or nothing but background; the file is named.
+
+    Example:
+        >>> brain = BrainMask()(image)  # (channels, ...) -> (1, ...), 0 or 1
+    """
+
+    def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Finds the brain.
+
+        Args:
+            image: shape (channels, height, width[, depth]).
+
+        Returns:
+            Mask of shape (1, height, width[, depth]), uint8, 0 or 1.
+        """
+        array = convert_data_type(image, np.ndarray)[0]
+        if not np.isfinite(array).all():
+            raise ValueError(f"{source_name(image)} holds NaN or infinite values: repair or leave out this case.")
+        different = np.zeros(array.shape[1:], dtype=bool)
+        for channel in array:
+            faces = np.concatenate([channel.take((0, -1), axis).ravel() for axis in range(channel.ndim)])
+            values, counts = np.unique(faces, return_counts=True)
+            different |= channel != values[counts.argmax()]
+        if not different.any():
+            raise ValueError(f"{source_name(image)} holds nothing but background: repair or leave out this case.")
+        largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
+        # By way of NumPy: MONAI's transforms give the mask an affine of its own, which would take the image's place.
+        filled = convert_data_type(FillHoles()(largest), np.ndarray)[0]
+        return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
+
+
+class BrainMaskd(MapTransform):
+    """Dictionary-based `BrainMask`; a mask that the data bring along counts instead, made binary.
+
+    Args:
+        keys: key of the image; the mask of each is the same, so there is usually one.
+        brain_key: key of the mask, read where present, else made.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", brain_key: str = "brain") -> None:
+        super().__init__(keys)
+        self.brain_key = brain_key
+        self.brain_mask = BrainMask()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds or makes binary the brain mask.
+
+        Args:
+            data: item with the image, shape (channels, ...).
+
+        Returns:
+            The item with ``brain_key``, shape (1, ...), 0 or 1.
+
+        Raises:
+            ValueError: when image and mask differ in shape, or the mask is empty; the file is named.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            computed = self.brain_mask(item[key])  # also refuses an image that cannot be used
+            if self.brain_key not in item:
+                item[self.brain_key] = computed
+            brain = item[self.brain_key]
+            if brain.shape[1:] != item[key].shape[1:]:
+                raise ValueError(
+                    f"{source_name(brain)} has shape {tuple(brain.shape[1:])}, "
+                    f"but {source_name(item[key])} has {tuple(item[key].shape[1:])}."
+                )
+            item[self.brain_key] = convert_data_type(brain > 0.5, dtype=torch.uint8)[0]
+            if not item[self.brain_key].any():
+                raise ValueError(f"The brain mask {source_name(brain)} is empty.")
+        return item
+
+
+class SelectChannelsd(MapTransform):
+    """Picks the channels that an item asks for, such as modalities of a 4D file; other items pass unchanged.
+
+    Args:
+        keys: keys of the images, shape (channels, ...).
+        channels_key: key of the list of channel indices, absent where all channels are meant.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", channels_key: str = "channels") -> None:
+        super().__init__(keys)
+        self.channels_key = channels_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Picks the channels.
+
+        Args:
+            data: item.
+
+        Returns:
+            The item, its images with the channels asked for, in that order.
+        """
+        item = dict(data)
+        if self.channels_key in item:
+            for key in self.key_iterator(item):
+                item[key] = item[key][list(item[self.channels_key])]
+        return item

@@ -1,0 +1,86 @@
+"""Intensity scaling inside the brain."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Transform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
+from monai.utils import convert_data_type, convert_to_dst_type
+
+from ssmctb_monai.transforms.brain import source_name
+
+
+class RobustScaleIntensity(Transform):
+    """Scales each channel to [0, 1] by median and interquartile range inside the brain; the background becomes 0.
+
+    The median goes to 0.5, and ``limit`` interquartile ranges below and above it to 0 and 1; what lies beyond is
+    clipped. Neither outliers nor a lesion of a fifth of the brain moves these statistics much, unlike minimum, maximum,
+    mean or outer percentiles, and images that were scaled before come out the same.
+
+    Args:
+        limit: number of interquartile ranges between the median and either end, positive.
+
+    Raises:
+        ValueError: when ``limit`` is not positive, or half of the brain has one value; the file is named.
+
+    Example:
+        >>> scaled = RobustScaleIntensity(limit=4)(image, brain)
+    """
+
+    def __init__(self, limit: float = 4.0) -> None:
+        if limit <= 0:
+            raise ValueError(f"limit must be positive, got {limit}.")
+        self.limit = limit
+
+    def __call__(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Scales an image.
+
+        Args:
+            image: shape (channels, height, width[, depth]).
+            brain: mask of shape (1, height, width[, depth]), 0 or 1.
+
+        Returns:
+            Image of the same shape, float32, in [0, 1].
+        """
+        tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
+        inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
+        scaled = torch.zeros_like(tensor)
+        for index, channel in enumerate(tensor):
+            lower, median, upper = percentile(channel[inside], [25, 50, 75])
+            if upper <= lower:
+                raise ValueError(f"Half of the brain in {source_name(image)}, channel {index}, has the value {lower}.")
+            scaled[index][inside] = (0.5 + (channel[inside] - median) / (2 * self.limit * (upper - lower))).clamp(0, 1)
+        return convert_to_dst_type(scaled, image, dtype=torch.float32)[0]
+
+
+class RobustScaleIntensityd(MapTransform):
+    """Dictionary-based `RobustScaleIntensity`.
+
+    Args:
+        keys: keys of the images.
+        brain_key: key of the brain mask.
+        limit: number of interquartile ranges between the median and either end, positive.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", brain_key: str = "brain", limit: float = 4.0) -> None:
+        super().__init__(keys)
+        self.brain_key = brain_key
+        self.scale = RobustScaleIntensity(limit)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scales the images.
+
+        Args:
+            data: item with images and brain mask.
+
+        Returns:
+            The item with scaled images.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.scale(item[key], item[self.brain_key])
+        return item
