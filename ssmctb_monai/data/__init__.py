@@ -3,12 +3,15 @@
 from ssmctb_monai.data.brats import BratsCase, canonical_modality, find_cases, patient_of
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
 from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.readers import SimpleITKReader
 
 __all__ = [
     "BratsCase",
     "InvalidCasesError",
+    "LesionFreeDataset",
+    "PreparedDataset",
     "SimpleITKReader",
     "canonical_modality",
     "check_cases",

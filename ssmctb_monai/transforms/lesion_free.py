@@ -6,9 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
+from torch import Tensor
 
 from ssmctb_monai.transforms.brain import source_name
 
@@ -67,7 +69,7 @@ class LesionFreePositions(Transform):
         self.margin = margin
         self.min_brain = min_brain
 
-    def __call__(self, label: NdarrayOrTensor, brain: NdarrayOrTensor) -> np.ndarray:
+    def __call__(self, label: NdarrayOrTensor, brain: NdarrayOrTensor) -> Tensor:
         """Finds the valid positions.
 
         Args:
@@ -75,7 +77,7 @@ class LesionFreePositions(Transform):
             brain: brain mask of the same shape.
 
         Returns:
-            Array of shape (number of positions, 1 + spatial dimensions): the crop's first voxel per axis, int32.
+            Tensor of shape (number of positions, spatial dimensions): the crop's first voxel per axis, int32.
         """
         lesion = convert_data_type(label, np.ndarray)[0][0] != 0
         inside = convert_data_type(brain, np.ndarray)[0][0] != 0
@@ -89,7 +91,7 @@ class LesionFreePositions(Transform):
         )
         brain_voxels = window_sums(inside, [0] * lesion.ndim, roi_size, starts)
         valid = (lesion_voxels == 0) & (brain_voxels >= self.min_brain * np.prod(roi_size))
-        return np.argwhere(valid).astype(np.int32)
+        return torch.from_numpy(np.argwhere(valid).astype(np.int32))
 
 
 def crop_size(roi_size: Sequence[int] | int, shape: Sequence[int], name: str) -> tuple[int, ...]:
@@ -150,7 +152,7 @@ class LesionFreePositionsd(MapTransform):
             data: item with lesion and brain mask.
 
         Returns:
-            The item with ``positions_key``, an array (number of positions, spatial dimensions); empty where none is.
+            The item with ``positions_key``, a tensor (number of positions, spatial dimensions); empty where none is.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -172,9 +174,9 @@ class RandLesionFreeCrop(Randomizable, Transform):
 
     def __init__(self, roi_size: Sequence[int] | int) -> None:
         self.roi_size = roi_size
-        self.start: np.ndarray | None = None
+        self.start: list[int] | None = None
 
-    def randomize(self, data: np.ndarray) -> None:
+    def randomize(self, data: Tensor) -> None:
         """Draws a position.
 
         Args:
@@ -185,7 +187,7 @@ class RandLesionFreeCrop(Randomizable, Transform):
         """
         if len(data) == 0:
             raise ValueError("There is no lesion-free position to crop at: leave this case out of the training data.")
-        self.start = np.asarray(data[self.R.randint(len(data))])
+        self.start = data[self.R.randint(len(data))].tolist()
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Crops at the drawn position.
@@ -199,7 +201,7 @@ class RandLesionFreeCrop(Randomizable, Transform):
         if self.start is None:
             raise RuntimeError("Draw a position first: randomize(positions).")
         size = crop_size(self.roi_size, image.shape[1:], source_name(image))
-        window = tuple(slice(int(first), int(first) + crop) for first, crop in zip(self.start, size, strict=True))
+        window = tuple(slice(first, first + crop) for first, crop in zip(self.start, size, strict=True))
         return image[(slice(None), *window)]
 
 
@@ -247,7 +249,7 @@ class RandLesionFreeCropd(Randomizable, MapTransform):
         self.crop.set_random_state(seed, state)
         return self
 
-    def randomize(self, data: np.ndarray) -> None:
+    def randomize(self, data: Tensor) -> None:
         """Draws a position.
 
         Args:

@@ -59,15 +59,16 @@ class _Decoder(nn.Module):
         self.up = nn.ModuleList(
             nn.Sequential(_upsampling(spatial_dims), _convolution(spatial_dims, below, below)) for below in coarse
         )
-        self.stages = nn.ModuleList(
-            nn.Sequential(
+        stages = [
+            [
                 _convolution(spatial_dims, below + width if skip_connections else below, width),
                 _convolution(spatial_dims, width, width),
-            )
+            ]
             for below, width in zip(coarse, fine, strict=True)
-        )
+        ]
         if block is not None:
-            self.stages[-1][1] = make_block(block, spatial_dims, widths[0])
+            stages[-1][-1] = make_block(block, spatial_dims, widths[0])
+        self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
         self.output = Conv[Conv.CONV, spatial_dims](widths[0], out_channels, kernel_size=3, padding=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -1,0 +1,100 @@
+"""Checkpoints from which training resumes as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver
+from monai.config import PathLike
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingCheckpoint:
+    """Saves everything after every epoch (``last.pt``) and the network of the best one (``model.pt``).
+
+    Unlike MONAI's ``CheckpointSaver`` it writes atomically, so that a killed run leaves the file of the epoch before,
+    and it remembers the best figure when training resumes. ``model.pt`` is the network's state dict, as tools around
+    MONAI expect. Attach it behind the ``ValidationHandler``.
+
+    Args:
+        save_dir: folder of both files.
+        save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …
+        network: network to save as the best one.
+        evaluator: evaluator whose key metric says which epoch is the best.
+        resume: whether to go on from ``last.pt``; otherwise training starts anew and replaces both files.
+
+    Raises:
+        FileNotFoundError: when there is no ``last.pt`` to resume from.
+        ValueError: when ``last.pt`` was made with another configuration.
+    """
+
+    def __init__(
+        self,
+        save_dir: PathLike,
+        save_dict: Mapping[str, Any],
+        network: nn.Module,
+        evaluator: Engine,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(save_dir) / "last.pt"
+        self.save = DiskSaver(str(save_dir), require_empty=False)
+        self.save_dict = dict(save_dict)
+        self.network = network
+        self.evaluator = evaluator
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches the handler.
+
+        Args:
+            engine: trainer.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+
+    def _states(self, engine: Engine) -> dict[str, Any]:
+        return {**self.save_dict, "trainer": engine}
+
+    def started(self, engine: Engine) -> None:
+        """Loads ``last.pt`` to resume from.
+
+        Args:
+            engine: trainer.
+        """
+        if not self.resume:
+            if self.path.is_file():
+                logger.warning("Training starts anew and replaces %s; `--resume true` would go on from it.", self.path)
+            return
+        if not self.path.is_file():
+            raise FileNotFoundError(f"There is no {self.path} to resume from: train without `--resume true` first.")
+        checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+        max_epochs = engine.state.max_epochs  # may be more than when the checkpoint was made
+        try:
+            best = checkpoint.pop("best")
+            for name, target in self._states(engine).items():
+                target.load_state_dict(checkpoint[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{self.path} was made with another configuration: {error}") from error
+        engine.state.max_epochs = max_epochs
+        self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = best["metric"], best["epoch"]
+        logger.info("Resuming from %s behind epoch %d.", self.path, engine.state.epoch)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Saves the best network and everything that training changed.
+
+        Args:
+            engine: trainer.
+        """
+        best = self.evaluator.state
+        if best.best_metric_epoch == engine.state.epoch:
+            self.save(self.network.state_dict(), "model.pt")
+        state = {name: source.state_dict() for name, source in self._states(engine).items()}
+        state["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
+        self.save(state, self.path.name)

@@ -1,0 +1,84 @@
+"""Progress of training, in lines that a person can follow."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ignite.engine import Engine, Events
+
+from ssmctb_monai.losses import DRAEMLoss
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingProgress:
+    """Logs a line an epoch: mean loss and its parts, time and time left.
+
+    Args:
+        loss: the loss in use, for its parts.
+    """
+
+    def __init__(self, loss: DRAEMLoss) -> None:
+        self.loss = loss
+        self.sums: dict[str, float] = {}
+        self.start = self.epoch_start = 0.0
+        self.first_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches the handler.
+
+        Args:
+            engine: trainer.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+
+    def started(self, engine: Engine) -> None:
+        """Notes the time, and the epoch from which training resumes.
+
+        Args:
+            engine: trainer.
+        """
+        self.start = time.monotonic()
+        self.first_epoch = engine.state.epoch
+
+    def epoch_started(self, engine: Engine) -> None:
+        """Forgets the sums of the epoch before.
+
+        Args:
+            engine: trainer.
+        """
+        self.epoch_start = time.monotonic()
+        self.sums = {}
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Adds up the losses.
+
+        Args:
+            engine: trainer.
+        """
+        for name, value in {"loss": engine.state.output["loss"].detach(), **self.loss.parts}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Logs the line.
+
+        Args:
+            engine: trainer.
+        """
+        state, now = engine.state, time.monotonic()
+        means = {name: value / state.epoch_length for name, value in self.sums.items()}
+        parts = " + ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
+        left = (now - self.start) / (state.epoch - self.first_epoch) * (state.max_epochs - state.epoch)
+        logger.info(
+            "Epoch %d/%d | loss %.4f (%s) | %.1f s | %s left",
+            state.epoch,
+            state.max_epochs,
+            means["loss"],
+            parts,
+            now - self.epoch_start,
+            time.strftime("%H:%M:%S", time.gmtime(left)),
+        )

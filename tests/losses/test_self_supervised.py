@@ -1,0 +1,153 @@
+"""SelfSupervisedLoss: task loss + λ · sum of the block losses, for any loss and network (spec.md 3)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from torch import nn
+
+from ssmctb_monai.losses import SelfSupervisedLoss, block_reconstruction_loss
+from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
+
+
+class Nested(nn.Module):
+    """Blocks at different depths, in a list, a dictionary and a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleList([SSPCAB(2, 8)])
+        self.rest = nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sequential(SSMCTB(2, 8, token_dim=8)))})
+
+    @property
+    def blocks(self):
+        return [self.first[0], self.rest["a"][1][0]]
+
+    def forward(self, x):
+        return self.rest["a"](self.first[0](x))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Nested().train()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+
+
+def test_value_is_task_plus_weighted_sum_over_nested_blocks(network, x):
+    inputs = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, args, output: inputs.append((output, args[0])))
+    output = network(x)
+    total = SelfSupervisedLoss(nn.L1Loss(), network, weight=0.25)(output, x)
+    (sspcab, ssmctb) = inputs
+    expected = F.l1_loss(output, x) + 0.25 * (F.mse_loss(*sspcab) + F.huber_loss(*ssmctb, delta=1.0))
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(block_reconstruction_loss(network), (total - F.l1_loss(output, x)) / 0.25)
+
+
+def test_default_weight_is_the_paper_s(network, x):
+    output = network(x)
+    total = SelfSupervisedLoss(nn.MSELoss(), network)(output, x)
+    torch.testing.assert_close(total - F.mse_loss(output, x), 0.1 * block_reconstruction_loss(network))
+
+
+def test_weight_0_is_the_wrapped_loss_exactly(network, x):
+    output = network(x)
+    total = SelfSupervisedLoss(nn.MSELoss(), network, weight=0)(output, x)
+    assert block_reconstruction_loss(network) > 0
+    assert torch.equal(total, F.mse_loss(output, x))
+
+
+def test_evaluation_mode_adds_nothing(network, x):
+    loss = SelfSupervisedLoss(nn.MSELoss(), network, weight=100.0)
+    loss(network(x), x)
+    output = network.eval()(x)
+    assert torch.equal(loss(output, x), F.mse_loss(output, x))
+    assert block_reconstruction_loss(network) == 0
+
+
+def test_gradients_are_those_of_the_sum(network, x):
+    parameters = list(network.parameters())
+    output = network(x)
+    expected = F.mse_loss(output, x) + 0.5 * sum(block.reconstruction_loss for block in network.blocks)
+    expected_gradients = torch.autograd.grad(expected, parameters)
+    total = SelfSupervisedLoss(nn.MSELoss(), network, weight=0.5)(network(x), x)
+    torch.testing.assert_close(torch.autograd.grad(total, parameters), expected_gradients)
+
+
+def test_gradient_accumulation_counts_each_forward_once(network, x):
+    loss = SelfSupervisedLoss(nn.MSELoss(), network, weight=0.5)
+    halves = x[:1], x[1:]
+    for half in halves:
+        loss(network(half), half).backward()
+    accumulated = [parameter.grad for parameter in network.parameters()]
+    expected = [torch.zeros_like(gradient) for gradient in accumulated]
+    for half in halves:
+        output = network(half)
+        total = F.mse_loss(output, half) + 0.5 * sum(block.reconstruction_loss for block in network.blocks)
+        for gradient, part in zip(expected, torch.autograd.grad(total, list(network.parameters())), strict=True):
+            gradient += part
+    torch.testing.assert_close(accumulated, expected)
+
+
+def test_shared_block_counts_once(x):
+    block = SSPCAB(2, 8)
+    network = nn.Sequential(block, nn.Identity(), nn.ModuleDict({"again": block})["again"]).train()
+    network(x)
+    torch.testing.assert_close(block_reconstruction_loss(network), block.reconstruction_loss)
+
+
+def test_with_monai_loss_and_plain_sequential():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), SSMCTB(3, 8, token_dim=8), nn.Conv3d(8, 2, 1)).train()
+    image, label = torch.randn(2, 1, 8, 9, 7), torch.randint(0, 2, (2, 1, 8, 9, 7))
+    dice = DiceCELoss(to_onehot_y=True, softmax=True)
+    output = network(image)
+    total = SelfSupervisedLoss(dice, network, weight=0.1)(output, label)
+    torch.testing.assert_close(total, dice(output, label) + 0.1 * network[1].reconstruction_loss)
+    total.backward()
+    assert network[0].weight.grad.abs().sum() > 0
+
+
+def test_inside_a_monai_unet():
+    torch.manual_seed(0)
+    network = UNet(2, 1, 2, channels=(8, 16), strides=(2,)).train()
+    network.model = nn.Sequential(nn.Conv2d(1, 8, 1), SSPCAB(2, 8), nn.Conv2d(8, 1, 1), network.model)
+    label = torch.randint(0, 2, (2, 1, 16, 16))
+    output = network(torch.randn(2, 1, 16, 16))
+    dice = DiceCELoss(to_onehot_y=True, softmax=True)
+    total = SelfSupervisedLoss(dice, network)(output, label)
+    torch.testing.assert_close(total - dice(output, label), 0.1 * network.model[1].reconstruction_loss)
+
+
+def test_keyword_arguments_reach_the_task_loss(network, x):
+    loss = SelfSupervisedLoss(F.mse_loss, network, weight=0)
+    output = network(x)
+    assert torch.equal(loss(output, target=x, reduction="sum"), F.mse_loss(output, x, reduction="sum"))
+
+
+def test_loss_does_not_own_the_network(network):
+    loss = SelfSupervisedLoss(nn.MSELoss(), network)
+    assert list(loss.parameters()) == []
+    assert loss.state_dict() == {}
+    assert network not in list(loss.modules())
+    loss.eval()  # as an evaluator may do
+    assert network.training
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 1), nn.Sequential()])
+def test_network_without_blocks_is_refused(model):
+    with pytest.raises(ValueError, match=f"{type(model).__name__} contains no SSPCAB or SSMCTB"):
+        SelfSupervisedLoss(nn.MSELoss(), model)
+
+
+def test_negative_weight_is_refused(network):
+    with pytest.raises(ValueError, match="weight"):
+        SelfSupervisedLoss(nn.MSELoss(), network, weight=-0.1)

@@ -1,0 +1,128 @@
+"""Robust scaling inside the brain (issue 2, part 4, preprocessing)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ssmctb_monai.transforms import RobustScaleIntensity, RobustScaleIntensityd
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 12, 11, 10, generator=torch.Generator().manual_seed(0)) * 30 + 200
+
+
+@pytest.fixture
+def brain():
+    mask = torch.zeros(1, 12, 11, 10)
+    mask[:, 2:10, 3:9, 1:8] = 1
+    return mask
+
+
+def test_by_hand():
+    # Quartiles of 0, 10, …, 80 are 20, 40, 60: 1 is 40 + 2 · 40 and 0 is 40 - 2 · 40.
+    image = torch.tensor([[0.0, 10, 20, 30, 40, 50, 60, 70, 80, -500, 7]])[:, None]
+    brain = torch.tensor([[1.0] * 9 + [0, 0]])[:, None]
+    scaled = RobustScaleIntensity(limit=2)(image, brain)
+    expected = [0.25, 0.3125, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0, 0]
+    torch.testing.assert_close(scaled[0, 0], torch.tensor(expected))
+    assert scaled.dtype == torch.float32
+    # With half of that limit the ends are at 0 and 80, and with a quarter what lies beyond 20 and 60 is clipped.
+    expected = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 0, 0]
+    torch.testing.assert_close(RobustScaleIntensity(limit=1)(image, brain)[0, 0], torch.tensor(expected))
+    expected = [0.0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 0, 0]
+    torch.testing.assert_close(RobustScaleIntensity(limit=0.5)(image, brain)[0, 0], torch.tensor(expected))
+
+
+def test_default_limit_is_four_interquartile_ranges(image, brain):
+    torch.testing.assert_close(RobustScaleIntensity()(image, brain), RobustScaleIntensity(limit=4)(image, brain))
+
+
+def test_outliers_change_nothing_else(image, brain):
+    scaled = RobustScaleIntensity()(image, brain)
+    inside = image[0][brain[0] > 0]
+    top = (image[0] >= inside.sort().values[-5]) & (brain[0] > 0)
+    spoilt = image.clone()
+    spoilt[0][top] = 32767
+    result = RobustScaleIntensity()(spoilt, brain)
+    torch.testing.assert_close(result[0][~top], scaled[0][~top], atol=0, rtol=0)
+    assert (result[0][top] == 1).all()
+    assert 0.3 < result[0][(brain[0] > 0) & ~top].mean() < 0.7
+
+
+def test_outside_of_the_brain_counts_for_nothing(image, brain):
+    other = torch.where(brain > 0, image, torch.tensor(32767.0))
+    torch.testing.assert_close(RobustScaleIntensity()(other, brain), RobustScaleIntensity()(image, brain))
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(0.01, -2.0), (7.0, 0.0), (1.0, 1000.0)])
+def test_images_that_were_scaled_before_come_out_the_same(image, brain, factor, offset):
+    scaled = RobustScaleIntensity()(image, brain)
+    torch.testing.assert_close(RobustScaleIntensity()(factor * image + offset, brain), scaled, atol=2e-5, rtol=0)
+
+
+def test_background_is_0_and_brain_in_range(image, brain):
+    scaled = RobustScaleIntensity(limit=0.5)(image, brain)
+    assert (scaled[:, brain[0] == 0] == 0).all()
+    inside = scaled[:, brain[0] > 0]
+    assert (inside.min(), inside.max()) == (0, 1)
+    torch.testing.assert_close(inside.quantile(0.5, dim=1), torch.full((2,), 0.5))
+
+
+def test_channels_are_independent(image, brain):
+    scaled = RobustScaleIntensity()(image, brain)
+    image[1] = image[1] * 50 - 3
+    again = RobustScaleIntensity()(image, brain)
+    torch.testing.assert_close(again[0], scaled[0], atol=0, rtol=0)
+    torch.testing.assert_close(RobustScaleIntensity()(image[1:], brain), again[1:])
+
+
+def test_input_is_not_modified_and_its_kind_is_kept(image, brain):
+    kept = image.clone()
+    assert isinstance(RobustScaleIntensity()(image.numpy(), brain.numpy()), np.ndarray)
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    scaled = RobustScaleIntensity()(MetaTensor(image, affine=affine), brain)
+    assert isinstance(scaled, MetaTensor)
+    torch.testing.assert_close(scaled.affine, affine)
+    torch.testing.assert_close(image, kept, atol=0, rtol=0)
+
+
+def test_integer_images_keep_their_digits(brain, image):
+    whole = image.round()
+    expected = RobustScaleIntensity()(whole, brain)
+    torch.testing.assert_close(RobustScaleIntensity()(whole.to(torch.int16), brain), expected)
+    assert len(expected[0][brain[0] > 0].unique()) > 50
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_brain_is_refused_by_file(image, brain, value):
+    image[1][brain[0] > 0] = value
+    with pytest.raises(ValueError, match=r"case_7\.nii, channel 1"):
+        RobustScaleIntensity()(MetaTensor(image, meta={"filename_or_obj": "case_7.nii"}), brain)
+
+
+def test_empty_brain_is_refused_by_file(image, brain):
+    with pytest.raises(ValueError, match=r"case_7\.nii"):
+        RobustScaleIntensity()(MetaTensor(image, meta={"filename_or_obj": "case_7.nii"}), torch.zeros_like(brain))
+
+
+@pytest.mark.parametrize("limit", [0, -1.0])
+def test_ill_limit(limit):
+    with pytest.raises(ValueError, match="limit"):
+        RobustScaleIntensity(limit)
+
+
+def test_dictionary(image, brain):
+    data = {"a": image, "b": image * 2, "c": image, "mask": brain}
+    item = RobustScaleIntensityd(["a", "b"], brain_key="mask", limit=1.5)(data)
+    expected = RobustScaleIntensity(1.5)(image, brain)
+    torch.testing.assert_close(item["a"], expected)
+    torch.testing.assert_close(item["b"], expected)
+    assert item["c"] is data["c"]
+    assert data["a"] is image
+    torch.testing.assert_close(
+        RobustScaleIntensityd()({"image": image, "brain": brain})["image"], RobustScaleIntensity()(image, brain)
+    )
