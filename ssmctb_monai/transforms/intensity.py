@@ -25,7 +25,7 @@ class RobustScaleIntensity(Transform):
         limit: number of interquartile ranges between the median and either end, positive.
 
     Raises:
-        ValueError: when ``limit`` is not positive, or half of the brain has one value; the file is named.
+        ValueError: when ``limit`` is not positive, the brain is empty, or half of it has one value; the file is named.
 
     Example:
         >>> scaled = RobustScaleIntensity(limit=4)(image, brain)
@@ -48,6 +48,8 @@ class RobustScaleIntensity(Transform):
         """
         tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
         inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
+        if not inside.any():
+            raise ValueError(f"The brain mask of {source_name(image)} is empty.")
         scaled = torch.zeros_like(tensor)
         for index, channel in enumerate(tensor):
             lower, median, upper = percentile(channel[inside], [25, 50, 75])

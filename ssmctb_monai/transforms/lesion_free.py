@@ -90,7 +90,7 @@ class LesionFreePositions(Transform):
             lesion, [-m for m in margin], [crop + m for crop, m in zip(roi_size, margin, strict=True)], starts
         )
         brain_voxels = window_sums(inside, [0] * lesion.ndim, roi_size, starts)
-        valid = (lesion_voxels == 0) & (brain_voxels >= self.min_brain * np.prod(roi_size))
+        valid = (lesion_voxels == 0) & (brain_voxels / np.prod(roi_size) >= self.min_brain)
         return torch.from_numpy(np.argwhere(valid).astype(np.int32))
 
 

@@ -34,11 +34,12 @@ def perlin_noise(shape: Sequence[int], gradients: Tensor) -> Tensor:
         fades.append(fade.to(gradients))
         slopes.append((fade * way).to(gradients))
     noise = torch.zeros(tuple(shape), device=gradients.device, dtype=gradients.dtype)
-    for component, lattice in enumerate(gradients):
-        for axis, fade in enumerate(fades):
-            # Contracts the lattice's first axis and appends the image axis, so that after all the order is right again.
-            lattice = torch.tensordot(lattice, slopes[axis] if axis == component else fade, dims=([0], [1]))
-        noise += lattice
+    with torch.autocast(gradients.device.type, enabled=False):
+        for component, lattice in enumerate(gradients):
+            for axis, fade in enumerate(fades):
+                # Contracts the lattice's first axis and appends the image axis: after all of them the order is right.
+                lattice = torch.tensordot(lattice, slopes[axis] if axis == component else fade, dims=([0], [1]))
+            noise += lattice
     return noise
 
 
@@ -104,4 +105,4 @@ class RandPerlinNoise(Randomizable):
         noise = torch.zeros(tuple(shape), device=device)
         for octave, gradients in enumerate(self.randomize(shape)):
             noise += self.persistence**octave * perlin_noise(shape, torch.as_tensor(gradients, device=device))
-        return (noise - noise.mean()) / noise.std().clamp_min(torch.finfo(noise.dtype).tiny)
+        return (noise - noise.mean()) / noise.std(correction=0).clamp_min(torch.finfo(noise.dtype).tiny)

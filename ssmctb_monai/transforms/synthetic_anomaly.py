@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from monai.config import KeysCollection, PathLike
 from monai.transforms import MapTransform, RandomizableTransform
 from skimage.io import imread
+from skimage.util import img_as_float32
 from torch import Tensor
 
+from ssmctb_monai.networks.checks import check_spatial_dims
 from ssmctb_monai.transforms.perlin_noise import RandPerlinNoise
 
 AnomalySource = Literal["intensity", "paste", "texture", "folder"]
@@ -67,8 +69,9 @@ class RandPerlinAnomaly(RandomizableTransform):
         texture_folder: PathLike | None = None,
     ) -> None:
         super().__init__(prob)
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        check_spatial_dims(spatial_dims)
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob must be in [0, 1], got {prob}.")
         known = {"intensity", "paste", "texture", "folder"}
         if not sources or not known.issuperset(sources):
             raise ValueError(f"sources must be some of {sorted(known)}, got {list(sources)}.")
@@ -155,10 +158,11 @@ class RandPerlinAnomaly(RandomizableTransform):
         noise = self.shape_noise(image.shape[1:], image.device)
         coverage = np.exp(self.R.uniform(*np.log(self.coverage)))
         values = noise[inside]
-        threshold = values.kthvalue(max(1, round((1 - coverage) * values.numel()))).values
+        marked = max(1, round(coverage * values.numel()))
+        threshold = values.kthvalue(values.numel() + 1 - marked).values
         half_edge = max(self.R.uniform(0, self.edge) / 2, 1e-3)
         blend = ((noise - threshold) / (2 * half_edge) + 0.5).clamp(0, 1) * inside
-        mask[(blend > 0.5) & inside] = 1
+        mask[(noise >= threshold) & inside] = 1
         source = self._source(batch, index)
         corrupted = (image + blend * (source - image)).clamp(0, 1)
         return corrupted.to(image.dtype), mask[None]
@@ -186,7 +190,7 @@ class RandPerlinAnomaly(RandomizableTransform):
 
     def _unit_texture(self, image: Tensor) -> Tensor:
         noise = self.texture_noise(image.shape[1:], image.device)
-        return (noise - noise.amin()) / (noise.amax() - noise.amin())
+        return (noise - noise.amin()) / (noise.amax() - noise.amin()).clamp_min(torch.finfo(noise.dtype).tiny)
 
     def _pasted(self, batch: Tensor, index: int) -> Tensor:
         other = batch[(index + self.R.randint(1, len(batch))) % len(batch)] if len(batch) > 1 else batch[index]
@@ -198,8 +202,7 @@ class RandPerlinAnomaly(RandomizableTransform):
 
     def _image_from_folder(self, image: Tensor) -> Tensor:
         file = self.texture_files[self.R.randint(len(self.texture_files))]
-        texture = torch.as_tensor(imread(file, as_gray=True).astype(np.float32), device=image.device)
-        texture = texture / max(1.0, float(texture.amax()))  # grey images come as integers, colour images in [0, 1]
+        texture = torch.as_tensor(img_as_float32(imread(file, as_gray=True)), device=image.device)
         target = image.shape[1:]
         zoom = max(1.0, *(wanted / size for wanted, size in zip(target, texture.shape, strict=True)))
         size = [max(wanted, round(zoom * have)) for wanted, have in zip(target, texture.shape, strict=True)]

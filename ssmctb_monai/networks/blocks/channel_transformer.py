@@ -7,6 +7,7 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks.transformer_layer import TransformerLayer
+from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
 
 
 class ChannelTransformer(nn.Module):
@@ -39,10 +40,8 @@ class ChannelTransformer(nn.Module):
         num_layers: int = 2,
     ) -> None:
         super().__init__()
-        sizes = {"pool_size": pool_size, "token_dim": token_dim, "num_heads": num_heads, "num_layers": num_layers}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_spatial_dims(spatial_dims)
+        check_positive(channels=channels, pool_size=pool_size, num_layers=num_layers)
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](pool_size)
         self.projection = nn.Linear(pool_size**spatial_dims, token_dim)
         self.position_embedding = nn.Parameter(torch.empty(channels, token_dim))

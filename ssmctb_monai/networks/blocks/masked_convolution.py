@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
+
 
 class MaskedConvolution(nn.Module):
     """Convolution whose kernel has weights in its corners only, so that the centre is predicted from its surroundings.
@@ -51,12 +53,8 @@ class MaskedConvolution(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}.")
-        if sub_kernel_size < 1:
-            raise ValueError(f"sub_kernel_size must be at least 1, got {sub_kernel_size}.")
+        check_spatial_dims(spatial_dims)
+        check_positive(channels=channels, sub_kernel_size=sub_kernel_size)
         if dilation < 0:
             raise ValueError(f"dilation must not be negative, got {dilation}.")
         if mask_size < 1 or mask_size % 2 == 0:

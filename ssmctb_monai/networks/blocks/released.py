@@ -47,6 +47,7 @@ class ReleasedChannelAttention(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, pool_size: int, token_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.head_dim = _HEAD_DIM
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](pool_size)
         self.projection = nn.Linear(pool_size**spatial_dims, token_dim)
         self.pos_embedding = nn.Parameter(torch.zeros(1, channels, token_dim))
@@ -67,7 +68,7 @@ class ReleasedChannelAttention(nn.Module):
             Tensor of the shape of ``x``.
         """
         tokens = self.projection(self.pool(x).flatten(2)) + self.pos_embedding
-        qkv = self.mha["to_qkv"](tokens).unflatten(-1, (3, self.num_heads, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        qkv = self.mha["to_qkv"](tokens).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         heads = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
         gate = torch.sigmoid(self.mha["to_out"](heads).mean(dim=-1))
         return x * gate.view(list(gate.shape) + [1] * (x.dim() - 2))
@@ -93,7 +94,9 @@ def from_released(state_dict: Mapping[str, Tensor], dilation: int = 1) -> SelfSu
     Example:
         >>> block = from_released(torch.load("ssmctb.pth", weights_only=True)).eval()
     """
-    state = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state_dict.items()}
+    if no_tensors := [name for name, value in state_dict.items() if not hasattr(value, "shape")]:
+        raise ValueError(f"Not a block's state dict: {no_tensors} are no tensors. Is the state dict an entry of it?")
+    state = {name.removeprefix("module."): torch.as_tensor(value).detach() for name, value in state_dict.items()}
     if "conv1.weight" not in state:
         raise ValueError(f"Not a released SSPCAB or SSMCTB block: no key 'conv1.weight' among {sorted(state)}.")
     spatial_dims = state["conv1.weight"].dim() - 2
@@ -102,21 +105,22 @@ def from_released(state_dict: Mapping[str, Tensor], dilation: int = 1) -> SelfSu
     names = [f"{conv}.{kind}" for conv in _CORNERS[spatial_dims] for kind in ("weight", "bias")]
     if missing := [name for name in names if name not in state]:
         raise ValueError(f"Not a released {spatial_dims}D block: keys {missing} are missing.")
-    attention_state = {name: value for name, value in state.items() if name not in names}
     convolution = _masked_convolution(state, spatial_dims, dilation)
+    attention_state = {name: value for name, value in state.items() if name not in names}
     attention = _attention(attention_state, spatial_dims, channels=convolution.weight.shape[0])
-    return SelfSupervisedBlock(convolution, attention, loss="mse").to(state["conv1.weight"])
+    return SelfSupervisedBlock(convolution, attention, loss="mse").to(state["conv1.weight"].device)
 
 
 def _masked_convolution(state: Mapping[str, Tensor], spatial_dims: int, dilation: int) -> MaskedConvolution:
-    channels, _, size = state["conv1.weight"].shape[:3]
-    convolution = MaskedConvolution(spatial_dims, channels, sub_kernel_size=size, dilation=dilation)
-    weight, bias = torch.zeros_like(convolution.weight), torch.zeros(channels)
+    first = state["conv1.weight"]
+    channels, _, size = first.shape[:3]
+    convolution = MaskedConvolution(spatial_dims, channels, sub_kernel_size=size, dilation=dilation).to(first)
+    weight, bias = torch.zeros_like(convolution.weight), first.new_zeros(channels)
     for conv, corner in _CORNERS[spatial_dims].items():
         sub_kernel = weight[(slice(None), slice(None), *(slice(side * size, (side + 1) * size) for side in corner))]
-        if state[f"{conv}.weight"].shape != sub_kernel.shape:
-            shape = tuple(state[f"{conv}.weight"].shape)
-            raise ValueError(f"'{conv}.weight' has shape {shape}, expected {tuple(sub_kernel.shape)}.")
+        for name, expected in ((f"{conv}.weight", sub_kernel), (f"{conv}.bias", bias)):
+            if state[name].shape != expected.shape:
+                raise ValueError(f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(expected.shape)}.")
         sub_kernel.copy_(state[f"{conv}.weight"])
         bias += state[f"{conv}.bias"]  # the release adds one bias a corner
     convolution.load_state_dict({"weight": weight, "bias": bias})
@@ -131,10 +135,14 @@ def _attention(state: Mapping[str, Tensor], spatial_dims: int, channels: int) ->
     try:
         if prefix == "se":
             hidden = state["fc1.weight"].shape[0]
+            if hidden == 0:
+                raise ValueError("'se.fc1.weight' has no hidden unit")
             attention = ChannelSELayer(spatial_dims, channels, r=channels // hidden)
             state = {name.replace("fc1", "fc.0").replace("fc2", "fc.2"): value for name, value in state.items()}
         elif prefix in ("transformer", "transformer_sspcab"):
             token_dim, pooled = state["projection.weight"].shape
+            if spatial_dims == 3 and pooled != 1:
+                raise ValueError(f"'{prefix}.projection.weight' takes {pooled} values; in 3D the release works with 1")
             attention = ReleasedChannelAttention(
                 spatial_dims,
                 channels,
@@ -144,9 +152,8 @@ def _attention(state: Mapping[str, Tensor], spatial_dims: int, channels: int) ->
             )
         else:
             raise KeyError("'se.*', 'transformer.*' or 'transformer_sspcab.*'")
-        attention.load_state_dict(state)
+        attention.to(next(iter(state.values())).dtype).load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The attention of the checkpoint cannot be read: {error} (its keys: {sorted(state)})."
-        ) from error
+        message = f"The attention of the checkpoint cannot be read: {error} (its keys: {sorted(state)})."
+        raise ValueError(message) from error
     return attention

@@ -17,13 +17,15 @@ def _ssim_error(output: Tensor, target: Tensor, window: int = 11, sigma: float =
     """1 - SSIM at every position, per channel; the border is replicated so that the map keeps the shape."""
     spatial_dims = target.dim() - 2
     padding = [window // 2] * (2 * spatial_dims)
+    values = target.detach().flatten(1)
+    value_range = (values.amax(dim=1) - values.amin(dim=1)).clamp_min(torch.finfo(values.dtype).eps)
     ssim, _ = compute_ssim_and_cs(
         F.pad(output, padding, mode="replicate"),
         F.pad(target, padding, mode="replicate"),
         spatial_dims=spatial_dims,
         kernel_size=[window] * spatial_dims,
         kernel_sigma=[sigma] * spatial_dims,
-        data_range=(target.detach().amax() - target.detach().amin()).clamp_min(torch.finfo(target.dtype).eps),
+        data_range=value_range.view([-1] + [1] * (spatial_dims + 1)),
     )
     return 1 - ssim
 
@@ -47,7 +49,7 @@ class SelfSupervisedBlock(nn.Module):
         convolution: module that predicts its input from context, shape-preserving.
         attention: module that weights the prediction, shape-preserving.
         loss: error between output and input: ``"huber"``, ``"mse"``, ``"mae"`` or ``"ssim"`` (1 - SSIM with an
-            11-wide Gaussian window, per channel, over the value range of the input).
+            11-wide Gaussian window, per channel, over the value range of each input of the batch; in float32).
         delta: where the Huber error turns from quadratic to linear; other losses do not use it.
 
     Raises:
@@ -64,7 +66,7 @@ class SelfSupervisedBlock(nn.Module):
         super().__init__()
         if loss not in _ERRORS:
             raise ValueError(f"loss must be one of {sorted(_ERRORS)}, got {loss!r}.")
-        if delta <= 0:
+        if not delta > 0:
             raise ValueError(f"delta must be positive, got {delta}.")
         self.convolution = convolution
         self.attention = attention

@@ -8,6 +8,7 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks.transformer_layer import TransformerLayer
+from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
 
 
 class SpatialTransformer(nn.Module):
@@ -40,10 +41,8 @@ class SpatialTransformer(nn.Module):
         num_layers: int = 2,
     ) -> None:
         super().__init__()
-        sizes = {"grid_size": grid_size, "token_dim": token_dim, "num_heads": num_heads, "num_layers": num_layers}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_spatial_dims(spatial_dims)
+        check_positive(channels=channels, grid_size=grid_size, num_layers=num_layers)
         self.grid = [grid_size] * spatial_dims
         self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](grid_size)

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from monai.networks.blocks import MLPBlock
 from torch import Tensor, nn
 
+from ssmctb_monai.networks.checks import check_positive
+
 
 class SummedHeadAttention(nn.Module):
     """Multi-head self-attention whose heads are summed instead of concatenated.
@@ -17,10 +19,14 @@ class SummedHeadAttention(nn.Module):
     Args:
         token_dim: length d of a token.
         num_heads: number of heads.
+
+    Raises:
+        ValueError: when a size is not positive.
     """
 
     def __init__(self, token_dim: int, num_heads: int) -> None:
         super().__init__()
+        check_positive(token_dim=token_dim, num_heads=num_heads)
         self.token_dim = token_dim
         self.num_heads = num_heads
         self.to_qkv = nn.Linear(token_dim, 3 * num_heads * token_dim, bias=False)
@@ -47,10 +53,14 @@ class TransformerLayer(nn.Module):
     Args:
         token_dim: length of a token.
         num_heads: number of summed attention heads.
+
+    Raises:
+        ValueError: when a size is not positive.
     """
 
     def __init__(self, token_dim: int, num_heads: int) -> None:
         super().__init__()
+        check_positive(token_dim=token_dim, num_heads=num_heads)
         self.norm1 = nn.LayerNorm(token_dim)
         self.attention = SummedHeadAttention(token_dim, num_heads)
         self.norm2 = nn.LayerNorm(token_dim)

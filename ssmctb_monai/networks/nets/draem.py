@@ -11,6 +11,7 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks.factory import BlockName, make_block
+from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
 
 Block = BlockName | Callable[[int], nn.Module] | None
 
@@ -118,16 +119,12 @@ class DRAEM(nn.Module):
         block: Block = "ssmctb",
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        sizes = {
-            "in_channels": in_channels,
-            "reconstructive_width": reconstructive_width,
-            "discriminative_width": discriminative_width,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_spatial_dims(spatial_dims)
+        check_positive(
+            in_channels=in_channels,
+            reconstructive_width=reconstructive_width,
+            discriminative_width=discriminative_width,
+        )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         reconstructive_widths = [factor * reconstructive_width for factor in (1, 2, 4, 8, 8)]
@@ -147,7 +144,8 @@ class DRAEM(nn.Module):
 
         Args:
             x: image of shape (batch, in_channels, height, width[, depth]) of any size; it is padded to a multiple of 32
-                inside, by repetition of its border.
+                inside, by repetition of its border. In training, batch norm needs more than one value a channel in the
+                bottleneck: a batch of two or an image of more than 32 per axis.
 
         Returns:
             In training mode the reconstruction, of the shape of ``x``, and the logits (normal, anomaly) of shape
