@@ -24,8 +24,7 @@ class MaskedConvolution(nn.Module):
 
     For k' = 1 the corners are the taps of one ordinary 2×2(×2) convolution with dilation 2d + |M| + 1, and that is what
     is computed. For k' > 1 they lie on no regular grid; there the sum over the corners of one padded input was measured
-    faster than a dense kernel with zeros, concatenated shifts or a sum over dilated convolutions
-    (``benchmarks/masked_convolution.py``).
+    faster than a dense kernel with zeros and than concatenated shifts (``benchmarks/masked_convolution.py``).
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.

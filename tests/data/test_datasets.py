@@ -1,0 +1,307 @@
+"""Data sets: prepared once, cached safely, and reproducible by seed, epoch and index (issue 2, parts 4 and 6)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, DistributedSampler
+from monai.transforms import Compose, EnsureTyped, RandFlipd, Transform
+
+from ssmctb_monai.data import LesionFreeDataset, PreparedDataset
+from ssmctb_monai.transforms import (
+    LesionFreePositionsd,
+    RandLesionFreeCropd,
+    RandPerlinAnomaly,
+    RandPerlinAnomalyd,
+)
+
+
+def case(name, lesion=False, size=14):
+    rng = np.random.default_rng(sum(map(ord, name)))
+    label = np.full((1, size, size), lesion, dtype=np.uint8)
+    return {
+        "case_id": name,
+        "image": rng.random((1, size, size), dtype=np.float32),
+        "label": label,
+        "brain": np.ones((1, size, size), np.uint8),
+    }
+
+
+class Counted(Transform):
+    """Counts calls in a file, so that it pickles alike however often it was called, and fails for some cases."""
+
+    def __init__(self, log, failing=()):
+        self.log, self.failing = str(log), tuple(failing)
+
+    def __getstate__(self):
+        return {"log": self.log}  # the failing cases are not part of the transform's identity
+
+    def __call__(self, data):
+        with open(self.log, "a") as file:
+            file.write(data["case_id"] + "\n")
+        if data["case_id"] in self.failing:
+            raise ValueError("broken header")
+        return data
+
+    def calls(self):
+        return sorted(open(self.log).read().split()) if os.path.exists(self.log) else []
+
+
+ENSURE = EnsureTyped(keys=["image", "label", "brain"], track_meta=False)
+
+
+def lesion_free_transforms(*first):
+    return Compose(
+        [
+            *first,
+            LesionFreePositionsd(roi_size=8),
+            ENSURE,
+            RandLesionFreeCropd(roi_size=8, num_samples=2),
+            RandFlipd(keys=["image", "brain"], prob=0.5, spatial_axis=0),
+            RandPerlinAnomalyd(anomaly=RandPerlinAnomaly(spatial_dims=2, prob=0.75)),
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_items_are_the_transformed_cases_in_their_order(tmp_path):
+    cases = [case(name) for name in ("c", "a", "b")]
+    dataset = PreparedDataset(cases, [ENSURE], tmp_path / "cache")
+    assert len(dataset) == 3
+    for item, expected in zip(dataset, cases, strict=True):
+        assert item["case_id"] == expected["case_id"]
+        np.testing.assert_array_equal(item["image"], expected["image"])
+
+
+def test_cache_is_filled_at_once_and_used_again(tmp_path):
+    log = Counted(tmp_path / "log")
+    cases = [case(name) for name in "abcde"]
+    PreparedDataset(cases, [log, ENSURE], tmp_path / "cache")
+    assert log.calls() == list("abcde")
+    again = PreparedDataset(cases, [log, ENSURE], tmp_path / "cache")
+    assert [item["case_id"] for item in again] == list("abcde")
+    assert log.calls() == list("abcde")
+
+
+def test_other_transforms_and_other_data_make_other_files(tmp_path):
+    def count(cases, *transforms):
+        PreparedDataset(cases, [*transforms, ENSURE], tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert count([case("a")], LesionFreePositionsd(roi_size=8)) == 1
+    assert count([case("a")], LesionFreePositionsd(roi_size=8)) == 1
+    assert count([case("a")], LesionFreePositionsd(roi_size=7)) == 2
+    assert count([case("a"), case("b")], LesionFreePositionsd(roi_size=8)) == 3
+
+
+SCRIPT = """
+import sys
+import nibabel, numpy as np
+from monai.transforms import Compose, EnsureTyped, LoadImaged, Orientationd, SelectItemsd, Spacingd
+from ssmctb_monai.data import LesionFreeDataset, SimpleITKReader
+from ssmctb_monai.transforms import BrainMaskd, LesionFreePositionsd, RandLesionFreeCropd, RobustScaleIntensityd
+
+def make(folder):
+    items = [{"case_id": n, "image": f"{folder}/{n}.nii", "label": f"{folder}/{n}_seg.nii"} for n in ("a", "b", "c")]
+    keys = ["image", "label", "brain"]
+    return LesionFreeDataset(items, Compose([
+        LoadImaged(keys, reader=SimpleITKReader(), ensure_channel_first=True, allow_missing_keys=True),
+        BrainMaskd(),
+        Orientationd(keys, axcodes="RAS", labels=None),
+        Spacingd(keys, pixdim=(1.5, 1.5, 1.5), mode=("bilinear", "bilinear", "nearest")),
+        RobustScaleIntensityd(),
+        LesionFreePositionsd(roi_size=4),
+        SelectItemsd([*keys, "lesion_free_positions"]),
+        EnsureTyped(keys, track_meta=False),
+        RandLesionFreeCropd(roi_size=4),
+    ]), f"{folder}/cache", seed=3)
+
+print(float(make(sys.argv[1])[1][0]["image"].sum()))
+"""
+
+
+def test_cache_is_used_again_by_another_process(tmp_path):
+    """Names of cache files depend neither on the process nor on its hash seed; neither do samples."""
+    import nibabel
+
+    for name in "abc":
+        volume = np.random.default_rng(ord(name)).integers(1, 999, (12, 12, 12)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii")
+        nibabel.save(nibabel.Nifti1Image(np.zeros_like(volume), np.eye(4)), tmp_path / f"{name}_seg.nii")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    written, outputs = [], []
+    for hash_seed in ("1", "2"):
+        result = subprocess.run(
+            [sys.executable, tmp_path / "script.py", tmp_path],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr
+        outputs.append(result.stdout.splitlines()[-1])
+        written.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()})
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("failing", ["a", "d", "f"])
+def test_a_failing_case_is_named_and_the_others_stay_cached(tmp_path, failing):
+    cases = [case(name) for name in "abcdef"]
+    with pytest.raises(RuntimeError, match=f"Case {failing} cannot be prepared: .*broken header"):
+        PreparedDataset(cases, [Counted(tmp_path / "first", failing), ENSURE], tmp_path / "cache")
+    log = Counted(tmp_path / "first")
+    before = len(log.calls())
+    assert len(PreparedDataset(cases, [log, ENSURE], tmp_path / "cache")) == 6
+    assert len(log.calls()) == before + 1  # only the one that had failed
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        pytest.param(lambda path: path.write_bytes(b"no checkpoint at all"), id="garbage"),
+        pytest.param(_truncate, id="truncated"),
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt cache file")
+def test_a_corrupted_cache_file_is_remade(tmp_path, corrupt):
+    """A run killed while it wrote the file, or a full disk, leaves such files."""
+    cases = [case(name) for name in "ab"]
+    PreparedDataset(cases, [ENSURE], tmp_path)
+    for path in list(tmp_path.iterdir()):
+        corrupt(path)
+    for _ in range(2):
+        dataset = PreparedDataset(cases, [ENSURE], tmp_path)
+        for item, expected in zip(dataset, cases, strict=True):
+            np.testing.assert_array_equal(item["image"], expected["image"])
+    assert all(torch.load(path, weights_only=True)["case_id"] in "ab" for path in tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- cases left out
+
+
+def test_cases_without_positions_are_left_out_with_a_count(tmp_path, caplog):
+    cases = [case("a"), case("b", lesion=True), case("c"), case("d", lesion=True), case("e")]
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        dataset = LesionFreeDataset(cases, lesion_free_transforms(), tmp_path)
+    assert [item["case_id"] for item in dataset.data] == ["a", "c", "e"]
+    assert [dataset[index][0]["case_id"] for index in range(len(dataset))] == ["a", "c", "e"]
+    assert "2 of 5 cases" in caplog.text
+    assert "b, d" in caplog.text
+
+
+def test_nothing_is_logged_where_all_cases_are_used(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        LesionFreeDataset([case("a")], lesion_free_transforms(), tmp_path)
+    assert not [record for record in caplog.records if record.name.startswith("ssmctb_monai")]
+
+
+def test_no_case_with_positions(tmp_path):
+    with pytest.raises(ValueError, match="None of 2 cases"):
+        LesionFreeDataset([case("a", lesion=True), case("b", lesion=True)], lesion_free_transforms(), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+
+
+def content(items):
+    """Everything in the samples of one case, in an order of its own."""
+    return [(key, np.asarray(item[key]).tolist()) for item in items for key in sorted(item) if key != "case_id"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return LesionFreeDataset([case(name) for name in "abcd"], lesion_free_transforms(), tmp_path, seed=5)
+
+
+def by_case(dataset, order, num_workers):
+    """Samples by case, as the loader hands them out."""
+    loader = DataLoader(dataset, batch_size=1, sampler=order, num_workers=num_workers)
+    batches = list(loader)
+    assert len(batches) == len(order)
+    return {
+        batch["case_id"][0]: [(key, batch[key].numpy().tolist()) for key in ("image", "image_clean", "anomaly_mask")]
+        for batch in batches
+    }
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
+def test_samples_depend_neither_on_workers_nor_on_order(dataset, num_workers, order):
+    dataset.set_epoch(4)
+    expected = by_case(dataset, [3, 2, 1, 0], 0)
+    assert len({str(samples) for samples in expected.values()}) == 4
+    torch.manual_seed(num_workers)
+    np.random.seed(num_workers)  # noqa: NPY002 (MONAI's and others' global generator)
+    assert by_case(dataset, order, num_workers) == expected
+
+
+def test_samples_depend_on_nothing_drawn_before(dataset):
+    first = content(dataset[2])
+    for index in (0, 3, 2, 1):
+        dataset[index]
+    assert content(dataset[2]) == first
+
+
+def test_samples_of_a_new_object_are_the_same(dataset, tmp_path):
+    other = LesionFreeDataset([case(name) for name in "abcd"], lesion_free_transforms(), tmp_path / "other", seed=5)
+    for epoch in (0, 7):
+        dataset.set_epoch(epoch)
+        other.set_epoch(epoch)
+        assert [content(dataset[index]) for index in range(4)] == [content(other[index]) for index in range(4)]
+
+
+def test_samples_differ_between_epochs_seeds_and_indices(tmp_path):
+    twin = case("a")
+    samples = []
+    for seed in (0, 1, 2):
+        dataset = LesionFreeDataset([twin, twin, twin], lesion_free_transforms(), tmp_path, seed=seed)
+        for epoch in (0, 1, 2):
+            dataset.set_epoch(epoch)
+            samples += [str(content(dataset[index])) for index in range(3)]
+    assert len(set(samples)) == 27  # also (seed 1, epoch 0) and (seed 0, epoch 1) differ
+
+
+def test_crops_of_one_case_differ_from_each_other(dataset):
+    one, other = dataset[0]
+    assert not torch.equal(one["image_clean"], other["image_clean"])
+
+
+def test_all_positions_are_reached_over_epochs(tmp_path):
+    """Seeds that follow each other give crops all over the case."""
+    transform = Compose(
+        [LesionFreePositionsd(roi_size=(12, 14)), ENSURE, RandLesionFreeCropd(roi_size=(12, 14), num_samples=1)]
+    )
+    source = case("a")
+    dataset = LesionFreeDataset([source], transform, tmp_path)
+    starts = []
+    for epoch in range(60):
+        dataset.set_epoch(epoch)
+        crop = dataset[0][0]["image"][0]
+        starts += [start for start in range(3) if np.array_equal(crop, source["image"][0, start : start + 12])]
+    assert len(starts) == 60
+    assert min(np.bincount(starts, minlength=3)) >= 8
+
+
+def test_distributed_sampler_of_one_process_shuffles_by_epoch(dataset):
+    sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=0)
+    orders = set()
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        orders.add(tuple(sampler))
+        assert sorted(sampler) == [0, 1, 2, 3]
+    assert len(orders) > 1

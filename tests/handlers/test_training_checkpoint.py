@@ -1,0 +1,248 @@
+"""Checkpoints: written atomically, the best network only, and a resumed run that equals an unbroken one."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
+from torch import nn
+
+from ssmctb_monai.handlers import TrainingCheckpoint
+
+
+class Scripted(Metric):
+    """Gives one prepared figure after the other."""
+
+    def __init__(self, figures):
+        self.figures = iter(figures)
+        super().__init__(output_transform=lambda output: (0, 0))
+
+    def reset(self):
+        pass
+
+    def update(self, output):
+        pass
+
+    def compute(self):
+        return next(self.figures)
+
+
+def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None):
+    """A tiny linear trainer; also the network's weights by epoch."""
+    torch.manual_seed(0)
+    network = nn.Linear(width, 1)
+    optimizer = torch.optim.Adam(network.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 3], 0.5)
+    data = [{"image": torch.full((2, width), value), "label": torch.full((2, 1), 3 * value)} for value in (1.0, 2.0)]
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=data[:1],
+        network=network,
+        key_val_metric={"figure": Scripted(figures)},
+        decollate=False,
+    )
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=max_epochs,
+        train_data_loader=data,
+        network=network,
+        optimizer=optimizer,
+        loss_function=nn.MSELoss(),
+        decollate=False,
+    )
+    weights = {}
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: scheduler.step())
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED,
+        lambda: weights.update({trainer.state.epoch: copy.deepcopy(network.state_dict())}),
+    )
+    ValidationHandler(interval, evaluator).attach(trainer)
+    save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
+    TrainingCheckpoint(folder, save_dict, network, evaluator, resume=resume).attach(trainer)
+    return trainer, weights
+
+
+def run(*args, **kwargs):
+    trainer, weights = make(*args, **kwargs)
+    trainer.run()
+    return trainer, weights
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_model_is_the_bare_state_dict_of_the_best_epoch(tmp_path):
+    _, weights = run(tmp_path, [0.2, 0.7, 0.3, 0.6], 4)
+    model = load(tmp_path / "model.pt")
+    assert isinstance(model, OrderedDict)
+    assert equal(model, weights[2])
+    assert not any(equal(model, weights[epoch]) for epoch in (1, 3, 4))
+    nn.Linear(1, 1).load_state_dict(model)
+
+
+def test_last_holds_everything_of_the_last_epoch(tmp_path):
+    _, weights = run(tmp_path, [0.7, 0.2, 0.3], 3)
+    last = load(tmp_path / "last.pt")
+    assert equal(last["network"], weights[3])
+    assert {"network", "optimizer", "lr_scheduler", "trainer"} <= last.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+
+
+def test_both_files_are_there_after_every_epoch(tmp_path):
+    trainer, weights = make(tmp_path / "new" / "folder", [0.1, 0.2, 0.3], 3)
+
+    def check():
+        for name in ("model.pt", "last.pt"):
+            state = load(tmp_path / "new" / "folder" / name)
+            assert equal(state.get("network", state), weights[trainer.state.epoch])
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, check)
+    trainer.run()
+
+
+def test_only_validated_epochs_can_be_the_best(tmp_path):
+    _, weights = run(tmp_path, [0.5, 0.4], 5, interval=2)
+    assert equal(load(tmp_path / "model.pt"), weights[2])
+    assert equal(load(tmp_path / "last.pt")["network"], weights[5])
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", ["last.pt", "model.pt"])
+def test_a_save_that_dies_midway_leaves_the_old_file(tmp_path, monkeypatch, name, error):
+    _, weights = run(tmp_path, [0.1, 0.2], 2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real = torch.save
+
+    def die(state, file, **kwargs):
+        if ("network" in state) != (name == "last.pt"):
+            return real(state, file, **kwargs)
+        if hasattr(file, "write"):
+            file.write(b"half a checkpoint")
+        else:
+            with open(file, "wb") as opened:
+                opened.write(b"half a checkpoint")
+        raise error
+
+    trainer, _ = make(tmp_path, [0.3], 3, resume=True)
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(type(error)):
+        trainer.run()
+    assert (tmp_path / name).read_bytes() == before[name]
+    assert equal(load(tmp_path / "last.pt")["network"], weights[2])
+    assert {path.name for path in tmp_path.iterdir()} == before.keys()  # no half file is left over
+
+
+# --------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("behind", [1, 2, 3])
+def test_resumed_training_is_unbroken_training(tmp_path, behind):
+    figures = [0.1, 0.4, 0.3, 0.2]
+    unbroken, weights = run(tmp_path / "unbroken", figures, 4)
+    run(tmp_path / "broken", figures, behind)
+    resumed, resumed_weights = run(tmp_path / "broken", figures[behind:], 4, resume=True)
+    assert sorted(resumed_weights) == list(range(behind + 1, 5))
+    assert all(equal(resumed_weights[epoch], weights[epoch]) for epoch in resumed_weights)
+    assert resumed.state.epoch == unbroken.state.epoch == 4
+    assert resumed.state.iteration == unbroken.state.iteration
+    assert equal(load(tmp_path / "broken" / "model.pt"), load(tmp_path / "unbroken" / "model.pt"))
+    assert resumed.optimizer.param_groups[0]["lr"] == unbroken.optimizer.param_groups[0]["lr"] == 0.025
+
+
+def test_best_figure_is_remembered(tmp_path):
+    _, weights = run(tmp_path, [0.1, 0.5], 2)
+    run(tmp_path, [0.4], 3, resume=True)
+    assert equal(load(tmp_path / "model.pt"), weights[2])
+    run(tmp_path, [0.3], 4, resume=True)  # also behind an epoch that was not the best
+    assert equal(load(tmp_path / "model.pt"), weights[2])
+    _, weights = run(tmp_path, [0.6], 5, resume=True)
+    assert equal(load(tmp_path / "model.pt"), weights[5])
+
+
+def test_max_epochs_may_be_raised(tmp_path):
+    run(tmp_path, [0.1, 0.2], 2)
+    trainer, weights = run(tmp_path, [0.3, 0.4, 0.5], 5, resume=True)
+    assert trainer.state.max_epochs == trainer.state.epoch == 5
+    assert sorted(weights) == [3, 4, 5]
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path):
+    run(tmp_path, [0.1, 0.2], 2)
+    before = load(tmp_path / "last.pt")["network"]
+    trainer, weights = run(tmp_path, [], 2, resume=True)
+    assert not weights
+    assert trainer.state.epoch == 2
+    assert equal(load(tmp_path / "last.pt")["network"], before)
+
+
+def test_resume_says_from_where(tmp_path, caplog):
+    run(tmp_path, [0.1, 0.2], 2)
+    with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+        run(tmp_path, [0.3], 3, resume=True)
+    assert "last.pt" in caplog.text
+    assert "epoch 2" in caplog.text
+
+
+def test_nothing_to_resume_from(tmp_path):
+    trainer, weights = make(tmp_path, [0.1], 1, resume=True)
+    with pytest.raises(FileNotFoundError, match=r"last\.pt"):
+        trainer.run()
+    assert not weights
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"width": 2}, id="shape"),
+        pytest.param({"extra": {"weight_average": nn.Linear(1, 1)}}, id="part that was not saved"),
+        pytest.param({"extra": {"optimizer": torch.optim.Adam([nn.Parameter(torch.ones(1))])}}, id="optimizer"),
+        pytest.param({"extra": {"network": nn.Linear(1, 1, bias=False)}}, id="missing weights"),
+    ],
+)
+def test_another_configuration(tmp_path, other):
+    run(tmp_path, [0.1, 0.2], 2)
+    before = (tmp_path / "last.pt").read_bytes()
+    trainer, weights = make(tmp_path, [0.3], 3, resume=True, **other)
+    with pytest.raises(ValueError, match=r"last\.pt was made with another configuration"):
+        trainer.run()
+    assert not weights
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_only_weights_are_loaded(tmp_path, monkeypatch):
+    """A file from elsewhere must not run code."""
+    calls = []
+    real = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: calls.append(kwargs) or real(*args, **kwargs))
+    run(tmp_path, [0.1], 1)
+    run(tmp_path, [0.2], 2, resume=True)
+    assert [call.get("weights_only") for call in calls] == [True]
+
+
+# ------------------------------------------------------------------------------------------------------- starting anew
+
+
+def test_starting_anew_over_a_run_warns(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        run(tmp_path, [0.9, 0.8], 2)
+        assert not [record for record in caplog.records if record.name.startswith("ssmctb_monai")]
+        _, weights = run(tmp_path, [0.1], 1)
+    assert "last.pt" in caplog.text
+    assert "--resume true" in caplog.text
+    assert equal(load(tmp_path / "model.pt"), weights[1])  # the old run's figure does not count
+    assert equal(load(tmp_path / "last.pt")["network"], weights[1])

@@ -1,0 +1,75 @@
+"""Lines of progress that a person can follow."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from ssmctb_monai.handlers import TrainingProgress, progress
+from ssmctb_monai.losses import DRAEMLoss
+
+LINE = re.compile(r"Epoch (\d+)/(\d+) \| loss (\S+) \((.*)\) \| (\S+) s \| (.*) left")
+
+
+@pytest.fixture
+def run(monkeypatch, caplog):
+    """Runs an engine whose iterations take given seconds, and gives the lines that it logged."""
+
+    def run(losses, max_epochs, seconds, first_epoch=0):
+        clock = SimpleNamespace(now=1e6)
+        fake = SimpleNamespace(monotonic=lambda: clock.now, strftime=time.strftime, gmtime=time.gmtime)
+        monkeypatch.setattr(progress, "time", fake)
+        loss = DRAEMLoss(spatial_dims=2)
+
+        def step(engine, value):
+            clock.now += seconds
+            loss.parts = {"l2": torch.tensor(value / 4), "focal": torch.tensor(value / 2)}
+            return {"loss": torch.tensor(value, requires_grad=True)}
+
+        engine = Engine(step)
+        if first_epoch:
+            engine.load_state_dict({"epoch": first_epoch, "max_epochs": max_epochs, "epoch_length": len(losses)})
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: None)
+        TrainingProgress(loss).attach(engine)
+        with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+            engine.run(losses, max_epochs=max_epochs)
+        return [LINE.search(record.getMessage()).groups() for record in caplog.records if "left" in record.getMessage()]
+
+    return run
+
+
+def test_a_line_an_epoch_with_the_means(run):
+    lines = run([1.0, 2.0, 6.0], max_epochs=2, seconds=2)
+    assert [line[:2] for line in lines] == [("1", "2"), ("2", "2")]
+    for line in lines:
+        assert float(line[2]) == 3
+        assert line[3] == "l2 0.7500 + focal 1.5000"
+        assert float(line[4]) == 6
+
+
+def test_time_left(run):
+    assert [line[5] for line in run([1.0, 1.0], max_epochs=4, seconds=600)] == [
+        "01:00:00",
+        "00:40:00",
+        "00:20:00",
+        "00:00:00",
+    ]
+
+
+def test_time_left_after_resuming(run):
+    """Epochs of the run before took none of this run's time."""
+    lines = run([1.0, 1.0], max_epochs=13, seconds=30, first_epoch=10)
+    assert [line[0] for line in lines] == ["11", "12", "13"]
+    assert [line[5] for line in lines] == ["00:02:00", "00:01:00", "00:00:00"]
+
+
+def test_more_than_a_day_left(run):
+    """59 epochs of two hours are 118 hours, not 22."""
+    left = run([1.0], max_epochs=60, seconds=7200)[0][5]
+    assert re.search(r"\b118\b|\b4 ?d", left), left

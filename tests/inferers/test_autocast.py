@@ -1,0 +1,104 @@
+"""Mixed precision for any inferer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from torch import nn
+
+from ssmctb_monai.inferers import AutocastInferer, autocast
+
+
+class Recorder(nn.Module):
+    """Notes what its convolution computes in, and further arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 2, 1)  # of one voxel, so that windows see no border
+        self.dtypes, self.arguments = set(), []
+
+    def forward(self, x, *args, **kwargs):
+        self.arguments.append((args, kwargs))
+        output = self.convolution(x)
+        self.dtypes.add(output.dtype)
+        return output
+
+
+IMAGE = torch.rand(1, 1, 12, 10, 8)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    "inferer", [SimpleInferer(), SlidingWindowInferer(roi_size=(8, 8, 8), overlap=0.25, mode="gaussian")]
+)
+def test_precision_inside(inferer, amp, dtype):
+    network = Recorder()
+    output = AutocastInferer(inferer, amp)(IMAGE, network)
+    assert network.dtypes == {dtype}
+    assert network.convolution.weight.dtype == torch.float32
+    assert output.shape == (1, 2, 12, 10, 8)
+    torch.testing.assert_close(output.float(), network.convolution(IMAGE), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_none_asks_the_device(monkeypatch, computes):
+    devices = []
+    monkeypatch.setattr(autocast, "computes_bfloat16", lambda device: devices.append(device) or computes)
+    network = Recorder()
+    AutocastInferer(SimpleInferer())(IMAGE, network)
+    assert network.dtypes == {torch.bfloat16 if computes else torch.float32}
+    assert devices == [IMAGE.device]
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_explicit_choice_does_not_ask_the_device(monkeypatch, amp):
+    monkeypatch.setattr(autocast, "computes_bfloat16", lambda device: pytest.fail("asked"))
+    AutocastInferer(SimpleInferer(), amp)(IMAGE, Recorder())
+
+
+def test_false_turns_an_outer_autocast_off():
+    network = Recorder()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        AutocastInferer(SimpleInferer(), False)(IMAGE, network)
+    assert network.dtypes == {torch.float32}
+
+
+def test_nothing_stays_on_afterwards():
+    AutocastInferer(SimpleInferer(), True)(IMAGE, Recorder())
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_further_arguments_reach_the_network():
+    network = Recorder()
+    AutocastInferer(SimpleInferer(), True)(IMAGE, network, 1, condition=2)
+    assert network.arguments == [((1,), {"condition": 2})]
+
+
+def test_gradients_are_float32():
+    network = Recorder()
+    AutocastInferer(SimpleInferer(), True)(IMAGE, network).float().mean().backward()
+    assert network.convolution.weight.grad.dtype == torch.float32
+    assert network.convolution.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"amx_bf16": True}, True),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_computes_bfloat16_on_a_cpu(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert autocast.computes_bfloat16(torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_computes_bfloat16_on_cuda_without_emulation(monkeypatch, native):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: True if including_emulation else native
+    )
+    assert autocast.computes_bfloat16(torch.device("cuda")) is native
