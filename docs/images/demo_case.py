@@ -1,6 +1,6 @@
 """Draws the README's picture: a validation case of the demo data, its anomaly map, and both on top of each other.
 
-Train first (the README's first command), then, from the root of the repository, with matplotlib installed:
+Train first (the README's first command, as it stands), then, from the repository's root, with matplotlib installed:
 
     python docs/images/demo_case.py
 """
@@ -17,7 +17,7 @@ CASE = 1  # of the validation section
 config = ConfigParser()
 config.read_config("bundles/brats3d/configs/train.json")
 network = config.get_parsed_content("network_def")
-network.load_state_dict(torch.load(Path("bundles/brats3d/models/model.pt"), weights_only=True))
+network.load_state_dict(torch.load(Path("bundles/brats3d/models/model.pt"), map_location="cpu", weights_only=True))
 case = config.get_parsed_content("validate#dataset")[CASE]
 with torch.no_grad():
     anomaly_map = config.get_parsed_content("validate#inferer")(case["image"][None], network.eval())[0, 0].float()

@@ -37,14 +37,14 @@ _MODALITY_ALIASES = {name: name for name in MODALITIES} | {
 _KINDS = _MODALITY_ALIASES | {"seg": "label", "truth": "label", "ot": "label", "brainmask": "brain"}
 
 _CASE_FILE = re.compile(r"(?P<case>.+)[-_](?P<kind>[a-z0-9]+)\.(?:nii|nii\.gz|mha)", re.IGNORECASE)
-_VSD_FILE = re.compile(r"VSD\.Brain.*\.(?:MR_)?(?P<kind>[a-z0-9]+)\.\d+\.mha", re.IGNORECASE)
+_VSD_FILE = re.compile(r"(?:VSD|SMIR)\.Brain.*\.(?:MR_)?(?P<kind>[a-z0-9]+)\.\d+\.mha", re.IGNORECASE)
 
 # Case names that end in the number or the date of a scan, after the name of the patient
 _SCANS = re.compile(
     r"""(?P<patient>
         BraTS-\w+-\d+(?=-\d+$)              # BraTS-GLI-00002-000
         | Brats1[789]_\w+(?=_\d+$)          # Brats17_TCIA_639_1
-        | brats_\w+_pat_?\d+(?=_\d+$)       # brats_2013_pat0001_1, brats_tcia_pat100_0001
+        | (?:[HL]GG?_)?brats_\w+_pat_?\d+(?=_\d+$)  # HGG_brats_2013_pat0001_1, brats_tcia_pat100_0001
         | TCGA[-_]\w{2}[-_]\w{4}(?=[-_]\d+$)  # TCGA_CS_4942_19970222
     )""",
     re.IGNORECASE | re.VERBOSE,
@@ -207,9 +207,10 @@ def _parse(path: Path) -> Iterator[tuple[str, str, Path, int | None]]:
         yield from _parse_decathlon(path)
     elif match := _VSD_FILE.fullmatch(path.name):
         if kind := _KINDS.get(match["kind"].lower()):
-            folder = next(parent for parent in path.parents if not parent.name.startswith("VSD."))
-            # BRATS 2013 numbers the folders of HG and LG both from 0001
-            case_id = f"{folder.parent.name}_{folder.name}" if folder.name.isdigit() else folder.name
+            folder = next(parent for parent in path.parents if not parent.name.startswith(("VSD.", "SMIR.")))
+            # The same names stand in the folders of both grades
+            is_graded = folder.parent.name.upper() in ("HG", "LG", "HGG", "LGG")
+            case_id = f"{folder.parent.name}_{folder.name}" if is_graded else folder.name
             yield case_id, kind, path, None
     elif (match := _CASE_FILE.fullmatch(path.name)) and (kind := _KINDS.get(match["kind"].lower())):
         yield match["case"], kind, path, None

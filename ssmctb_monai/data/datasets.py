@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,26 @@ from monai.config import PathLike
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
+from monai.utils import ensure_tuple
+
+from ssmctb_monai import __version__
+from ssmctb_monai.data.checks import report_invalid
 
 logger = logging.getLogger(__name__)
 
 
+def _fingerprint(item: Mapping[str, Any]) -> bytes:
+    """Hash of an item, of size and time of its files, and of the package's version."""
+    paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
+    files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths if file.is_file()]
+    return pickle_hashing([item, files, __version__])
+
+
 class PreparedDataset(PersistentDataset):
-    """`monai.data.PersistentDataset` that prepares all cases at once and names the one that cannot be prepared.
+    """`monai.data.PersistentDataset` that prepares all cases at once and reports those that cannot be prepared.
 
     The cache is filled by threads when the data set is made, and taken as it is by every later one, also after a killed
-    run; other data or other transforms make other files.
+    run; other files, transforms or versions of this package make other entries.
 
     Args:
         data: items with a ``case_id``, such as those of `load_datalist`.
@@ -28,9 +40,11 @@ class PreparedDataset(PersistentDataset):
             ``EnsureTyped(track_meta=False)``, since only plain tensors are loaded safely.
         cache_dir: folder of the cache.
         num_workers: number of threads that fill the cache.
+        skip_invalid: whether to leave out and log cases that cannot be prepared, instead of raising.
 
     Raises:
-        RuntimeError: when a case cannot be prepared; it is named, and what was prepared before stays cached.
+        InvalidCasesError: when cases cannot be prepared; all are named, and what was prepared stays cached.
+        ValueError: when no case is left.
     """
 
     def __init__(
@@ -39,21 +53,29 @@ class PreparedDataset(PersistentDataset):
         transform: Sequence[Callable] | Compose,
         cache_dir: PathLike,
         num_workers: int = 2,
+        skip_invalid: bool = False,
     ) -> None:
-        super().__init__(data, transform, cache_dir, hash_transform=pickle_hashing)
+        super().__init__(data, transform, cache_dir, hash_func=_fingerprint, hash_transform=pickle_hashing)
         with ThreadPool(num_workers) as pool:
-            usable = pool.map(self._prepare, data)
-        self.data: Sequence[Mapping[str, Any]] = [item for item, is_used in zip(data, usable, strict=True) if is_used]
+            results = pool.map(self._prepare, data, chunksize=1)
+        problems = {item["case_id"]: [result] for item, result in zip(data, results, strict=True) if result}
+        report_invalid(problems, skip_invalid)
+        self.data: Sequence[Mapping[str, Any]] = [item for item in data if item["case_id"] not in problems]
+        if not self.data:
+            raise ValueError(f"None of {len(data)} cases can be used.")
 
-    def _prepare(self, item: Mapping[str, Any]) -> bool:
-        """Fills the cache with one case; says whether it can be used."""
+    def _prepare(self, item: Mapping[str, Any]) -> str | None:
+        """Fills the cache with one case; says why where it cannot."""
+        entry = Path(self.cache_dir) / f"{_fingerprint(item).decode()}{self.transform_hash}.pt"
+        was_cached = entry.is_file()
         try:
-            return self._is_usable(self._cachecheck(item))
+            self._cachecheck(item)
         except Exception as error:
-            raise RuntimeError(f"Case {item['case_id']} cannot be prepared: {error.__cause__ or error}") from error
-
-    def _is_usable(self, prepared: Mapping[str, Any]) -> bool:
-        return True
+            if was_cached:  # perhaps cut off when a run was killed
+                entry.unlink(missing_ok=True)
+                return self._prepare(item)
+            return f"it cannot be prepared: {error.__cause__ or error}"
+        return None
 
 
 class LesionFreeDataset(PreparedDataset):
@@ -67,11 +89,12 @@ class LesionFreeDataset(PreparedDataset):
         transform: transforms that end with random ones; before these, `LesionFreePositionsd` must have run.
         cache_dir: folder of the cache.
         num_workers: number of threads that fill the cache.
+        skip_invalid: whether to leave out and log cases that cannot be prepared, instead of raising.
         seed: seed of all samples.
         positions_key: key of the positions that `LesionFreePositionsd` stores.
 
     Raises:
-        RuntimeError: when a case cannot be prepared; it is named.
+        InvalidCasesError: when cases cannot be prepared; all are named.
         ValueError: when no case has a lesion-free position.
 
     Example:
@@ -86,29 +109,27 @@ class LesionFreeDataset(PreparedDataset):
         transform: Sequence[Callable] | Compose,
         cache_dir: PathLike,
         num_workers: int = 2,
+        skip_invalid: bool = False,
         seed: int = 0,
         positions_key: str = "lesion_free_positions",
     ) -> None:
-        self.positions_key = positions_key
         self.seed = seed
+        self.positions_key = positions_key
         self.epoch = 0
-        super().__init__(data, transform, cache_dir, num_workers)
-        used = {item["case_id"] for item in self.data}
-        left_out = [item["case_id"] for item in data if item["case_id"] not in used]
-        if not used:
+        super().__init__(data, transform, cache_dir, num_workers, skip_invalid)
+        usable = [item for item in self.data if len(self._cachecheck(item)[self.positions_key])]
+        if not usable:
             raise ValueError(
                 f"None of {len(data)} cases has a lesion-free position: choose a smaller roi_size, margin or min_brain."
             )
-        if left_out:
+        if left_out := [item["case_id"] for item in self.data if item not in usable]:
             logger.warning(
                 "%d of %d cases have no lesion-free position and are left out: %s.",
                 len(left_out),
-                len(data),
+                len(self.data),
                 ", ".join(left_out),
             )
-
-    def _is_usable(self, prepared: Mapping[str, Any]) -> bool:
-        return len(prepared[self.positions_key]) > 0
+        self.data = usable
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the samples of an epoch; call it before the data loader's iterator is made.

@@ -21,7 +21,7 @@ from skimage.graph import MCP_Geometric
 
 __all__ = ["make_demo_dataset"]
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 
@@ -92,13 +92,13 @@ def make_demo_dataset(folder: str | os.PathLike[str] | None = None, seed: int = 
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "ssmctb_monai" / name
     folder = Path(folder)
-    _logger.info("Demo data (synthetic; a data set of your own goes by its folder): %s", folder)
+    logger.info("Demo data (synthetic; a data set of your own goes by its folder): %s", folder)
     if _is_complete(folder, name):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something other than the data set {name}: remove it or name another.")
 
-    _logger.info("Making the demo data, once; this takes about half a minute.")
+    logger.info("Making the demo data, once; this takes about half a minute.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A rename is atomic: others see a whole data set or none, and a killed run leaves only its temporary folder.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

@@ -19,7 +19,7 @@ class PrepareBatchAnomaly(PrepareBatch):
         mask_key: key of the anomaly mask.
 
     Example:
-        >>> trainer = SupervisedTrainer(..., prepare_batch=PrepareBatchAnomaly(), loss_function=DRAEMLoss(3))
+        >>> trainer = SupervisedTrainer(..., prepare_batch=PrepareBatchAnomaly(), loss_function=DRAEMLoss(3, network))
     """
 
     def __init__(

@@ -21,7 +21,8 @@ class TrainingCheckpoint:
 
     Unlike MONAI's ``CheckpointSaver`` it writes atomically, so that a killed run leaves the file of the epoch before,
     and it remembers the best figure when training resumes. ``model.pt`` is the network's state dict, as tools around
-    MONAI expect. Attach it behind the ``ValidationHandler``.
+    MONAI expect. A loss that is not finite stops training before anything of that epoch is saved. Attach the handler
+    behind the ``ValidationHandler``.
 
     Args:
         save_dir: folder of both files.
@@ -32,7 +33,8 @@ class TrainingCheckpoint:
 
     Raises:
         FileNotFoundError: when there is no ``last.pt`` to resume from.
-        ValueError: when ``last.pt`` was made with another configuration.
+        ValueError: when ``last.pt`` was made with another network, optimizer or number of batches an epoch.
+        RuntimeError: when the loss is not finite.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class TrainingCheckpoint:
         evaluator: Engine,
         resume: bool = False,
     ) -> None:
-        self.path = Path(save_dir) / "last.pt"
+        self.path, self.best_path = Path(save_dir) / "last.pt", Path(save_dir) / "model.pt"
         self.save = DiskSaver(str(save_dir), require_empty=False)
         self.save_dict = dict(save_dict)
         self.network = network
@@ -57,6 +59,7 @@ class TrainingCheckpoint:
             engine: trainer.
         """
         engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def _states(self, engine: Engine) -> dict[str, Any]:
@@ -71,20 +74,40 @@ class TrainingCheckpoint:
         if not self.resume:
             if self.path.is_file():
                 logger.warning("Training starts anew and replaces %s; `--resume true` would go on from it.", self.path)
+            for file in (self.path, self.best_path):
+                file.unlink(missing_ok=True)
+            self.evaluator.state.best_metric_epoch = -1  # a validation before training is no candidate
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no {self.path} to resume from: train without `--resume true` first.")
         checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-        max_epochs = engine.state.max_epochs  # may be more than when the checkpoint was made
+        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length  # the former may have been raised
         try:
             best = checkpoint.pop("best")
             for name, target in self._states(engine).items():
                 target.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{self.path} was made with another configuration: {error}") from error
+        if engine.state.epoch_length != epoch_length:
+            raise ValueError(
+                f"{self.path} was made with {engine.state.epoch_length} batches an epoch, now there are {epoch_length}:"
+                " resume with the same cases and batch size."
+            )
         engine.state.max_epochs = max_epochs
         self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = best["metric"], best["epoch"]
         logger.info("Resuming from %s behind epoch %d.", self.path, engine.state.epoch)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Stops at a loss that is not finite.
+
+        Args:
+            engine: trainer.
+        """
+        if not torch.isfinite(engine.state.output["loss"]).all():
+            raise RuntimeError(
+                f"The loss in epoch {engine.state.epoch} is NaN or infinite: lower the learning rate or turn mixed "
+                f"precision off. {self.path} holds the epoch before."
+            )
 
     def epoch_completed(self, engine: Engine) -> None:
         """Saves the best network and everything that training changed.
@@ -93,8 +116,11 @@ class TrainingCheckpoint:
             engine: trainer.
         """
         best = self.evaluator.state
-        if best.best_metric_epoch == engine.state.epoch:
-            self.save(self.network.state_dict(), "model.pt")
+        is_last = engine.state.epoch == engine.state.max_epochs
+        if is_last and not self.best_path.is_file():
+            logger.warning("No epoch was validated: %s is the network of the last one.", self.best_path)
+        if best.best_metric_epoch == engine.state.epoch or (is_last and not self.best_path.is_file()):
+            self.save(self.network.state_dict(), self.best_path.name)
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
         state["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
         self.save(state, self.path.name)

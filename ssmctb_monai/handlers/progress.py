@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 from ssmctb_monai.losses import DRAEMLoss
 
@@ -21,9 +23,9 @@ class TrainingProgress:
 
     def __init__(self, loss: DRAEMLoss) -> None:
         self.loss = loss
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
         self.start = self.epoch_start = 0.0
-        self.first_epoch = 0
+        self.first_epoch: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -31,28 +33,20 @@ class TrainingProgress:
         Args:
             engine: trainer.
         """
-        engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
-    def started(self, engine: Engine) -> None:
-        """Notes the time, and the epoch from which training resumes.
-
-        Args:
-            engine: trainer.
-        """
-        self.start = time.monotonic()
-        self.first_epoch = engine.state.epoch
-
     def epoch_started(self, engine: Engine) -> None:
-        """Forgets the sums of the epoch before.
+        """Notes the time, and the epoch from which training starts or resumes.
 
         Args:
             engine: trainer.
         """
         self.epoch_start = time.monotonic()
         self.sums = {}
+        if self.first_epoch is None:
+            self.start, self.first_epoch = self.epoch_start, engine.state.epoch
 
     def iteration_completed(self, engine: Engine) -> None:
         """Adds up the losses.
@@ -61,7 +55,7 @@ class TrainingProgress:
             engine: trainer.
         """
         for name, value in {"loss": engine.state.output["loss"].detach(), **self.loss.parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums[name] = self.sums.get(name, 0) + value
 
     def epoch_completed(self, engine: Engine) -> None:
         """Logs the line.
@@ -70,9 +64,9 @@ class TrainingProgress:
             engine: trainer.
         """
         state, now = engine.state, time.monotonic()
-        means = {name: value / state.epoch_length for name, value in self.sums.items()}
+        means = {name: float(value) / state.epoch_length for name, value in self.sums.items()}
         parts = " + ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
-        left = (now - self.start) / (state.epoch - self.first_epoch) * (state.max_epochs - state.epoch)
+        left = (now - self.start) / (state.epoch - self.first_epoch + 1) * (state.max_epochs - state.epoch)
         logger.info(
             "Epoch %d/%d | loss %.4f (%s) | %.1f s | %s left",
             state.epoch,
@@ -80,5 +74,5 @@ class TrainingProgress:
             means["loss"],
             parts,
             now - self.epoch_start,
-            time.strftime("%H:%M:%S", time.gmtime(left)),
+            timedelta(seconds=round(left)),
         )

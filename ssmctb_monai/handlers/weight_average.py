@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -10,8 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage:
     """Keeps the exponential moving average of a network's weights and batch statistics.
 
-    Tarvainen and Valpola, *Mean teachers are better role models*, NeurIPS 2017, https://arxiv.org/abs/1703.01780. Step
-    n uses min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten. On PyTorch's `AveragedModel`,
+    Tarvainen and Valpola, *Mean teachers are better role models*, NeurIPS 2017, https://arxiv.org/abs/1703.01780. The
+    first step copies the network, step n > 0 uses min(decay, (1 + n) / (10 + n)), so that the first weights are soon
+    forgotten. On PyTorch's `AveragedModel`,
     which counts its steps in its state, and so resumes where it was (unlike ignite's ``EMAHandler`` with a warm-up).
 
     Args:
@@ -31,16 +34,20 @@ class WeightAverage:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         self.decay = decay
         self.source = network
-        self.averaged = AveragedModel(network, avg_fn=self._average, use_buffers=True).eval()
+        self.averaged = AveragedModel(network, multi_avg_fn=self._average, use_buffers=True).eval()
 
     @property
     def network(self) -> nn.Module:
         """The network with averaged weights, in evaluation mode."""
         return self.averaged.module
 
-    def _average(self, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    def _average(self, averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
-        return decay * average + (1 - decay) * current
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1 - decay)
+            else:  # a counter
+                average.copy_(current)
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.

@@ -48,7 +48,8 @@ class DRAEMLoss(nn.Module):
             raise ValueError(f"block_weight must not be negative, got {block_weight}.")
         if ssim_window < 1 or ssim_window % 2 == 0:
             raise ValueError(f"ssim_window must be odd and positive, got {ssim_window}.")
-        self._network = [] if network is None else [network]  # in a list, so that it does not become a part of the loss
+        # In a list, so that the network does not become a part of the loss
+        self._network = [nn.Module() if network is None else network]
         self.block_weight = block_weight
         self.ssim = SSIMLoss(spatial_dims, win_size=ssim_window)
         self.focal = FocalLoss(gamma=gamma, to_onehot_y=True, use_softmax=True, reduction="none")
@@ -73,7 +74,7 @@ class DRAEMLoss(nn.Module):
                 "l2": F.mse_loss(reconstruction, clean),
                 "ssim": self.ssim(reconstruction, clean),
                 "focal": self.focal(logits, mask).sum(dim=1).mean(),
-                "block": sum((block_reconstruction_loss(network) for network in self._network), logits.new_zeros(())),
+                "block": block_reconstruction_loss(self._network[0]).to(logits.device),
             }
         self.parts = {name: part.detach() for name, part in parts.items()}
         return parts["l2"] + parts["ssim"] + parts["focal"] + self.block_weight * parts["block"]

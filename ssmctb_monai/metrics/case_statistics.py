@@ -12,6 +12,7 @@ from torch import Tensor
 from ssmctb_monai.metrics.ranking import auroc, average_precision
 
 BINS = 2**14
+LARGEST_LOGIT = 17.0  # of a probability in float32; scores crowd at 0 and 1, and the bins with them
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class CaseStatistics:
     Counts of several cases add up, so pooled figures need memory that does not grow with the number of voxels.
 
     Attributes:
-        normal: number of lesion-free brain voxels per bin of the score, `BINS` equal bins on [0, 1].
+        normal: number of lesion-free brain voxels per bin of the score: `BINS` equal bins of its logit.
         lesion: number of lesion voxels in the brain per bin.
         slice_scores: score of each slice.
         slice_lesion: whether the slice holds a lesion.
@@ -54,13 +55,13 @@ class CaseStatistics:
         if not anomaly_map.shape == label.shape == brain.shape:
             shapes = [tuple(tensor.shape) for tensor in (anomaly_map, label, brain)]
             raise ValueError(f"Anomaly map, label and brain mask differ in shape: {shapes}.")
-        inside, lesion = brain > 0, label != 0
+        inside, lesion = (brain > 0).to(anomaly_map.device), (label != 0).to(anomaly_map.device)
         if not inside.any():
             raise ValueError("The brain mask is empty.")
-        scores = torch.where(inside, anomaly_map.float(), -1.0)
+        scores = torch.where(inside, anomaly_map.float(), -1.0)  # outside, below every score of a voxel that counts
         if not ((scores[inside] >= 0) & (scores[inside] <= 1)).all():  # also false for NaN
             raise ValueError("The anomaly map holds NaN or values outside [0, 1].")
-        bins = (scores * BINS).long().clamp_(0, BINS - 1)
+        bins = ((torch.logit(scores) / LARGEST_LOGIT + 1) * (BINS / 2)).clamp(0, BINS - 1).long()
         by_slice = scores.flatten(0, -2)
         counts = (by_slice >= 0).sum(dim=0) >= top_k
         return cls(

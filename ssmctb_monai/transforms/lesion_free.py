@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Randomizable, Transform
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable, SpatialCrop, Transform
 from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
@@ -197,12 +198,18 @@ class RandLesionFreeCrop(Randomizable, Transform):
 
         Returns:
             Crop of shape (channels, ``*roi_size``).
+
+        Raises:
+            RuntimeError: when no position was drawn.
+            ValueError: when the image is smaller than the crop.
         """
         if self.start is None:
             raise RuntimeError("Draw a position first: randomize(positions).")
         size = crop_size(self.roi_size, image.shape[1:], source_name(image))
-        window = tuple(slice(first, first + crop) for first, crop in zip(self.start, size, strict=True))
-        return image[(slice(None), *window)]
+        end = [first + crop for first, crop in zip(self.start, size, strict=True)]
+        spatial_crop = SpatialCrop(roi_start=self.start, roi_end=end)
+        window = (slice(None), *spatial_crop.slices)
+        return spatial_crop(image) if isinstance(image, MetaTensor) else image[window]
 
 
 class RandLesionFreeCropd(Randomizable, MapTransform):

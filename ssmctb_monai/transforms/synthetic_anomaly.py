@@ -15,7 +15,7 @@ from skimage.io import imread
 from skimage.util import img_as_float32
 from torch import Tensor
 
-from ssmctb_monai.networks.checks import check_spatial_dims
+from ssmctb_monai.checks import check_spatial_dims
 from ssmctb_monai.transforms.perlin_noise import RandPerlinNoise
 
 AnomalySource = Literal["intensity", "paste", "texture", "folder"]
@@ -41,7 +41,7 @@ class RandPerlinAnomaly(RandomizableTransform):
         spatial_dims: number of spatial dimensions, 2 or 3; tells a sample from a batch.
         prob: probability that an image gets an anomaly; the others stay clean.
         sources: sources to draw from.
-        cells: least and largest number of cells of the mask's coarsest noise per axis of the image.
+        cells: least and largest number of cells per axis of the image, of the coarsest noise in masks and textures.
         coverage: least and largest share of the brain that an anomaly covers, drawn log-uniformly.
         offset: least and largest offset of ``"intensity"``, in units of the image.
         opacity: least and largest 1 - β of the other sources; an offset is not mixed further (β = 0).
@@ -154,7 +154,7 @@ class RandPerlinAnomaly(RandomizableTransform):
         mask = torch.zeros(image.shape[1:], device=image.device)
         self.randomize(None)
         if not self._do_transform or not inside.any():
-            return image, mask[None]
+            return image.clone(), mask[None]
         noise = self.shape_noise(image.shape[1:], image.device)
         coverage = np.exp(self.R.uniform(*np.log(self.coverage)))
         values = noise[inside]

@@ -6,8 +6,8 @@ import torch
 from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
+from ssmctb_monai.checks import check_positive, check_spatial_dims
 from ssmctb_monai.networks.blocks.transformer_layer import TransformerLayer
-from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
 
 
 class ChannelTransformer(nn.Module):

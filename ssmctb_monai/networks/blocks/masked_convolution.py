@@ -8,7 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
+from ssmctb_monai.checks import check_positive, check_spatial_dims
+
+
+def check_masked_kernel(spatial_dims: int, channels: int, sub_kernel_size: int, dilation: int, mask_size: int) -> None:
+    """Checks the arguments of a masked kernel.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        channels: number of channels, at least 1.
+        sub_kernel_size: side of each corner sub-kernel, at least 1.
+        dilation: distance between a sub-kernel and the masked centre, at least 0.
+        mask_size: side of the masked centre, odd.
+
+    Raises:
+        ValueError: when an argument is outside its range; it is named.
+    """
+    check_spatial_dims(spatial_dims)
+    check_positive(channels=channels, sub_kernel_size=sub_kernel_size)
+    if dilation < 0:
+        raise ValueError(f"dilation must not be negative, got {dilation}.")
+    if mask_size < 1 or mask_size % 2 == 0:
+        raise ValueError(f"mask_size must be odd and positive, got {mask_size}.")
 
 
 class MaskedConvolution(nn.Module):
@@ -24,7 +45,8 @@ class MaskedConvolution(nn.Module):
 
     For k' = 1 the corners are the taps of one ordinary 2×2(×2) convolution with dilation 2d + |M| + 1, and that is what
     is computed. For k' > 1 they lie on no regular grid; there the sum over the corners of one padded input was measured
-    faster than a dense kernel with zeros and than concatenated shifts (``benchmarks/masked_convolution.py``).
+    on a CPU to be faster than a dense kernel with zeros and than concatenated shifts
+    (``benchmarks/masked_convolution.py``).
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
@@ -52,12 +74,7 @@ class MaskedConvolution(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_spatial_dims(spatial_dims)
-        check_positive(channels=channels, sub_kernel_size=sub_kernel_size)
-        if dilation < 0:
-            raise ValueError(f"dilation must not be negative, got {dilation}.")
-        if mask_size < 1 or mask_size % 2 == 0:
-            raise ValueError(f"mask_size must be odd and positive, got {mask_size}.")
+        check_masked_kernel(spatial_dims, channels, sub_kernel_size, dilation, mask_size)
         self.spatial_dims = spatial_dims
         self.sub_kernel_size = sub_kernel_size
         self.dilation = dilation

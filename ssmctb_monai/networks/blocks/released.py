@@ -117,7 +117,9 @@ def _masked_convolution(state: Mapping[str, Tensor], spatial_dims: int, dilation
     convolution = MaskedConvolution(spatial_dims, channels, sub_kernel_size=size, dilation=dilation).to(first)
     weight, bias = torch.zeros_like(convolution.weight), first.new_zeros(channels)
     for conv, corner in _CORNERS[spatial_dims].items():
-        sub_kernel = weight[(slice(None), slice(None), *(slice(side * size, (side + 1) * size) for side in corner))]
+        sides = (slice(side * size, (side + 1) * size) for side in corner)
+        window = (slice(None), slice(None), *sides)
+        sub_kernel = weight[window]
         for name, expected in ((f"{conv}.weight", sub_kernel), (f"{conv}.bias", bias)):
             if state[name].shape != expected.shape:
                 raise ValueError(f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(expected.shape)}.")

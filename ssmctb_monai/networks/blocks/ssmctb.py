@@ -9,7 +9,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 
 from ssmctb_monai.networks.blocks.channel_transformer import ChannelTransformer
-from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution
+from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution, check_masked_kernel
 from ssmctb_monai.networks.blocks.self_supervised_block import BlockLoss, SelfSupervisedBlock
 from ssmctb_monai.networks.blocks.spatial_transformer import SpatialTransformer
 from ssmctb_monai.networks.blocks.sspcab import squeeze_and_excitation
@@ -71,13 +71,13 @@ class SSMCTB(SelfSupervisedBlock):
         loss: BlockLoss = "huber",
         delta: float = 1.0,
     ) -> None:
-        masked_convolution = MaskedConvolution(spatial_dims, channels, sub_kernel_size, dilation, mask_size)
-        reach = masked_convolution.padding
-        convolution = (
-            masked_convolution
-            if masked
-            else Conv[Conv.CONV, spatial_dims](channels, channels, 3, padding=reach, dilation=reach)
-        )
+        convolution: nn.Module
+        if masked:
+            convolution = MaskedConvolution(spatial_dims, channels, sub_kernel_size, dilation, mask_size)
+        else:
+            check_masked_kernel(spatial_dims, channels, sub_kernel_size, dilation, mask_size)
+            reach = sub_kernel_size + dilation + mask_size // 2
+            convolution = Conv[Conv.CONV, spatial_dims](channels, channels, 3, padding=reach, dilation=reach)
 
         def channel_attention() -> nn.Module:
             return ChannelTransformer(spatial_dims, channels, pool_size, token_dim, num_heads, num_layers)

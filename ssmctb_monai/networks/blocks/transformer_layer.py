@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import MLPBlock
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.checks import check_positive
+from ssmctb_monai.checks import check_positive
 
 
 class SummedHeadAttention(nn.Module):

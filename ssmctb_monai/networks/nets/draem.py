@@ -10,8 +10,8 @@ from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
+from ssmctb_monai.checks import check_positive, check_spatial_dims
 from ssmctb_monai.networks.blocks.factory import BlockName, make_block
-from ssmctb_monai.networks.checks import check_positive, check_spatial_dims
 
 Block = BlockName | Callable[[int], nn.Module] | None
 
