@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssmctb_monai.metrics.ranking import auroc, average_precision
 
-BINS = 2**14
+BINS = 2**16
 LARGEST_LOGIT = 17.0  # of a probability in float32; scores crowd at 0 and 1, and the bins with them
 
 
@@ -61,7 +61,7 @@ class CaseStatistics:
         scores = torch.where(inside, anomaly_map.float(), -1.0)  # outside, below every score of a voxel that counts
         if not ((scores[inside] >= 0) & (scores[inside] <= 1)).all():  # also false for NaN
             raise ValueError("The anomaly map holds NaN or values outside [0, 1].")
-        bins = ((torch.logit(scores) / LARGEST_LOGIT + 1) * (BINS / 2)).clamp(0, BINS - 1).long()
+        bins = ((torch.logit(scores.clamp(min=0)) / LARGEST_LOGIT + 1) * (BINS / 2)).clamp(0, BINS - 1).long()
         by_slice = scores.flatten(0, -2)
         counts = (by_slice >= 0).sum(dim=0) >= top_k
         return cls(

@@ -324,7 +324,7 @@ def test_folder_without_cases(workflow, tmp_path):
 
 
 def test_command_without_a_block(tmp_path, dataset_dir):
-    result = run(tmp_path, dataset_dir=dataset_dir, block=None, val_interval=1, **{"train#trainer#max_epochs": 1})
+    result = run(tmp_path, dataset_dir=dataset_dir, block="none", val_interval=1, **{"train#trainer#max_epochs": 1})
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "ckpt" / "model.pt").is_file()
     assert "block 0.0000" in result.stdout

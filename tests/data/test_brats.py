@@ -93,9 +93,16 @@ def test_vsd_layout(tmp_path):
     touch(tmp_path, *files.values(), vsd("HGG/brats_tcia_pat100_0001", "MR_T1c", 1))
     touch(tmp_path, vsd("HGG/brats_tcia_pat100_0001", "OT", 2))
     cases = find_cases(tmp_path)
-    assert [case.case_id for case in cases] == ["brats_2013_pat0001_1", "brats_tcia_pat100_0001"]
+    assert [case.case_id for case in cases] == ["HGG_brats_2013_pat0001_1", "HGG_brats_tcia_pat100_0001"]
+    assert [case.patient_id for case in cases] == ["HGG_brats_2013_pat0001", "HGG_brats_tcia_pat100"]
     assert relative(cases[0], tmp_path) == files
     assert set(relative(cases[1], tmp_path)) == {"t1ce", "label"}
+
+
+def test_same_name_in_both_grades_and_smir_names(tmp_path):
+    name = "brats_2013_pat0001_1"
+    touch(tmp_path, vsd(f"HGG/{name}", "MR_Flair", 1), vsd(f"LGG/{name}", "MR_Flair", 2, study="SMIR.Brain.XX.O"))
+    assert [case.case_id for case in find_cases(tmp_path)] == [f"HGG_{name}", f"LGG_{name}"]
 
 
 def test_numbered_vsd_folders_of_hg_and_lg_stay_apart(tmp_path):

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from monai.data import DataLoader, DistributedSampler
 from monai.transforms import Compose, EnsureTyped, RandFlipd, Transform
 
-from ssmctb_monai.data import LesionFreeDataset, PreparedDataset
+from ssmctb_monai.data import InvalidCasesError, LesionFreeDataset, PreparedDataset
 from ssmctb_monai.transforms import (
     LesionFreePositionsd,
     RandLesionFreeCropd,
@@ -157,7 +158,7 @@ def test_cache_is_used_again_by_another_process(tmp_path):
 @pytest.mark.parametrize("failing", ["a", "d", "f"])
 def test_a_failing_case_is_named_and_the_others_stay_cached(tmp_path, failing):
     cases = [case(name) for name in "abcdef"]
-    with pytest.raises(RuntimeError, match=f"Case {failing} cannot be prepared: .*broken header"):
+    with pytest.raises(InvalidCasesError, match=rf"(?s){failing}:.*cannot be prepared: .*broken header"):
         PreparedDataset(cases, [Counted(tmp_path / "first", failing), ENSURE], tmp_path / "cache")
     log = Counted(tmp_path / "first")
     before = len(log.calls())
@@ -305,3 +306,39 @@ def test_distributed_sampler_of_one_process_shuffles_by_epoch(dataset):
         orders.add(tuple(sampler))
         assert sorted(sampler) == [0, 1, 2, 3]
     assert len(orders) > 1
+
+
+class FailsUnless(Transform):
+    def __init__(self, case_id):
+        self.case_id = case_id
+
+    def __call__(self, item):
+        if item["case_id"] != self.case_id:
+            raise ValueError("broken header")
+        return item
+
+
+class ReadsNumber(Transform):
+    def __call__(self, item):
+        return {"value": torch.tensor(float(Path(item["image"][0]).read_text()))}
+
+
+def test_failing_cases_are_named_all_at_once_or_skipped(tmp_path, caplog):
+    cases = [case(name) for name in "abc"]
+
+    fail = FailsUnless("b")
+    with pytest.raises(InvalidCasesError, match=r"(?s)a:.*c:"):
+        PreparedDataset(cases, [fail, ENSURE], tmp_path / "cache")
+    dataset = PreparedDataset(cases, [fail, ENSURE], tmp_path / "cache", skip_invalid=True)
+    assert [item["case_id"] for item in dataset.data] == ["b"]
+    assert "broken header" in caplog.text
+    with pytest.raises(ValueError, match="None of 2 cases"):
+        PreparedDataset([cases[0], cases[2]], [fail, ENSURE], tmp_path / "cache", skip_invalid=True)
+
+
+def test_a_changed_file_is_prepared_again(tmp_path):
+    file = tmp_path / "image.txt"
+    item = {"case_id": "a", "image": [str(file)]}
+    for text in ("1", "22"):
+        file.write_text(text)
+        assert float(PreparedDataset([item], [ReadsNumber()], tmp_path / "cache")[0]["value"]) == float(text)

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssmctb_monai.metrics import CaseStatistics
-from ssmctb_monai.metrics.case_statistics import BINS, pixel_auroc, pixel_average_precision, slice_auroc
+from ssmctb_monai.metrics.case_statistics import BINS, LARGEST_LOGIT, pixel_auroc, pixel_average_precision, slice_auroc
 
 
 def volume(values):
@@ -24,6 +24,13 @@ LABEL = volume([[0, 0, 0, 4], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
 BRAIN = volume([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
 
 
+def bin_of(score):
+    """Equal bins of the logit; 0 is in the first, 1 in the last."""
+    if score in (0, 1):
+        return score * (BINS - 1)
+    return int((math.log(score / (1 - score)) / LARGEST_LOGIT + 1) * BINS / 2)
+
+
 def test_by_hand():
     """Slice 0 has its lesion and its highest score outside the brain; slice 3 has one brain voxel only."""
     case = CaseStatistics.of(SCORES, LABEL, BRAIN, top_k=2)
@@ -31,10 +38,10 @@ def test_by_hand():
     assert case.slice_lesion.tolist() == [False, False, True]
     assert (len(case.normal), len(case.lesion)) == (BINS, BINS)
     normal = {index: int(case.normal[index]) for index in case.normal.nonzero()[0]}
-    expected = np.unique([int(np.float32(s) * BINS) for s in (0.1, 0.2, 0.3, 0.5, 0.25, 0, 0, 0.5)], return_counts=True)
+    expected = np.unique([bin_of(s) for s in (0.1, 0.2, 0.3, 0.5, 0.25, 0, 0, 0.5)], return_counts=True)
     assert normal == dict(zip(*map(np.ndarray.tolist, expected), strict=True))
     assert {index: int(case.lesion[index]) for index in case.lesion.nonzero()[0]} == {
-        int(0.75 * BINS): 1,
+        bin_of(0.75): 1,
         BINS - 1: 1,  # a score of 1 is in the last bin
     }
 
