@@ -73,7 +73,7 @@ class BratsCase:
 
 
 def canonical_modality(name: str) -> str:
-    """Translate the name of a modality in any BraTS release into ``flair``, ``t1``, ``t1ce`` or ``t2``.
+    """Translates the name of a modality in any BraTS release into ``flair``, ``t1``, ``t1ce`` or ``t2``.
 
     Args:
         name: name in any case, for example ``FLAIR``, ``t2f`` or ``t1Gd``.
@@ -95,7 +95,7 @@ def canonical_modality(name: str) -> str:
 
 
 def canonical_modalities(modalities: Sequence[str] | str) -> tuple[str, ...]:
-    """Translate the names of modalities, in their order.
+    """Translates the names of modalities, in their order.
 
     Args:
         modalities: one name or several, see :func:`canonical_modality`.
@@ -117,7 +117,7 @@ def canonical_modalities(modalities: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def patient_of(case_id: str) -> str:
-    """Return the patient whom a scan belongs to: the name without the scan's number, where the naming has one.
+    """Returns the patient whom a scan belongs to: the name without the scan's number, where the naming has one.
 
     Args:
         case_id: name of the scan.
@@ -131,7 +131,7 @@ def patient_of(case_id: str) -> str:
 
 
 def dataset_folder(dataset_dir: PathLike) -> Path:
-    """Return the path of a data set's folder, and raise NotADirectoryError if there is no such folder."""
+    """Returns the path of a data set's folder, and raises NotADirectoryError if there is no such folder."""
     folder = Path(dataset_dir).expanduser()
     if not folder.is_dir():
         raise NotADirectoryError(f"The data set folder {folder} does not exist or is not a folder.")
@@ -139,7 +139,7 @@ def dataset_folder(dataset_dir: PathLike) -> Path:
 
 
 def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
-    """Find the cases of a BRATS data set as it was downloaded, in any nesting of folders.
+    """Finds the cases of a BRATS data set as it was downloaded, in any nesting of folders.
 
     Data: https://www.synapse.org/brats, http://medicaldecathlon.com (Task01_BrainTumour); Menze et al., "The Multimodal
     Brain Tumor Image Segmentation Benchmark (BRATS)", IEEE TMI 2015, https://doi.org/10.1109/TMI.2014.2377694
@@ -202,7 +202,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _parse(path: Path) -> Iterator[tuple[str, str, Path, int | None]]:
-    """Yield case name, kind (modality, label or brain), file and channel of what a file says about cases."""
+    """Yields case name, kind (modality, label or brain), file and channel of what a file says about cases."""
     if path.name == "dataset.json":
         yield from _parse_decathlon(path)
     elif match := _VSD_FILE.fullmatch(path.name):

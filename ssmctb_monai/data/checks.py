@@ -37,13 +37,13 @@ class InvalidCasesError(ValueError):
         )
 
     def listing(self) -> str:
-        """Return one paragraph a case."""
+        """Returns one paragraph a case."""
         lines = [f"{case_id}:" + "".join(f"\n  - {line}" for line in found) for case_id, found in self.problems.items()]
         return "\n".join([f"Cases that cannot be used: {len(self.problems)}.", *lines])
 
 
 def report_invalid(problems: Mapping[str, Sequence[str]], skip_invalid: bool) -> None:
-    """Raise or, where invalid cases are to be skipped, log a report that names every case and its problems.
+    """Raises or, where invalid cases are to be skipped, logs a report that names every case and its problems.
 
     Args:
         problems: the problems of each case, by case name; nothing happens where there are none.
@@ -61,7 +61,7 @@ def report_invalid(problems: Mapping[str, Sequence[str]], skip_invalid: bool) ->
 
 
 def check_cases(cases: Iterable[BratsCase], modalities: Sequence[str] | str) -> dict[str, list[str]]:
-    """Read the files of cases in full and list what makes cases unusable.
+    """Reads the files of cases in full and lists what makes cases unusable.
 
     Args:
         cases: cases to check.

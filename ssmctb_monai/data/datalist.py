@@ -31,7 +31,7 @@ def split_patients(
     test: int | float = 0.2,
     seed: int = 0,
 ) -> dict[str, list[BratsCase]]:
-    """Split cases by patient: all scans of one patient fall into the same part.
+    """Splits cases by patient: all scans of one patient fall into the same part.
 
     Patients are ranked by a hash of seed and name. The same patients therefore give the same split on every machine,
     in whichever order they are listed, and a different size of the training or validation part leaves the test part
@@ -91,7 +91,7 @@ def prepare_datalist(
     seed: int = 0,
     skip_invalid: bool = False,
 ) -> Path:
-    """Return the datalist to use, and make it where there is none yet.
+    """Returns the datalist to use, and makes it where there is none yet.
 
     It is ``datalist_file`` if that exists, else ``datalist.json`` in the data set's folder if that exists, whatever the
     other arguments say. Else cases are found, checked and split, and ``datalist_file`` is written. It lists all
@@ -152,7 +152,7 @@ def load_datalist(
     *,
     skip_invalid: bool = False,
 ) -> list[dict[str, Any]]:
-    """Load one section of a datalist as items for MONAI's data sets and transforms.
+    """Loads one section of a datalist as items for MONAI's data sets and transforms.
 
     Args:
         datalist_file: datalist made by :func:`prepare_datalist` or by hand.
@@ -213,7 +213,7 @@ def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write the whole file or nothing."""
+    """Writes the whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -245,7 +245,7 @@ def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _item(entry: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the item for a case of a datalist, and what makes it unusable."""
+    """Returns the item for a case of a datalist, and what makes it unusable."""
     problems = []
     if lacking := [name for name in modalities if name not in entry["image"]]:
         problems.append(f"no {', '.join(lacking)} image in the datalist")

@@ -71,7 +71,7 @@ class _Lesion(NamedTuple):
 
 
 def make_demo_dataset(folder: str | os.PathLike[str] | None = None, seed: int = 0) -> Path:
-    """Return the folder of the demo data, which are made on first use (no download).
+    """Returns the folder of the demo data, which are made on first use (no download).
 
     The anatomy comes from the ICBM 152 atlas: Fonov et al., "Unbiased average age-appropriate atlases for pediatric
     studies", NeuroImage 2011, https://doi.org/10.1016/j.neuroimage.2010.07.033. Twelve synthetic patients (6 training,
@@ -154,7 +154,7 @@ def _datalist_entry(case: str) -> dict[str, Any]:
 
 
 def _plan_lesions(rng: np.random.Generator) -> Iterator[_Lesion | None]:
-    """Spread volumes (2 to 100 ml) and strengths over their range in each subset; half the training set is healthy."""
+    """Spreads volumes (2 to 100 ml) and strengths over their range in each subset; half the training set is healthy."""
     for order, (subset, size) in enumerate(_SPLIT.items()):
         count = size // 2 if subset == "training" else size
         volumes = 2 * 50 ** ((rng.permutation(count) + (order + rng.random(count)) / len(_SPLIT)) / count)
@@ -189,7 +189,7 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], scale: float
 def _make_patient(
     template: _Template, rng: np.random.Generator, lesion: _Lesion | None
 ) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8]]:
-    """Make the images of one patient by modality, and the label."""
+    """Makes the images of one patient by modality, and the label."""
     age = rng.random()
     shape = template.maps.shape[1:]
     height = (np.arange(shape[2]) * _SPACING + template.affine[2, 3])[None, None, :]  # MNI z, mm
@@ -228,7 +228,7 @@ def _make_patient(
 
 
 def _warp(rng: np.random.Generator, maps: FloatArray, age: float) -> FloatArray:
-    """Return the point of the template (in voxels) that each voxel of the patient shows."""
+    """Returns the point of the template (in voxels) that each voxel of the patient shows."""
     shape = maps.shape[1:]
     grid = np.indices(shape, dtype=np.float32)
     centre = np.array(ndimage.center_of_mass(maps[:3].sum(0)))
@@ -242,7 +242,7 @@ def _warp(rng: np.random.Generator, maps: FloatArray, age: float) -> FloatArray:
 
 
 def _expand(points: FloatArray, centre: NDArray[Any], amount: float, radius: float) -> FloatArray:
-    """Enlarge what lies around ``centre`` (in voxels), by a factor of 1 / (1 - amount) at the most."""
+    """Enlarges what lies around ``centre`` (in voxels), by a factor of 1 / (1 - amount) at the most."""
     offset = points - centre[:, None, None, None]
     weight = np.exp(-(offset**2).sum(0) / (2 * (radius / _SPACING) ** 2))
     return points - amount * weight * offset
@@ -251,13 +251,13 @@ def _expand(points: FloatArray, centre: NDArray[Any], amount: float, radius: flo
 def _grow_lesion(
     rng: np.random.Generator, tissues: NDArray[Any], start: tuple[Any, ...], volume: float
 ) -> tuple[NDArray[np.uint8], FloatArray]:
-    """Grow a core from ``start``, and oedema from the core; return the label and the soft extent of the oedema."""
+    """Grows a core from ``start``, and oedema from the core; returns the label and the soft extent of the oedema."""
     csf, grey, white = tissues
     tissue = grey + white > 0.5
     voxels = round(volume * 1000 / _SPACING**3)
 
     def spread(resistance: FloatArray, starts: Sequence[Any] | NDArray[Any], count: int) -> tuple[FloatArray, float]:
-        """Return the arrival time of a front that crosses the tissue, and the time when it has taken ``count``."""
+        """Returns the arrival time of a front that crosses the tissue, and the time when it has taken ``count``."""
         cost = np.where(csf + grey + white > 0, resistance, -1)  # MCP never enters a negative cost
         coverage = 3 * count / cost.size + 0.001  # far beyond the edge, and much faster than the whole brain
         arrival, _ = MCP_Geometric(cost).find_costs(starts, max_coverage=coverage)

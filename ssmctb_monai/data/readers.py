@@ -48,7 +48,7 @@ class Volume:
 
 
 def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
-    """Read an image file or a folder with a DICOM series in full.
+    """Reads an image file or a folder with a DICOM series in full.
 
     NIfTI files go through nibabel: ITK returns a truncated ``.nii.gz`` without an error, refuses sheared affines, and
     for some header codes takes the qform where nibabel, and so MONAI, takes the sform.
@@ -74,7 +74,7 @@ def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
 
 
 def affine_difference(affine: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest difference between the entries of two affines, in mm; infinite where one holds NaN.
+    """Returns the largest difference between the entries of two affines, in mm; infinite where one holds NaN.
 
     Example:
         >>> affine_difference(np.diag([1.0, 1, 1, 1]), np.diag([1.0, 1, 2, 1]))
@@ -106,7 +106,7 @@ class SimpleITKReader(ImageReader):
         self.series_id = series_id
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tell whether every file has a suffix that SimpleITK reads, or is a folder.
+        """Tells whether every file has a suffix that SimpleITK reads, or is a folder.
 
         Args:
             filename: path or paths.
@@ -114,7 +114,7 @@ class SimpleITKReader(ImageReader):
         return all(str(name).lower().endswith(SUFFIXES) or Path(name).is_dir() for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Any]:
-        """Open one file or several.
+        """Opens one file or several.
 
         Args:
             data: path or paths of files or DICOM folders.
@@ -130,7 +130,7 @@ class SimpleITKReader(ImageReader):
         return [_open(Path(name), kwargs.get("series_id", self.series_id)) for name in ensure_tuple(data)]
 
     def get_data(self, img: Sequence[Any] | Any) -> tuple[np.ndarray, dict]:
-        """Join what was read into one array with the metadata that MONAI's spatial transforms and writers use.
+        """Joins what was read into one array with the metadata that MONAI's spatial transforms and writers use.
 
         Args:
             img: what :meth:`read` returned.
