@@ -28,6 +28,7 @@ flair, lesion, brain, score = (
     for volume in (case["image"][0], case["label"][0], case["brain"][0], anomaly_map)
 )
 score = np.where(brain > 0, score, np.nan)
+colours = {"cmap": "inferno", "vmin": 0, "vmax": np.nanmax(score)}
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 4), layout="constrained", facecolor="white")
 for axis, title in zip(axes, ("FLAIR and lesion (outline)", "Anomaly map", "Anomaly map on FLAIR"), strict=True):
@@ -35,9 +36,9 @@ for axis, title in zip(axes, ("FLAIR and lesion (outline)", "Anomaly map", "Anom
     axis.set_axis_off()
 axes[0].imshow(flair, cmap="gray", vmin=0, vmax=1)
 axes[0].contour(lesion, [0.5], colors="tab:orange", linewidths=1.5)
-shown = axes[1].imshow(score, cmap="cividis", vmin=0, vmax=1)
+shown = axes[1].imshow(score, **colours)
 axes[2].imshow(flair, cmap="gray", vmin=0, vmax=1)
-axes[2].imshow(score, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(np.nan_to_num(score), 0, 1))
+axes[2].imshow(score, **colours, alpha=np.nan_to_num(score / colours["vmax"]) ** 2)
 axes[2].contour(lesion, [0.5], colors="tab:cyan", linewidths=1)
 figure.colorbar(shown, ax=axes, shrink=0.7, label="anomaly score")
 figure.savefig("docs/images/demo_case.png", dpi=110)
