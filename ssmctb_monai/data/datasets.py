@@ -117,19 +117,19 @@ class LesionFreeDataset(PreparedDataset):
         self.positions_key = positions_key
         self.epoch = 0
         super().__init__(data, transform, cache_dir, num_workers, skip_invalid)
-        usable = [item for item in self.data if len(self._cachecheck(item)[self.positions_key])]
-        if not usable:
+        is_usable = [len(self._cachecheck(item)[self.positions_key]) > 0 for item in self.data]
+        if not any(is_usable):
             raise ValueError(
                 f"None of {len(data)} cases has a lesion-free position: choose a smaller roi_size, margin or min_brain."
             )
-        if left_out := [item["case_id"] for item in self.data if item not in usable]:
+        if left_out := [item["case_id"] for item, used in zip(self.data, is_usable, strict=True) if not used]:
             logger.warning(
                 "%d of %d cases have no lesion-free position and are left out: %s.",
                 len(left_out),
                 len(self.data),
                 ", ".join(left_out),
             )
-        self.data = usable
+        self.data = [item for item, used in zip(self.data, is_usable, strict=True) if used]
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the samples of an epoch; call it before the data loader's iterator is made.

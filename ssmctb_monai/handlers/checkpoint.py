@@ -116,10 +116,11 @@ class TrainingCheckpoint:
             engine: trainer.
         """
         best = self.evaluator.state
-        is_last = engine.state.epoch == engine.state.max_epochs
-        if is_last and not self.best_path.is_file():
+        is_best = best.best_metric_epoch == engine.state.epoch
+        is_only_one = engine.state.epoch == engine.state.max_epochs and not self.best_path.is_file()
+        if is_only_one and not is_best:
             logger.warning("No epoch was validated: %s is the network of the last one.", self.best_path)
-        if best.best_metric_epoch == engine.state.epoch or (is_last and not self.best_path.is_file()):
+        if is_best or is_only_one:
             self.save(self.network.state_dict(), self.best_path.name)
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
         state["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}

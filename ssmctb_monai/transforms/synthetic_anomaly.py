@@ -154,7 +154,7 @@ class RandPerlinAnomaly(RandomizableTransform):
         mask = torch.zeros(image.shape[1:], device=image.device)
         self.randomize(None)
         if not self._do_transform or not inside.any():
-            return image.clone(), mask[None]
+            return image, mask[None]
         noise = self.shape_noise(image.shape[1:], image.device)
         coverage = np.exp(self.R.uniform(*np.log(self.coverage)))
         values = noise[inside]
