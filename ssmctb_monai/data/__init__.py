@@ -3,7 +3,7 @@
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, canonical_modality, find_cases, patient_of
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
 from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
-from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset
+from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.readers import SimpleITKReader
 
@@ -13,6 +13,7 @@ __all__ = [
     "LesionFreeDataset",
     "PreparedDataset",
     "SimpleITKReader",
+    "SoundCases",
     "canonical_modalities",
     "canonical_modality",
     "check_cases",

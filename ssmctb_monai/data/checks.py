@@ -12,7 +12,7 @@ import numpy as np
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities
 from ssmctb_monai.data.readers import AFFINE_TOLERANCE, Volume, affine_difference, read_volume
 
-__all__ = ["InvalidCasesError", "check_cases", "report_invalid"]
+__all__ = ["InvalidCasesError", "check_cases", "has_whole_labels", "report_invalid"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,22 @@ def check_cases(cases: Iterable[BratsCase], modalities: Sequence[str] | str) -> 
         return {case.case_id: found for case, found in zip(cases, problems, strict=True) if found}
 
 
+def has_whole_labels(segmentation: np.ndarray) -> bool:
+    """Tells whether all voxels of a segmentation are whole numbers of at least 0, up to rounding.
+
+    Args:
+        segmentation: array of numbers.
+
+    Example:
+        >>> has_whole_labels(np.array([0, 1.9999999])), has_whole_labels(np.array([0, 0.5]))
+        (True, False)
+    """
+    if segmentation.min() < -LABEL_TOLERANCE:
+        return False
+    is_integer = segmentation.dtype.kind in "iu"
+    return is_integer or bool(np.abs(segmentation - np.rint(segmentation)).max() <= LABEL_TOLERANCE)
+
+
 def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
     kinds = {"label": case.label, "brain": case.brain}
     files = {case.images[name]: "image" for name in modalities if name in case.images}
@@ -130,10 +146,6 @@ def _check_voxels(volume: Volume, kind: str, channels: Sequence[int]) -> list[st
             problems.append(f"it is empty: every voxel is {low}")
         elif kind == "brain" and high <= 0:
             problems.append("the brain mask is empty")
-        elif kind == "label" and (low < -LABEL_TOLERANCE or not _is_whole(part)):
+        elif kind == "label" and not has_whole_labels(part):
             problems.append("the segmentation has labels that are negative or not whole numbers")
     return problems
-
-
-def _is_whole(array: np.ndarray) -> bool:
-    return array.dtype.kind in "iu" or bool(np.abs(array - np.rint(array)).max() <= LABEL_TOLERANCE)

@@ -151,6 +151,7 @@ def load_datalist(
     modalities: Sequence[str] | str,
     *,
     skip_invalid: bool = False,
+    keep_invalid: bool = False,
 ) -> list[dict[str, Any]]:
     """Loads one section of a datalist as items for MONAI's data sets and transforms.
 
@@ -160,17 +161,20 @@ def load_datalist(
         section: ``training``, ``validation``, ``test`` or another list in the file.
         modalities: modalities to load, in the order of the channels.
         skip_invalid: leave out and log cases that lack a modality or a file, instead of raising.
+        keep_invalid: return such cases too, for :class:`~ssmctb_monai.data.datasets.SoundCases` to report; takes
+            precedence over ``skip_invalid``.
 
     Returns:
         One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
         4D file that one path, and ``channels`` with the index of each modality in it), ``label``, and ``brain`` where
-        there is a brain mask. All paths are absolute.
+        there is a brain mask. All paths are absolute. Cases that ``keep_invalid`` kept have ``problems`` besides, the
+        list of what they lack.
 
     Raises:
-        InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` is false.
+        InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` and ``keep_invalid`` are false.
         NotADirectoryError: ``dataset_dir`` is not a folder.
-        ValueError: The file is not a datalist, has no such section or no usable case in it, lists a case twice or a
-            patient in two sections.
+        ValueError: The file is not a datalist, has no such section or no case to return in it, lists a case twice or
+            a patient in two sections.
 
     Example:
         >>> items = load_datalist("datalist.json", "BraTS2021", "training", ["flair", "t1ce"])  # doctest: +SKIP
@@ -182,11 +186,14 @@ def load_datalist(
     if section not in sections:
         raise ValueError(f"{datalist_file} has no section {section!r}; it has {', '.join(sections) or 'none'}.")
     items = [_item(entry, root, modalities) for entry in sections[section]]
-    report_invalid({item["case_id"]: problems for item, problems in items if problems}, skip_invalid)
-    usable = [item for item, problems in items if not problems]
-    if not usable:
+    if keep_invalid:
+        kept = [{**item, "problems": problems} if problems else item for item, problems in items]
+    else:
+        report_invalid({item["case_id"]: problems for item, problems in items if problems}, skip_invalid)
+        kept = [item for item, problems in items if not problems]
+    if not kept:
         raise ValueError(f"Section {section!r} of {datalist_file} has no usable case.")
-    return usable
+    return kept
 
 
 def _amount(size: int | float, total: int) -> float:

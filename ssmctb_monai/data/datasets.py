@@ -1,9 +1,9 @@
-"""Data sets: prepared once and cached on disk; lesion-free and reproducible for training."""
+"""Data sets: cached on disk; lesion-free and reproducible for training; case after case for evaluation."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from monai.utils import ensure_tuple
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import report_invalid
@@ -26,6 +27,16 @@ def _fingerprint(item: Mapping[str, Any]) -> bytes:
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
     files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths if file.is_file()]
     return pickle_hashing([item, files, __version__])
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the errors that MONAI's transforms wrap around it."""
+    while error.__cause__ and str(error).startswith("applying transform "):
+        error = error.__cause__
+    message = str(error)
+    if "Traceback (most recent call last)" in message:  # LoadImage appends those of all the readers it tried
+        message = message.splitlines()[0]
+    return message if isinstance(error, OSError | ValueError) and message else f"{type(error).__name__}: {message}"
 
 
 class PreparedDataset(PersistentDataset):
@@ -74,7 +85,7 @@ class PreparedDataset(PersistentDataset):
             if was_cached:  # perhaps cut off when a run was killed
                 entry.unlink(missing_ok=True)
                 return self._prepare(item)
-            return f"it cannot be prepared: {error.__cause__ or error}"
+            return f"it cannot be prepared: {_reason(error)}"
         return None
 
 
@@ -143,3 +154,58 @@ class LesionFreeDataset(PreparedDataset):
         sample_seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
         self.transform.set_random_state(seed=int(sample_seed))
         return super()._transform(index)
+
+
+class SoundCases(IterableDataset):
+    """Prepares case after case for evaluation, reports those that cannot be prepared, and goes on with the others.
+
+    Nothing is cached, and only as many cases are in memory as the loader asks for: one with a `DataLoader`, a few more
+    with MONAI's `ThreadDataLoader`, which prepares the next case while the network works on the last. It has no length,
+    since nobody knows beforehand which cases are sound.
+
+    Args:
+        data: items with a ``case_id``, such as those of `load_datalist`; one with ``problems`` is reported as it is.
+        transform: transforms that prepare an item.
+
+    Attributes:
+        problems: what is wrong with each case met so far that cannot be used, by case name; emptied when an iteration
+            starts.
+
+    Raises:
+        RuntimeError: when a loader's worker iterates, because ``problems`` would stay in the worker and every worker
+            would prepare all cases.
+
+    Example:
+        >>> cases = SoundCases(load_datalist(..., keep_invalid=True), transform)
+        >>> for batch in ThreadDataLoader(cases, batch_size=1):
+        ...     evaluate(batch)
+        >>> cases.problems
+        {'BraTS2021_00006': 'BraTS2021_00006_flair.nii.gz does not exist'}
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Sequence[Callable] | Callable) -> None:
+        self.data = data
+        self.transform = Compose(transform)
+        self.problems: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "SoundCases keeps its problems in the main process: use num_workers=0, with MONAI's ThreadDataLoader "
+                "to prepare cases in the background."
+            )
+        self.problems.clear()
+        for item in self.data:
+            try:
+                prepared = self._prepare(item)
+            except Exception as error:
+                problem = self.problems[item["case_id"]] = _reason(error)
+                logger.error("%s cannot be evaluated: %s", item["case_id"], problem)
+                logger.debug("The error in full:", exc_info=error)
+            else:
+                yield prepared
+
+    def _prepare(self, item: Mapping[str, Any]) -> Any:
+        if problems := item.get("problems"):
+            raise ValueError("; ".join(problems))
+        return self.transform(item)

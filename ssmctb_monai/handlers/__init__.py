@@ -2,7 +2,8 @@
 
 from ssmctb_monai.handlers.checkpoint import TrainingCheckpoint
 from ssmctb_monai.handlers.epoch_seed import EpochSeed
+from ssmctb_monai.handlers.evaluation_report import EvaluationReport
 from ssmctb_monai.handlers.progress import TrainingProgress
 from ssmctb_monai.handlers.weight_average import WeightAverage
 
-__all__ = ["EpochSeed", "TrainingCheckpoint", "TrainingProgress", "WeightAverage"]
+__all__ = ["EpochSeed", "EvaluationReport", "TrainingCheckpoint", "TrainingProgress", "WeightAverage"]

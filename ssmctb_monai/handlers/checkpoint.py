@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import nn
+
+from ssmctb_monai.metrics.threshold import LabelFreeThreshold, save_thresholds, thresholds_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,9 @@ class TrainingCheckpoint:
         save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …
         network: network to save as the best one.
         evaluator: evaluator whose key metric says which epoch is the best.
-        resume: whether to go on from ``last.pt``; otherwise training starts anew and replaces both files.
+        resume: whether to go on from ``last.pt``; otherwise training starts anew and replaces all files.
+        thresholds: gives the label-free thresholds of the epoch that was validated last; those of the best one are kept
+            in ``model_thresholds.json``.
 
     Raises:
         FileNotFoundError: when there is no ``last.pt`` to resume from.
@@ -44,13 +48,16 @@ class TrainingCheckpoint:
         network: nn.Module,
         evaluator: Engine,
         resume: bool = False,
+        thresholds: Callable[[], Mapping[str, LabelFreeThreshold]] | None = None,
     ) -> None:
         self.path, self.best_path = Path(save_dir) / "last.pt", Path(save_dir) / "model.pt"
+        self.thresholds_path = thresholds_file(self.best_path)
         self.save = DiskSaver(str(save_dir), require_empty=False)
         self.save_dict = dict(save_dict)
         self.network = network
         self.evaluator = evaluator
         self.resume = resume
+        self.thresholds = thresholds
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -74,7 +81,7 @@ class TrainingCheckpoint:
         if not self.resume:
             if self.path.is_file():
                 logger.warning("Training starts anew and replaces %s; `--resume true` would go on from it.", self.path)
-            for file in (self.path, self.best_path):
+            for file in (self.path, self.best_path, self.thresholds_path):
                 file.unlink(missing_ok=True)
             self.evaluator.state.best_metric_epoch = -1  # a validation before training is no candidate
             return
@@ -122,6 +129,15 @@ class TrainingCheckpoint:
             logger.warning("No epoch was validated: %s is the network of the last one.", self.best_path)
         if is_best or is_only_one:
             self.save(self.network.state_dict(), self.best_path.name)
+        if is_best and self.thresholds is not None:
+            self._save_thresholds(self.thresholds)
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
         state["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
         self.save(state, self.path.name)
+
+    def _save_thresholds(self, thresholds: Callable[[], Mapping[str, LabelFreeThreshold]]) -> None:
+        try:
+            save_thresholds(thresholds(), self.thresholds_path)
+        except ValueError as error:
+            self.thresholds_path.unlink(missing_ok=True)  # it belonged to an earlier network
+            logger.warning("There is no label-free threshold for %s: %s", self.best_path, error)

@@ -1,76 +1,108 @@
-"""Figures of anomaly detection as metrics of MONAI's engines."""
+"""The evaluation as a metric of MONAI's engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ignite.exceptions import NotComputableError
-from ignite.metrics import Metric
+from ignite.metrics import Metric, MetricsLambda
 from torch import Tensor
 
-from ssmctb_monai.metrics.case_statistics import (
-    CaseStatistics,
-    pixel_auroc,
-    pixel_average_precision,
-    slice_auroc,
-)
-
-Figure = Literal["slice_auroc", "pixel_auroc", "pixel_average_precision"]
-_FIGURES: dict[str, Callable[[Sequence[CaseStatistics]], float]] = {
-    "slice_auroc": slice_auroc,
-    "pixel_auroc": pixel_auroc,
-    "pixel_average_precision": pixel_average_precision,
-}
+from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
+from ssmctb_monai.metrics.figures import FIGURES
+from ssmctb_monai.metrics.settings import EvaluationSettings
+from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
 
 
 class AnomalyMetric(Metric):
-    """One figure of anomaly detection over all cases of a run, for MONAI's and ignite's engines.
+    """Evaluation of all cases of a run, for MONAI's and ignite's engines, on one process or several.
+
+    Cases are counted once, whatever the number of figures: :meth:`figure` makes a metric of each that shares them.
 
     Args:
-        figure: ``"slice_auroc"``, ``"pixel_auroc"`` or ``"pixel_average_precision"``.
-        output_transform: from the engine's output to anomaly maps, labels and brain masks, each a batch or a list of
-            tensors of shape (1, …); ``monai.handlers.from_engine([...])`` does it.
-        top_k: number of voxels whose mean is a slice's score.
-
-    Raises:
-        ValueError: when the figure is unknown.
+        methods: names of the methods, in the order of their maps.
+        output_transform: from the engine's output to a batch or a list of tensors of shape (1, …) each of the methods'
+            anomaly maps, labels, brain masks and, where label-free thresholds are asked for, lesion-free regions;
+            ``monai.handlers.from_engine([...])`` does it.
+        settings: what to count.
 
     Example:
-        >>> metric = AnomalyMetric("slice_auroc", from_engine(["pred", "label", "brain"]))
+        >>> metric = AnomalyMetric(["model"], from_engine(["pred", "label", "brain"]))
+        >>> evaluator = SupervisedEvaluator(..., key_val_metric={"pixel_auroc": metric.figure("model", "pixel_auroc")})
     """
 
     def __init__(
-        self, figure: Figure, output_transform: Callable[[Any], Any] = lambda output: output, top_k: int = 20
+        self,
+        methods: Sequence[str] = ("model",),
+        output_transform: Callable[[Any], Any] = lambda output: output,
+        settings: EvaluationSettings | None = None,
     ) -> None:
-        if figure not in _FIGURES:
-            raise ValueError(f"figure must be one of {sorted(_FIGURES)}, got {figure!r}.")
-        self.figure = figure
-        self.top_k = top_k
+        self.methods = list(methods)
+        self.settings = settings
         super().__init__(output_transform, skip_unrolling=True)  # the output is lists of cases, not of batches
 
     def reset(self) -> None:
         """Forgets all cases."""
-        self.cases: list[CaseStatistics] = []
+        self.evaluation = AnomalyEvaluation(settings=self.settings)
 
-    def update(self, output: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]) -> None:
+    def update(self, output: Sequence[Sequence[Tensor]]) -> None:
         """Adds cases.
 
         Args:
-            output: anomaly maps, labels and brain masks.
+            output: anomaly maps of each method, labels, brain masks and, if any, lesion-free regions.
         """
-        for anomaly_map, label, brain in zip(*output, strict=True):
-            self.cases.append(CaseStatistics.of(anomaly_map, label, brain, self.top_k))
+        for tensors in zip(*output, strict=True):
+            maps = dict(zip(self.methods, tensors, strict=False))
+            label, brain, *lesion_free = tensors[len(maps) :]
+            self.evaluation.add(
+                f"case {len(self.evaluation.cases) + 1}",
+                maps,
+                label,
+                brain,
+                lesion_free=lesion_free[0] if lesion_free else None,
+            )
 
-    def compute(self) -> float:
-        """Computes the figure.
-
-        Returns:
-            The figure; NaN where a class is empty.
+    def compute(self) -> AnomalyEvaluation:
+        """Returns the evaluation of the cases of all processes.
 
         Raises:
             NotComputableError: when there was no case.
         """
-        if not self.cases:
+        evaluation = self.evaluation.gather()
+        if not evaluation.cases:
             raise NotComputableError("No case was evaluated.")
-        return _FIGURES[self.figure](self.cases)
+        return evaluation
+
+    def label_free_thresholds(self, false_positive_rate: float = FALSE_POSITIVE_RATE) -> dict[str, LabelFreeThreshold]:
+        """Finds the threshold of each method from the lesion-free regions of the cases.
+
+        Args:
+            false_positive_rate: share of their voxels that may be flagged, in (0, 1).
+
+        Returns:
+            Threshold of each method.
+
+        Raises:
+            ValueError: when no case has a lesion-free region.
+        """
+        return self.compute().label_free_thresholds(false_positive_rate)
+
+    def figure(self, method: str, name: str) -> MetricsLambda:
+        """Makes a metric of one figure.
+
+        Args:
+            method: name of the method.
+            name: name of the figure, of `FIGURES`.
+
+        Returns:
+            Metric; NaN where the figure is not defined.
+
+        Raises:
+            ValueError: when method or figure are unknown.
+        """
+        if name not in FIGURES or method not in self.methods:
+            raise ValueError(
+                f"Choose a method of {self.methods} and a figure of {list(FIGURES)}; got {method}, {name}."
+            )
+        return MetricsLambda(lambda evaluation: evaluation.figure(method, name), self)

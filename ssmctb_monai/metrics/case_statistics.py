@@ -2,117 +2,262 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
+import nibabel as nib
 import numpy as np
-import torch
-from torch import Tensor
+from scipy import ndimage
 
-from ssmctb_monai.metrics.ranking import auroc, average_precision
+from ssmctb_monai.metrics.lesions import LesionFindings, components, find_lesions
+from ssmctb_monai.metrics.score_counts import ScoreCounts
+from ssmctb_monai.metrics.settings import EvaluationSettings
+from ssmctb_monai.metrics.view import View
 
-BINS = 2**16
-LARGEST_LOGIT = 17.0  # of a probability in float32; scores crowd at 0 and 1, and the bins with them
+DRAEM_FILTER = (1, 21, 21)
+
+
+class CaseTruth:
+    """What a case holds, whatever a method says of it: brain, lesions and slices.
+
+    All arrays are turned to (slices from the feet up, …) and cut to the brain, so that what follows is quick.
+
+    Args:
+        case_id: name of the case.
+        patient_id: name of the patient.
+        label: lesion mask of shape (height, width, depth); every voxel that is not 0 is lesion.
+        brain: brain mask of the same shape; voxels of a lesion count in any case. ``None`` counts every voxel.
+        affine: 4 x 4 matrix from voxels to RAS coordinates in mm; without it the last axis runs from the feet up, and
+            voxels measure 1 mm³.
+        settings: what to count.
+
+    Raises:
+        ValueError: when there is nothing to count.
+    """
+
+    def __init__(
+        self,
+        case_id: str,
+        patient_id: str,
+        label: np.ndarray,
+        brain: np.ndarray | None,
+        affine: np.ndarray | None,
+        settings: EvaluationSettings,
+    ) -> None:
+        self.case_id, self.patient_id, self.settings = case_id, patient_id, settings
+        self.orientation = nib.io_orientation(np.eye(4) if affine is None else affine)
+        self.voxel_volume = 1e-3 * (1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3]))))  # ml
+        lesion = self._turned(label) != 0
+        inside = np.ones_like(lesion) if brain is None else (self._turned(brain) > 0) | lesion
+        if not inside.any():
+            raise ValueError("the brain mask is empty")
+        self.depth = len(inside)
+        places = [np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+        self.box = tuple(slice(int(place[0]), int(place[-1]) + 1) for place in places)
+        self.inside, self.lesion = inside[self.box].copy(), lesion[self.box].copy()
+
+    def _turned(self, array: np.ndarray) -> np.ndarray:
+        return nib.apply_orientation(array, self.orientation).transpose(2, 0, 1)
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """Turns an array of the scan's shape to slices from the feet up, and cuts it to the brain."""
+        return np.ascontiguousarray(self._turned(array)[self.box])
+
+    @cached_property
+    def lesion_shares(self) -> tuple[np.ndarray, int]:
+        """For each lesion voxel 1 / size of its 3D component, and the number of components."""
+        labels = components(self.lesion, min_size=1)[self.lesion]
+        sizes = np.bincount(labels)
+        return 1 / sizes[labels], max(0, len(sizes) - 1)
+
+    @cached_property
+    def slice_table(self) -> dict[str, np.ndarray]:
+        """Index, height in the brain (0 at its lowest slice, 1 at its highest), brain and lesion voxels of slices."""
+        brain_voxels, lesion_voxels = np.zeros((2, self.depth), dtype=np.int64)
+        brain_voxels[self.box[0]] = self.inside.sum(axis=(1, 2))
+        lesion_voxels[self.box[0]] = self.lesion.sum(axis=(1, 2))
+        height = np.full(self.depth, np.nan)
+        height[self.box[0]] = np.linspace(0, 1, len(self.inside))
+        counts = brain_voxels >= (self.settings.top_k if self.settings.slices == "brain" else 0)
+        table = {"slice": np.arange(self.depth), "relative_height": height}
+        table |= {"brain_voxels": brain_voxels, "lesion_voxels": lesion_voxels}
+        return {name: column[counts] for name, column in table.items()}
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """What a threshold flags in one case.
+
+    Attributes:
+        threshold: voxels and slices with at least this score are flagged.
+        normal: number of flagged lesion-free voxels.
+        lesion: number of flagged lesion voxels.
+        normal_slices: number of flagged slices without a lesion.
+        findings: lesions that flagged components find.
+    """
+
+    threshold: float
+    normal: int
+    lesion: int
+    normal_slices: int
+    findings: LesionFindings
 
 
 @dataclass(frozen=True)
 class CaseStatistics:
-    """Counts of one case: scores of normal and of lesion voxels, and the scores of its slices.
+    """What one method's anomaly map says of one case, counted.
 
-    Counts of several cases add up, so pooled figures need memory that does not grow with the number of voxels.
+    Counts of several cases add up, so pooled figures and their intervals need neither the voxels nor a memory that
+    grows with them.
 
     Attributes:
-        normal: number of lesion-free brain voxels per bin of the score: `BINS` equal bins of its logit.
-        lesion: number of lesion voxels in the brain per bin.
-        slice_scores: score of each slice.
-        slice_lesion: whether the slice holds a lesion.
+        case_id: name of the case.
+        patient_id: name of the patient.
+        normal: scores of the lesion-free voxels.
+        lesion: scores of the lesion voxels, with 1 / size of their component as weight.
+        lesion_components: number of 3D components of the lesion.
+        lesion_free: scores in regions without lesions that thresholds may be taken from.
+        slices: a column each of index, relative height, voxels of brain and lesion, and score of the slices.
+        voxel_volume: volume of a voxel in ml.
+        flagged: what the threshold flags; ``None`` where no threshold was given.
     """
 
-    normal: np.ndarray
-    lesion: np.ndarray
-    slice_scores: np.ndarray
-    slice_lesion: np.ndarray
+    case_id: str
+    patient_id: str
+    normal: ScoreCounts
+    lesion: ScoreCounts
+    lesion_components: int
+    lesion_free: ScoreCounts | None
+    slices: dict[str, np.ndarray]
+    voxel_volume: float
+    flagged: Flagged | None
 
     @classmethod
-    def of(cls, anomaly_map: Tensor, label: Tensor, brain: Tensor, top_k: int = 20) -> CaseStatistics:
+    def of(
+        cls,
+        anomaly_map: np.ndarray,
+        truth: CaseTruth,
+        threshold: float | None = None,
+        lesion_free: np.ndarray | None = None,
+    ) -> CaseStatistics:
         """Counts a case.
 
-        A slice (along the last axis, axial in RAS orientation) counts where it holds at least ``top_k`` brain voxels.
-        Its score is the mean of the ``top_k`` highest voxels in the brain; it holds a lesion where a brain voxel does.
-
         Args:
-            anomaly_map: scores in [0, 1], shape (1, …).
-            label: lesion mask of the same shape; every voxel that is not 0 is lesion.
-            brain: brain mask of the same shape.
-            top_k: number of voxels whose mean is the slice's score.
+            anomaly_map: scores, cut by ``truth``; outside the brain they are not looked at.
+            truth: what the case holds.
+            threshold: voxels with at least this score are flagged.
+            lesion_free: mask of regions that thresholds may be taken from, cut by ``truth``.
 
         Returns:
             The statistic.
 
         Raises:
-            ValueError: when shapes differ, a score is NaN or outside [0, 1], or the brain is empty.
+            ValueError: when a score in the brain is NaN, or the score of a slice is not defined.
         """
-        if not anomaly_map.shape == label.shape == brain.shape:
-            shapes = [tuple(tensor.shape) for tensor in (anomaly_map, label, brain)]
-            raise ValueError(f"Anomaly map, label and brain mask differ in shape: {shapes}.")
-        inside, lesion = (brain > 0).to(anomaly_map.device), (label != 0).to(anomaly_map.device)
-        if not inside.any():
-            raise ValueError("The brain mask is empty.")
-        scores = torch.where(inside, anomaly_map.float(), -1.0)  # outside, below every score of a voxel that counts
-        if not ((scores[inside] >= 0) & (scores[inside] <= 1)).all():  # also false for NaN
-            raise ValueError("The anomaly map holds NaN or values outside [0, 1].")
-        bins = ((torch.logit(scores.clamp(min=0)) / LARGEST_LOGIT + 1) * (BINS / 2)).clamp(0, BINS - 1).long()
-        by_slice = scores.flatten(0, -2)
-        counts = (by_slice >= 0).sum(dim=0) >= top_k
+        inside, lesion = truth.inside, truth.lesion
+        normal_scores, lesion_scores = anomaly_map[inside & ~lesion], anomaly_map[lesion]
+        shares, count = truth.lesion_shares
+        slices = {**truth.slice_table, "score": _slice_scores(anomaly_map, truth)}
+        flagged = None
+        if threshold is not None:
+            flagged = Flagged(
+                threshold,
+                normal=int((normal_scores >= threshold).sum()),
+                lesion=int((lesion_scores >= threshold).sum()),
+                normal_slices=int((slices["score"][slices["lesion_voxels"] == 0] >= threshold).sum()),
+                findings=find_lesions(anomaly_map, inside, lesion, threshold, truth.settings.min_lesion_size),
+            )
         return cls(
-            normal=torch.bincount(bins[inside & ~lesion], minlength=BINS).numpy(force=True),
-            lesion=torch.bincount(bins[inside & lesion], minlength=BINS).numpy(force=True),
-            slice_scores=by_slice[:, counts]
-            .topk(min(top_k, len(by_slice)), dim=0)
-            .values.mean(dim=0)
-            .numpy(force=True),
-            slice_lesion=(inside & lesion).flatten(0, -2).any(dim=0)[counts].numpy(force=True),
+            case_id=truth.case_id,
+            patient_id=truth.patient_id,
+            normal=ScoreCounts.of(normal_scores),
+            lesion=ScoreCounts.of(lesion_scores, shares),
+            lesion_components=count,
+            lesion_free=None if lesion_free is None else ScoreCounts.of(anomaly_map[lesion_free & inside & ~lesion]),
+            slices=slices,
+            voxel_volume=truth.voxel_volume,
+            flagged=flagged,
         )
 
+    @property
+    def brain_volume(self) -> float:
+        """Volume of all voxels that count, in ml."""
+        return (self.normal.total + self.lesion.total) * self.voxel_volume
 
-def _pooled(cases: Sequence[CaseStatistics]) -> tuple[np.ndarray, np.ndarray]:
-    return np.sum([case.normal for case in cases], axis=0), np.sum([case.lesion for case in cases], axis=0)
+    @property
+    def lesion_volume(self) -> float:
+        """Volume of the lesion in ml."""
+        return self.lesion.total * self.voxel_volume
+
+    @property
+    def volume_score(self) -> float:
+        """Score of the volume: that of its highest slice."""
+        return float(self.slices["score"].max(initial=-np.inf))
 
 
-def pixel_auroc(cases: Sequence[CaseStatistics]) -> float:
-    """AUROC over the brain voxels of all cases, pooled.
+def _slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
+    """Scores of the slices that count; -inf where a slice holds no brain."""
+    settings, inside = truth.settings, truth.inside
+    if settings.slice_score == "filtered_max":
+        lowest = anomaly_map[inside].min()
+        filled = np.where(inside, anomaly_map, lowest)
+        anomaly_map = ndimage.uniform_filter(filled, DRAEM_FILTER, mode="constant", cval=float(lowest))
+    ranked = np.where(inside, anomaly_map, -np.inf).reshape(len(inside), -1)
+    top_k = min(settings.top_k if settings.slice_score == "top_k_mean" else 1, ranked.shape[1])
+    highest = np.sort(np.partition(ranked, -top_k, axis=1)[:, -top_k:], axis=1)[:, ::-1].astype(np.float64)
+    count = np.minimum(inside.sum(axis=(1, 2)), top_k)
+    in_brain = np.arange(top_k) < count[:, None]
+    with np.errstate(invalid="ignore"):
+        means = np.where(in_brain, highest, 0).sum(axis=1) / np.maximum(count, 1)
+    if np.isnan(means).any():
+        raise ValueError("infinite scores have no mean: score slices by their max, or give finite scores")
+    scores = np.full(truth.depth, -np.inf)
+    scores[truth.box[0]] = np.where(count > 0, means, -np.inf)
+    return scores[truth.slice_table["slice"]]
+
+
+def view_of(
+    anomaly_map: np.ndarray, truth: CaseTruth, image: np.ndarray | None, statistics: CaseStatistics, method: str
+) -> list[View]:
+    """Keeps the slices of a case that are worth a look.
 
     Args:
-        cases: statistics.
+        anomaly_map: scores, cut by ``truth``.
+        truth: what the case holds.
+        image: image to show, cut by ``truth``.
+        statistics: the method's statistic of the case.
+        method: name of the method.
 
     Returns:
-        AUROC in [0, 1]; NaN where a class is empty.
+        The slice with the most lesion voxels, and the lesion-free one with the highest score, where they exist.
     """
-    return auroc(*_pooled(cases))
-
-
-def pixel_average_precision(cases: Sequence[CaseStatistics]) -> float:
-    """Average precision over the brain voxels of all cases, pooled.
-
-    Args:
-        cases: statistics.
-
-    Returns:
-        Average precision in [0, 1]; NaN where there is no lesion.
-    """
-    return average_precision(*_pooled(cases))
-
-
-def slice_auroc(cases: Sequence[CaseStatistics]) -> float:
-    """AUROC over the brain slices of all cases, pooled.
-
-    Args:
-        cases: statistics.
-
-    Returns:
-        AUROC in [0, 1]; NaN where a class is empty.
-    """
-    scores = np.concatenate([case.slice_scores for case in cases])
-    lesion = np.concatenate([case.slice_lesion for case in cases])
-    _, ranks = np.unique(scores, return_inverse=True)
-    return auroc(np.bincount(ranks[~lesion], minlength=len(scores)), np.bincount(ranks[lesion], minlength=len(scores)))
+    slices, first = statistics.slices, truth.box[0].start
+    in_brain, has_lesion = slices["brain_voxels"] > 0, slices["lesion_voxels"] > 0
+    kinds: dict[Literal["lesion", "false_alarm"], np.ndarray] = {
+        "lesion": np.where(has_lesion, slices["lesion_voxels"], -np.inf),
+        "false_alarm": np.where(in_brain & ~has_lesion, slices["score"], -np.inf),
+    }
+    if image is not None:
+        low, high = np.percentile(image[truth.inside], (0.5, 99.5))
+        image = np.clip((image - low) / (high - low or 1), 0, 1).astype(np.float16)
+    views = []
+    for kind, rank in kinds.items():
+        if not np.isfinite(rank).any():
+            continue
+        best = int(np.argmax(rank))
+        place = slices["slice"][best] - first
+        views.append(
+            View(
+                truth.case_id,
+                method,
+                kind,
+                int(slices["slice"][best]),
+                float(slices["score"][best]),
+                None if image is None else image[place],
+                anomaly_map[place].copy(),
+                truth.lesion[place].copy(),
+                truth.inside[place].copy(),
+            )
+        )
+    return views

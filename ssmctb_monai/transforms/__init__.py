@@ -1,10 +1,13 @@
-"""Transforms: brain mask and intensities, lesion-free sampling, synthetic anomalies."""
+"""Transforms: checks, brain mask and intensities, lesion-free sampling, synthetic anomalies."""
 
 from ssmctb_monai.transforms.brain import BrainMask, BrainMaskd, SelectChannelsd
+from ssmctb_monai.transforms.check_case import CheckCased
 from ssmctb_monai.transforms.intensity import RobustScaleIntensity, RobustScaleIntensityd
 from ssmctb_monai.transforms.lesion_free import (
     LesionFreePositions,
     LesionFreePositionsd,
+    LesionFreeRegion,
+    LesionFreeRegiond,
     RandLesionFreeCrop,
     RandLesionFreeCropd,
 )
@@ -14,8 +17,11 @@ from ssmctb_monai.transforms.synthetic_anomaly import RandPerlinAnomaly, RandPer
 __all__ = [
     "BrainMask",
     "BrainMaskd",
+    "CheckCased",
     "LesionFreePositions",
     "LesionFreePositionsd",
+    "LesionFreeRegion",
+    "LesionFreeRegiond",
     "RandLesionFreeCrop",
     "RandLesionFreeCropd",
     "RandPerlinAnomaly",

@@ -1,4 +1,4 @@
-"""Lesion-free sampling: crops that provably hold no lesion voxel."""
+"""Lesion-free sampling: crops that provably hold no lesion voxel, and the region they come from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, SpatialCrop, Transform
-from monai.utils import convert_data_type, ensure_tuple, ensure_tuple_rep
+from monai.utils import convert_data_type, convert_to_dst_type, ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
 from ssmctb_monai.transforms.brain import source_name
@@ -158,6 +158,88 @@ class LesionFreePositionsd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[self.positions_key] = self.find(item[key], item[self.brain_key])
+        return item
+
+
+class LesionFreeRegion(Transform):
+    """Marks the brain that crops at the positions of `LesionFreePositions` cover: what lesion-free training can see.
+
+    In the training scans, anomaly scores in this region are those of normal tissue, from which a threshold can be
+    chosen without a look at any lesion.
+
+    Args:
+        roi_size: size of the crop per axis; -1 is the whole axis.
+        margin: number of voxels per axis by which the crop is grown when lesions are looked for.
+        min_brain: share of brain in the crop, in [0, 1].
+
+    Raises:
+        ValueError: as `LesionFreePositions`.
+
+    Example:
+        >>> region = LesionFreeRegion(roi_size=(64, 64, 64), margin=2)(label, brain)
+    """
+
+    def __init__(self, roi_size: Sequence[int] | int, margin: Sequence[int] | int = 0, min_brain: float = 0.2) -> None:
+        self.find = LesionFreePositions(roi_size, margin, min_brain)
+
+    def __call__(self, label: NdarrayOrTensor, brain: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Marks the region.
+
+        Args:
+            label: lesion mask of shape (1, height, width[, depth]); every voxel that is not 0 is lesion.
+            brain: brain mask of the same shape.
+
+        Returns:
+            Mask of the same shape, uint8, 0 or 1; empty where there is no valid position.
+        """
+        inside = convert_data_type(brain, np.ndarray)[0][0] != 0
+        is_start = np.zeros_like(inside)
+        is_start[tuple(self.find(label, brain).numpy().T)] = True
+        roi_size = crop_size(self.find.roi_size, inside.shape, source_name(label))
+        # The crops that cover a voxel start at most a crop's size before it
+        crops = window_sums(is_start, [1 - size for size in roi_size], [1] * inside.ndim, inside.shape)
+        return convert_to_dst_type((inside & (crops > 0))[None], label, dtype=torch.uint8)[0]
+
+
+class LesionFreeRegiond(MapTransform):
+    """Dictionary-based `LesionFreeRegion`.
+
+    Args:
+        keys: key of the lesion mask.
+        roi_size: size of the crop per axis; -1 is the whole axis.
+        margin: number of voxels per axis by which the crop is grown when lesions are looked for.
+        min_brain: share of brain in the crop, in [0, 1].
+        brain_key: key of the brain mask.
+        region_key: key under which the region is stored.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        *,
+        roi_size: Sequence[int] | int,
+        margin: Sequence[int] | int = 0,
+        min_brain: float = 0.2,
+        brain_key: str = "brain",
+        region_key: str = "lesion_free",
+    ) -> None:
+        super().__init__(keys)
+        self.mark = LesionFreeRegion(roi_size, margin, min_brain)
+        self.brain_key = brain_key
+        self.region_key = region_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Stores the region.
+
+        Args:
+            data: item with lesion and brain mask.
+
+        Returns:
+            The item with ``region_key``, a mask of the lesion mask's shape.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[self.region_key] = self.mark(item[key], item[self.brain_key])
         return item
 
 

@@ -220,6 +220,33 @@ def test_listed_cases_that_lack_something_are_all_named_or_skipped(tmp_path, dat
     assert "moved.nii.gz does not exist" in caplog.text
 
 
+def test_listed_cases_that_lack_something_may_be_kept_with_their_problems(folder, caplog):
+    entries = [
+        entry("A"),
+        entry("B", image={"t1": "image.nii.gz"}, label=None),
+        entry("C", label="moved.nii.gz", brain="gone.nii.gz"),
+    ]
+    datalist = write(folder / "d.json", test=entries, other=[entry("D", label=None)])
+    for skip_invalid in (False, True):
+        items = load_datalist(datalist, folder, "test", "flair", skip_invalid=skip_invalid, keep_invalid=True)
+        assert [item["case_id"] for item in items] == ["A", "B", "C"]
+        assert [item["patient_id"] for item in items] == ["A", "B", "C"]
+        assert [item.get("problems") for item in items] == [
+            None,
+            ["no flair image in the datalist", "no segmentation in the datalist"],
+            [f"{folder / name} does not exist" for name in ("moved.nii.gz", "gone.nii.gz")],
+        ]
+    assert items[0] == load_datalist(write(folder / "e.json", test=entries[:1]), folder, "test", "flair")[0]
+    (item,) = load_datalist(datalist, folder, "other", "flair", keep_invalid=True)  # nothing usable, yet all reported
+    assert item["problems"] == ["no segmentation in the datalist"]
+    assert not caplog.records
+
+
+def test_an_empty_section_has_nothing_to_keep(folder):
+    with pytest.raises(ValueError, match=r"'test' of .*d\.json has no usable case"):
+        load_datalist(write(folder / "d.json", test=[]), folder, "test", "flair", keep_invalid=True)
+
+
 def write(path, **sections):
     path.write_text(json.dumps({"name": "x", **sections}))
     return path

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, DistributedSampler
-from monai.transforms import Compose, EnsureTyped, RandFlipd, Transform
+from monai.data import DataLoader, DistributedSampler, ThreadDataLoader
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose, EnsureTyped, LoadImaged, RandFlipd, Transform
 
-from ssmctb_monai.data import InvalidCasesError, LesionFreeDataset, PreparedDataset
+from ssmctb_monai.data import (
+    InvalidCasesError,
+    LesionFreeDataset,
+    PreparedDataset,
+    SimpleITKReader,
+    SoundCases,
+    load_datalist,
+)
 from ssmctb_monai.transforms import (
     LesionFreePositionsd,
     RandLesionFreeCropd,
@@ -131,12 +141,10 @@ print(float(make(sys.argv[1])[1][0]["image"].sum()))
 
 def test_cache_is_used_again_by_another_process(tmp_path):
     """Names of cache files depend neither on the process nor on its hash seed; neither do samples."""
-    import nibabel
-
     for name in "abc":
         volume = np.random.default_rng(ord(name)).integers(1, 999, (12, 12, 12)).astype(np.int16)
-        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii")
-        nibabel.save(nibabel.Nifti1Image(np.zeros_like(volume), np.eye(4)), tmp_path / f"{name}_seg.nii")
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii")
+        nib.save(nib.Nifti1Image(np.zeros_like(volume), np.eye(4)), tmp_path / f"{name}_seg.nii")
     (tmp_path / "script.py").write_text(SCRIPT)
     written, outputs = [], []
     for hash_seed in ("1", "2"):
@@ -342,3 +350,151 @@ def test_a_changed_file_is_prepared_again(tmp_path):
     for text in ("1", "22"):
         file.write_text(text)
         assert float(PreparedDataset([item], [ReadsNumber()], tmp_path / "cache")[0]["value"]) == float(text)
+
+
+# -------------------------------------------------------------------------------------------------- case after case
+
+
+class Prepare(Transform):
+    """Fails for some cases in different ways, and counts the cases prepared."""
+
+    errors = {"b": ValueError("broken header"), "d": KeyError("label"), "e": OSError("")}  # noqa: RUF012
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, item):
+        self.count += 1
+        if item["case_id"] in self.errors:
+            raise self.errors[item["case_id"]]
+        return {"case_id": item["case_id"], "image": torch.full((1, 3, 3), float(ord(item["case_id"])))}
+
+
+def named(names):
+    return [{"case_id": name} for name in names]
+
+
+PROBLEMS = {"b": "broken header", "d": "KeyError: 'label'", "e": "OSError: "}
+LOADERS = pytest.mark.parametrize("loader", [DataLoader, ThreadDataLoader, torch.utils.data.DataLoader])
+
+
+@LOADERS
+def test_sound_cases_are_yielded_in_order_and_the_others_reported(loader, caplog):
+    cases = SoundCases(named("abcdef"), Prepare())
+    batches = list(loader(cases, batch_size=1))
+    assert [batch["case_id"] for batch in batches] == [["a"], ["c"], ["f"]]
+    assert [batch["image"].shape for batch in batches] == [(1, 1, 3, 3)] * 3
+    assert [batch["image"][0, 0, 0, 0].item() for batch in batches] == [97, 99, 102]
+    assert cases.problems == PROBLEMS
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in errors] == [
+        f"{name} cannot be evaluated: {problem}" for name, problem in PROBLEMS.items()
+    ]
+
+
+@LOADERS
+def test_problems_are_those_of_the_last_iteration(loader):
+    data = named("ab")
+    cases = SoundCases(data, Prepare())
+    batches = loader(cases, batch_size=1)
+    problems = cases.problems
+    for _ in range(2):
+        assert len(list(batches)) == 1
+        assert problems == {"b": "broken header"}
+    data[1]["case_id"] = "c"  # repaired
+    assert len(list(batches)) == 2
+    assert cases.problems is problems
+    assert problems == {}
+
+
+def test_cases_are_prepared_when_they_are_asked_for():
+    prepare = Prepare()
+    iterator = iter(DataLoader(SoundCases(named("abc"), prepare), batch_size=1))
+    assert prepare.count == 0
+    next(iterator)
+    assert prepare.count == 1
+    next(iterator)
+    assert prepare.count == 3
+
+
+def test_transforms_may_be_a_list_or_one():
+    for transform in ([Prepare()], Compose([Prepare()]), Compose([Compose([Prepare()])])):
+        cases = SoundCases(named("abdef"), transform)
+        assert [item["case_id"] for item in cases] == ["a", "f"]
+        assert cases.problems == PROBLEMS
+
+
+def test_items_with_problems_are_reported_and_not_prepared():
+    prepare = Prepare()
+    data = [{"case_id": "a", "problems": ["no t1 image", "a.nii does not exist"]}, *named("c")]
+    cases = SoundCases(data, prepare)
+    assert [item["case_id"] for item in cases] == ["c"]
+    assert cases.problems == {"a": "no t1 image; a.nii does not exist"}
+    assert prepare.count == 1
+
+
+def test_errors_of_the_loop_itself_are_not_swallowed():
+    cases = SoundCases(named("ac"), Prepare())
+    iterator = iter(cases)
+    next(iterator)
+    with pytest.raises(ValueError, match="out of memory"):
+        iterator.throw(ValueError("out of memory"))
+    assert cases.problems == {}
+
+
+class Interrupted(Transform):
+    def __call__(self, item):
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_ends_the_run():
+    with pytest.raises(KeyboardInterrupt):
+        list(SoundCases(named("ac"), Interrupted()))
+
+
+def test_loader_with_workers_is_refused():
+    with pytest.raises(RuntimeError, match=r"num_workers=0.*ThreadDataLoader"):
+        list(DataLoader(SoundCases(named("abc"), Prepare()), batch_size=1, num_workers=1))
+
+
+@pytest.mark.parametrize("names", ["abcde", "ca", "bde"])
+@pytest.mark.parametrize("loader", [DataLoader, ThreadDataLoader])
+def test_evaluator_meets_every_sound_case_once(loader, names):
+    """Cases that fail would make an evaluator that counts on a length start the data anew to fill its epoch."""
+    cases, seen = SoundCases(named(names), Prepare()), []
+
+    def prepare_batch(batch, *_, **__):
+        seen.extend(batch["case_id"])
+        return batch["image"], None
+
+    data_loader = loader(cases, batch_size=1)
+    network = torch.nn.Identity()
+    SupervisedEvaluator("cpu", val_data_loader=data_loader, network=network, prepare_batch=prepare_batch).run()
+    assert seen == [name for name in names if name not in PROBLEMS]
+    assert cases.problems == {name: PROBLEMS[name] for name in names if name in PROBLEMS}
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path, caplog):
+    """One line a case, though MONAI wraps errors twice and lists the tracebacks of all readers."""
+    for name in ("whole", "cut", "garbage"):
+        array = np.random.default_rng(0).random((9, 9, 9))
+        for kind in ("flair", "seg"):
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}_{kind}.nii.gz")
+    _truncate(tmp_path / "cut_flair.nii.gz")
+    (tmp_path / "garbage_seg.nii.gz").write_bytes(b"no image at all")
+    listed = [
+        {"case_id": name, "image": {"flair": f"{name}_flair.nii.gz"}, "label": f"{name}_seg.nii.gz"}
+        for name in ("cut", "whole", "absent", "garbage")
+    ]
+    (tmp_path / "datalist.json").write_text(json.dumps({"test": listed}))
+    items = load_datalist(tmp_path / "datalist.json", tmp_path, "test", "flair", keep_invalid=True)
+    load = LoadImaged(["image", "label"], reader=SimpleITKReader(), ensure_channel_first=True)
+    cases = SoundCases(items, Compose([Compose([load])]))
+    assert [item["case_id"] for item in cases] == ["whole"]
+    assert list(cases.problems) == ["cut", "absent", "garbage"]
+    files = ["cut_flair.nii.gz cannot be read: ", "absent_flair.nii.gz does not exist; ", "garbage_seg.nii.gz"]
+    for name, file in zip(cases.problems, files, strict=True):
+        assert str(tmp_path / file) in cases.problems[name]
+        assert "\n" not in cases.problems[name]
+        assert "applying transform" not in cases.problems[name]
+        assert f"{name} cannot be evaluated: {cases.problems[name]}" in caplog.text

@@ -16,6 +16,8 @@ from ssmctb_monai.transforms import (
     BrainMaskd,
     LesionFreePositions,
     LesionFreePositionsd,
+    LesionFreeRegion,
+    LesionFreeRegiond,
     RandLesionFreeCrop,
     RandLesionFreeCropd,
     RobustScaleIntensityd,
@@ -190,6 +192,96 @@ def test_shapes_that_differ_are_refused_by_file():
         LesionFreePositions(4)(label, torch.ones(1, 8, 9))
 
 
+# -------------------------------------------------------------------------------------------------------------- region
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("shape", "roi_size", "margin", "min_brain"),
+    [
+        ((13, 11), (4, 3), (0, 0), 0.5),
+        ((13, 11), (4, 3), (2, 1), 0.5),
+        ((13, 11), (-1, 1), (0, 1), 0.2),
+        ((9, 8, 10), (3, 4, 2), (0, 0, 0), 0.6),
+        ((9, 8, 10), (3, 4, 2), (1, 0, 3), 0.55),
+        ((9, 8, 10), (2, 2, -1), (0, 0, 0), 0.4),
+        ((9, 8, 10), (1, 1, 1), (0, 0, 0), 1.0),
+        ((6, 7, 5), (2, 2, 2), (9, 9, 9), 0.0),
+    ],
+)
+def test_region_is_exact(shape, roi_size, margin, min_brain, seed):
+    lesion, brain = case(shape, seed, lesion_share=0.02)
+    sizes = [size if roi == -1 else roi for roi, size in zip(roi_size, shape, strict=True)]
+    expected = np.zeros(shape, bool)
+    for start in brute_force_positions(lesion[0], brain[0], sizes, margin, min_brain):
+        expected[tuple(slice(first, first + size) for first, size in zip(start, sizes, strict=True))] = True
+    region = LesionFreeRegion(roi_size, margin, min_brain)(lesion, brain)
+    assert region.dtype == np.uint8
+    np.testing.assert_array_equal(region, (expected & brain[0])[None])
+
+
+def test_regions_above_hold_some_of_the_brain():
+    lesion, brain = case((9, 8, 10), 0, lesion_share=0.02)
+    region = LesionFreeRegion((3, 4, 2), (1, 0, 3), 0.55)(lesion, brain)
+    assert 20 < region.sum() < brain.sum() - 20
+
+
+def test_region_by_hand():
+    """Crops of three voxels fit left of the lesion and right of it, and leave out what only a lesion's crop covers."""
+    lesion = np.array([[[0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0]]])
+    brain = np.array([[[1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]]])
+    region = LesionFreeRegion((1, 3), min_brain=0)(lesion, brain)
+    np.testing.assert_array_equal(region, [[[1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1]]])
+    region = LesionFreeRegion((1, 3), margin=(0, 1), min_brain=0)(lesion, brain)
+    np.testing.assert_array_equal(region, [[[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]]])
+    region = LesionFreeRegion((1, 3), min_brain=1)(lesion, brain)
+    np.testing.assert_array_equal(region, [[[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1]]])
+
+
+def test_region_is_what_crops_reach():
+    """Many crops of training cover all of the region's brain, and nothing else of the brain."""
+    lesion, brain = case((20, 17), 1, lesion_share=0.02)
+    item = item_of(lesion, brain, (4, 3), margin=1, min_brain=0.5)
+    reached = np.zeros_like(brain)
+    for crop in RandLesionFreeCropd(roi_size=(4, 3), num_samples=3000).set_random_state(0)(item):
+        reached[(0, *crop["image"].astype(int))] = True
+    item = LesionFreeRegiond(roi_size=(4, 3), margin=1, min_brain=0.5)(item)
+    assert 50 < item["lesion_free"].sum() < brain.sum() - 20
+    np.testing.assert_array_equal(item["lesion_free"], reached & brain)
+    assert not item["lesion_free"][lesion].any()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])
+def test_region_without_positions_is_empty(kind):
+    label, brain = kind(np.ones((1, 6, 7, 5), np.float32)), kind(np.ones((1, 6, 7, 5), np.uint8))
+    region = LesionFreeRegion(3)(label, brain)
+    assert type(region) is type(label)
+    assert region.shape == (1, 6, 7, 5)
+    assert not region.any()
+
+
+def test_region_lies_where_the_label_lies():
+    lesion, brain = case((9, 8, 10), 0)
+    affine = torch.diag(torch.tensor([-2.0, 2, 3, 1], dtype=torch.float64))
+    data = {"seg": MetaTensor(lesion.astype(np.float32), affine=affine), "mask": MetaTensor(brain.astype(np.uint8))}
+    item = LesionFreeRegiond("seg", roi_size=3, brain_key="mask", region_key="normal")(data)
+    assert set(data) == {"seg", "mask"}
+    assert set(item) == {"seg", "mask", "normal"}
+    assert item["normal"].dtype == torch.uint8
+    assert torch.equal(item["normal"].affine, affine)
+    np.testing.assert_array_equal(item["normal"], LesionFreeRegion(3)(lesion, brain))
+
+
+def test_ill_arguments_of_the_region():
+    with pytest.raises(ValueError, match="min_brain"):
+        LesionFreeRegiond(roi_size=4, min_brain=2)
+    label = MetaTensor(torch.zeros(1, 8, 8, 3), meta={"filename_or_obj": "case_7_seg.nii"})
+    with pytest.raises(ValueError, match=r"case_7_seg\.nii has shape \(8, 8, 3\)"):
+        LesionFreeRegion(4)(label, torch.ones(1, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"case_7_seg\.nii.*\(8, 8, 3\).*\(8, 8, 4\)"):
+        LesionFreeRegion(2)(label, torch.ones(1, 8, 8, 4))
+
+
 # --------------------------------------------------------------------------------------------------------------- crops
 
 
@@ -325,6 +417,10 @@ def test_lesion_voxels_of_real_cases_never_reach_a_batch(real_data, case_name):
     coordinates = torch.stack(torch.meshgrid(*map(torch.arange, label.shape), indexing="ij"))
     item["image"] = torch.cat([item["image"].as_tensor(), torch.as_tensor(label)[None], coordinates])
     margin = 2
+    item = LesionFreeRegiond(roi_size=32, margin=margin, min_brain=0.2)(item)
+    region = item["lesion_free"].numpy()[0] > 0
+    assert region.sum() > 1000
+    assert not region[label != 0].any()
     item = LesionFreePositionsd(roi_size=32, margin=margin, min_brain=0.2)(item)
     assert len(item["lesion_free_positions"]) > 100
     crop = RandLesionFreeCropd(roi_size=32, num_samples=16)
@@ -333,7 +429,8 @@ def test_lesion_voxels_of_real_cases_never_reach_a_batch(real_data, case_name):
     assert batch["image"].shape == (32, 5, 32, 32, 32)
     assert "label" not in batch
     assert (batch["image"][:, 1] == 0).all()
-    for sample in batch["image"][:, 2:].long().numpy():
+    for sample, brain in zip(batch["image"][:, 2:].long().numpy(), batch["brain"][:, 0].numpy() > 0, strict=True):
+        assert region[tuple(sample)][brain].all()
         first, last = sample[:, 0, 0, 0], sample[:, -1, -1, -1]
         np.testing.assert_array_equal(last - first, 31)
         grown = tuple(slice(max(0, a - margin), b + 1 + margin) for a, b in zip(first, last, strict=True))

@@ -1,0 +1,147 @@
+"""Evaluation of every case that an evaluator runs over, and its report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.config import PathLike
+from monai.transforms import SaveImage
+from torch import distributed
+
+from ssmctb_monai.data.checks import InvalidCasesError
+from ssmctb_monai.data.datasets import SoundCases
+from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
+from ssmctb_monai.progress import Clock
+from ssmctb_monai.reports.report import format_report, write_report
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationReport:
+    """Adds every case to an evaluation and writes the report, also of the cases before an interruption.
+
+    A case that cannot be evaluated is logged, and the others go on; when the report is written, all such cases are
+    raised together, so that the exit status tells.
+
+    Args:
+        evaluation: the evaluation.
+        dataset: the cases, which know those that could not be prepared.
+        maps: key of each method's anomaly map, by the name of the method; maps have the shape of the label.
+        output_dir: folder of the report.
+        description: what is evaluated, in words.
+        map_dir: folder to save the first method's maps in, as ``CASE.nii.gz``; ``None`` saves none.
+        label_key: key of the label.
+        brain_key: key of the brain mask.
+        image_key: key of an image for pictures.
+
+    Raises:
+        InvalidCasesError: when cases could not be evaluated; the report of the others is written.
+    """
+
+    def __init__(
+        self,
+        evaluation: AnomalyEvaluation,
+        dataset: SoundCases,
+        maps: Mapping[str, str],
+        output_dir: PathLike,
+        description: str | None = None,
+        map_dir: PathLike | None = None,
+        label_key: str = "label",
+        brain_key: str = "brain",
+        image_key: str = "image",
+    ) -> None:
+        self.evaluation = evaluation
+        self.dataset = dataset
+        self.maps = dict(maps)
+        self.output_dir = output_dir
+        self.description = description
+        self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
+        self.map_dir = None if map_dir is None else Path(map_dir)
+        self.save_map = SaveImage(resample=False, print_log=False)
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches the handler.
+
+        Args:
+            engine: evaluator.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
+
+    def started(self, engine: Engine) -> None:
+        """Starts the clock.
+
+        Args:
+            engine: evaluator.
+        """
+        self.clock = Clock()
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Adds the cases of a batch.
+
+        Args:
+            engine: evaluator.
+        """
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self._add({**batch, **output})
+
+    def _add(self, item: Mapping[str, Any]) -> None:
+        case_id = item["case_id"]
+        try:
+            self.evaluation.add(
+                case_id,
+                {method: item[key] for method, key in self.maps.items()},
+                item[self.label_key],
+                item[self.brain_key],
+                patient_id=item["patient_id"],
+                image=item[self.image_key][:1],
+            )
+        except ValueError as error:
+            logger.error("%s", error)
+            self.evaluation.fail(case_id, str(error))
+        else:
+            if self.map_dir is not None:
+                self.map_dir.mkdir(parents=True, exist_ok=True)
+                self.save_map(item[next(iter(self.maps.values()))], filename=self.map_dir / case_id)
+        done = len(self.evaluation.cases) + len(self.evaluation.failed) + len(self.dataset.problems)
+        left = self.clock.left(done, len(self.dataset.data))
+        logger.info("Case %d/%d, %s | %s left", done, len(self.dataset.data), case_id, left)
+
+    def completed(self, engine: Engine) -> None:
+        """Writes the report, and raises what could not be evaluated.
+
+        Args:
+            engine: evaluator.
+        """
+        failed = self._write()
+        if failed:
+            raise InvalidCasesError({name: [problem] for name, problem in failed.items()})
+
+    def exception_raised(self, engine: Engine, error: BaseException) -> None:
+        """Writes the report of what was evaluated before an error.
+
+        Args:
+            engine: evaluator.
+            error: what interrupts it.
+        """
+        if self.evaluation.cases and not isinstance(error, InvalidCasesError):
+            logger.error("Interrupted: the report has the cases so far only.")
+            self._write()
+        raise error
+
+    def _write(self) -> Mapping[str, str]:
+        """Writes the report in the first process; returns the cases of all processes that could not be evaluated."""
+        for case_id, problem in self.dataset.problems.items():
+            self.evaluation.fail(case_id, problem)
+        evaluation = self.evaluation.gather()
+        if evaluation.cases and not (distributed.is_initialized() and distributed.get_rank()):
+            report = write_report(evaluation, self.output_dir, self.description)
+            files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
+            logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))
+        return evaluation.failed

@@ -1,0 +1,63 @@
+"""Curves of an evaluation, short enough to be drawn and to be kept in a report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ssmctb_monai.metrics.figures import Pool
+from ssmctb_monai.metrics.ranking import from_top, ratio
+from ssmctb_monai.metrics.score_table import ScoreTable
+
+POINTS = 500
+
+
+class Curve(NamedTuple):
+    """Points of a curve.
+
+    Attributes:
+        x: abscissae.
+        y: ordinates.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def curves_of(pool: Pool) -> dict[str, Curve]:
+    """Computes the curves of a method over all cases.
+
+    Args:
+        pool: the cases.
+
+    Returns:
+        ``slice_roc`` and ``pixel_roc`` (true over false positive rate), ``slice_pr`` and ``pixel_pr`` (precision over
+        recall), and ``lesion_froc`` (sensitivity over false positives per volume), at most 500 points each; those that
+        are not defined are left out.
+    """
+    curves = {}
+    for level, table in (("slice", pool.slices), ("pixel", pool.voxels)):
+        false_alarms, detected = _totals(table)
+        recall = ratio(detected, detected[-1])
+        curves[f"{level}_roc"] = Curve(ratio(false_alarms, false_alarms[-1]), recall)
+        curves[f"{level}_pr"] = Curve(recall[1:], ratio(detected, detected + false_alarms)[1:])
+    if pool.has_threshold:
+        table, targets = pool.detections["lesions"]
+        false_alarms, found = _totals(table)
+        curves["lesion_froc"] = Curve(ratio(false_alarms, np.array(len(pool.cases))), ratio(found, targets.sum()))
+    return {name: _thinned(curve) for name, curve in curves.items() if np.isfinite(curve).all()}
+
+
+def _totals(table: ScoreTable) -> tuple[np.ndarray, np.ndarray]:
+    everything = np.ones(len(table.normal))
+    return from_top(everything @ table.normal), from_top(everything @ table.anomalous)
+
+
+def _thinned(curve: Curve) -> Curve:
+    """Keeps points that are spread evenly along the curve, and its ends."""
+    steps = np.hypot(np.diff(curve.x, prepend=curve.x[0]), np.diff(curve.y, prepend=curve.y[0])).cumsum()
+    if len(steps) <= POINTS:
+        return curve
+    chosen = np.unique(np.searchsorted(steps, np.linspace(0, steps[-1], POINTS)))
+    return Curve(curve.x[chosen], curve.y[chosen])

@@ -1,0 +1,320 @@
+"""Evaluation of anomaly maps: cases go in one by one, figures with intervals come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, distributed
+
+from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
+from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, view_of
+from ssmctb_monai.metrics.figures import FIGURES, Pool
+from ssmctb_monai.metrics.settings import EvaluationSettings
+from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
+from ssmctb_monai.metrics.view import View
+
+CONFIDENCE = 0.95
+DEFINED = 0.9  # share of the resamples in which a figure must be defined to have an interval
+
+Array = np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure; ``None`` where it is not defined.
+        interval: lower and upper end of the 95 % interval; ``None`` where there is none.
+        reason: why there is no value, or no interval; ``None`` where both exist.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+    reason: str | None
+
+
+class AnomalyEvaluation:
+    """Evaluates anomaly maps of one method or several on the same cases.
+
+    Every case becomes one statistic, in a memory that does not grow with its voxels; statistics add up, also across
+    processes. Intervals come from resampling the patients (Efron and Tibshirani, *An introduction to the bootstrap*,
+    1993), differences between methods from the same resamples. Scores may have any range.
+
+    Args:
+        thresholds: label-free threshold of each method, by its name; figures at the threshold of a method that has none
+            are not defined.
+        settings: what to count.
+
+    Example:
+        >>> evaluation = AnomalyEvaluation({"model": 0.5})
+        >>> evaluation.add("case 1", {"model": anomaly_map, "baseline": flair}, label, brain)
+        >>> evaluation.estimates("model")["pixel_average_precision"].interval
+    """
+
+    def __init__(
+        self,
+        thresholds: Mapping[str, float | LabelFreeThreshold] | None = None,
+        settings: EvaluationSettings | None = None,
+    ) -> None:
+        self.thresholds = {
+            name: value if isinstance(value, LabelFreeThreshold) else LabelFreeThreshold(float(value), None, "given")
+            for name, value in (thresholds or {}).items()
+        }
+        self.settings = settings or EvaluationSettings()
+        self.statistics: dict[str, list[CaseStatistics]] = {}
+        self.views: list[View] = []
+        self.failed: dict[str, str] = {}
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in the order of the first case's maps."""
+        return list(self.statistics)
+
+    @property
+    def cases(self) -> list[CaseStatistics]:
+        """Statistics of the first method's maps; names and lesions are those of every method."""
+        return next(iter(self.statistics.values()), [])
+
+    def add(
+        self,
+        case_id: str,
+        anomaly_maps: Mapping[str, Array],
+        label: Array,
+        brain: Array | None = None,
+        *,
+        patient_id: str | None = None,
+        affine: Array | None = None,
+        image: Array | None = None,
+        lesion_free: Array | None = None,
+    ) -> None:
+        """Adds a case.
+
+        Args:
+            case_id: name of the case.
+            anomaly_maps: map of each method, by its name, shape (height, width, depth) or (1, height, width, depth);
+                finite or infinite scores of any range. Outside the brain they are not looked at.
+            label: lesion mask of the same shape; every voxel that is not 0 is lesion.
+            brain: brain mask of the same shape; voxels of a lesion count in any case. ``None`` counts every voxel.
+            patient_id: name of the patient; by default that of the case.
+            affine: 4 x 4 matrix from voxels to RAS coordinates in mm of all arrays, or that of a `MetaTensor` among
+                them; without one the last axis runs from the feet up, and voxels measure 1 mm³.
+            image: image of the same shape for pictures.
+            lesion_free: mask of regions that :meth:`label_free_thresholds` looks at.
+
+        Raises:
+            ValueError: when shapes, affines or the methods differ, the brain is empty, a score in it is NaN, or the
+                case was added before; the case is named, and what was added before remains.
+        """
+        if any(case.case_id == case_id for case in self.cases):
+            raise ValueError(f"{case_id}: the case was added before.")
+        if not anomaly_maps or (self.methods and self.methods != list(anomaly_maps)):
+            raise ValueError(
+                f"{case_id}: expected maps of {', '.join(self.methods) or 'a method'}, got {', '.join(anomaly_maps)}."
+            )
+        optional = {"brain": brain, "image": image, "lesion_free": lesion_free}
+        given = {"label": label, **anomaly_maps, **{key: value for key, value in optional.items() if value is not None}}
+        try:
+            arrays, common = _arrays(given, affine)
+            truth = CaseTruth(
+                case_id, patient_id or case_id, arrays["label"], arrays.get("brain"), common, self.settings
+            )
+            cut = {name: truth.cut(array) for name, array in arrays.items()}
+            region = cut["lesion_free"] > 0 if lesion_free is not None else None
+            added = {}
+            for method in anomaly_maps:
+                threshold = self.thresholds.get(method)
+                try:
+                    added[method] = CaseStatistics.of(
+                        cut[method], truth, None if threshold is None else threshold.value, region
+                    )
+                except ValueError as error:
+                    raise ValueError(f"anomaly map {method!r}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{case_id}: {str(error).removesuffix('.')}.") from error
+        for method, statistics in added.items():
+            self.statistics.setdefault(method, []).append(statistics)
+        first = next(iter(anomaly_maps))
+        self.views += view_of(cut[first], truth, cut.get("image"), added[first], first)
+        self._forget_tables()
+
+    def fail(self, case_id: str, problem: str) -> None:
+        """Remembers a case that could not be evaluated.
+
+        Args:
+            case_id: name of the case.
+            problem: what was wrong.
+        """
+        self.failed[case_id] = problem
+
+    def gather(self) -> AnomalyEvaluation:
+        """Joins the evaluations of all processes.
+
+        Returns:
+            An evaluation of all cases, in the order of their names, in every process; cases that a sampler gave to two
+            processes count once. The evaluation itself where there is one process.
+
+        Raises:
+            ValueError: when processes evaluated different methods.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return self
+        states: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(states, (self.statistics, self.views, self.failed))
+        joined = AnomalyEvaluation(self.thresholds, self.settings)
+        names = {tuple(statistics) for statistics, _, _ in states if statistics}
+        if len(names) > 1:
+            raise ValueError(f"Processes evaluated different methods: {sorted(names)}.")
+        for method in next(iter(names), ()):
+            by_case = {case.case_id: case for statistics, _, _ in states for case in statistics.get(method, [])}
+            joined.statistics[method] = [by_case[case_id] for case_id in sorted(by_case)]
+        joined.views = list({(v.case_id, v.kind): v for _, views, _ in states for v in views}.values())
+        joined.failed = {case_id: problem for _, _, failed in states for case_id, problem in failed.items()}
+        return joined
+
+    def label_free_thresholds(self, false_positive_rate: float = FALSE_POSITIVE_RATE) -> dict[str, LabelFreeThreshold]:
+        """Finds the threshold of each method from the lesion-free regions of the cases.
+
+        Args:
+            false_positive_rate: share of their voxels that may be flagged, in (0, 1).
+
+        Returns:
+            Threshold of each method.
+
+        Raises:
+            ValueError: when the rate is outside its range, or no case has a lesion-free region.
+        """
+        return {
+            method: LabelFreeThreshold.of(
+                [case.lesion_free for case in cases if case.lesion_free is not None], false_positive_rate
+            )
+            for method, cases in self.statistics.items()
+        }
+
+    def figure(self, method: str, name: str) -> float:
+        """Computes one figure over all cases, without interval.
+
+        Args:
+            method: name of the method.
+            name: name of the figure, of `FIGURES`.
+
+        Returns:
+            The figure; NaN where it is not defined.
+
+        Raises:
+            KeyError: when method or figure are unknown.
+        """
+        return float(FIGURES[name].values(self.pools[method], self._weights[:1])[0])
+
+    def per_case(self, method: str, name: str) -> np.ndarray:
+        """Computes one figure of each case.
+
+        Args:
+            method: name of the method.
+            name: name of the figure, of `FIGURES`.
+
+        Returns:
+            The figures in the order of ``cases``; NaN where one is not defined.
+        """
+        return FIGURES[name].values(self.pools[method], np.eye(len(self.cases)))
+
+    def estimates(self, method: str) -> dict[str, Estimate]:
+        """Computes all figures of a method with their intervals.
+
+        Args:
+            method: name of the method.
+
+        Returns:
+            Estimates by the figure's name.
+        """
+        pool = self.pools[method]
+        return {
+            name: self._estimate(values, FIGURES[name].reason(pool)) for name, values in self._resampled[method].items()
+        }
+
+    def differences(self, method: str, reference: str) -> dict[str, Estimate]:
+        """Computes the paired differences of two methods with their intervals, from the same resamples of the patients.
+
+        Args:
+            method: name of a method.
+            reference: name of the method whose figures are subtracted.
+
+        Returns:
+            Estimates of method - reference by the figure's name.
+        """
+        differences = {}
+        for name, values in self._resampled[method].items():
+            others = self._resampled[reference][name]
+            lacking = method if np.isnan(values[0]) else reference
+            differences[name] = self._estimate(values - others, FIGURES[name].reason(self.pools[lacking]))
+        return differences
+
+    @cached_property
+    def pools(self) -> dict[str, Pool]:
+        """Tables of the statistics of each method."""
+        return {method: Pool(cases, self.settings.slab_depth) for method, cases in self.statistics.items()}
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """How often each case counts, shape (1 + resamples, cases): once, and as often as its patient was drawn."""
+        patients, patient_of_case = np.unique([case.patient_id for case in self.cases], return_inverse=True)
+        shares = np.full(len(patients), 1 / max(1, len(patients)))
+        drawn = np.random.default_rng(self.settings.seed).multinomial(len(patients), shares, self.settings.resamples)
+        return np.concatenate([np.ones((1, len(self.cases))), drawn[:, patient_of_case]])
+
+    @cached_property
+    def _resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            method: {name: figure.values(pool, self._weights) for name, figure in FIGURES.items()}
+            for method, pool in self.pools.items()
+        }
+
+    def _estimate(self, values: np.ndarray, reason: str) -> Estimate:
+        """Makes an estimate of a figure's value and its resamples."""
+        value, resampled = values[0], values[1:][~np.isnan(values[1:])]
+        if np.isnan(value):
+            return Estimate(None, None, reason)
+        if len({case.patient_id for case in self.cases}) < 2:
+            return Estimate(float(value), None, "an interval needs two patients")
+        if len(resampled) < DEFINED * (len(values) - 1):
+            return Estimate(float(value), None, f"too few resamples are defined: {reason}")
+        low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Estimate(float(value), (float(low), float(high)), None)
+
+    def _forget_tables(self) -> None:
+        for name in ("pools", "_weights", "_resampled"):
+            self.__dict__.pop(name, None)
+
+
+def _arrays(given: Mapping[str, Array], affine: Array | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Turns what was given into arrays of one shape, and finds their common affine."""
+    affines = {name: value.affine.numpy(force=True) for name, value in given.items() if isinstance(value, MetaTensor)}
+    if affine is not None:
+        affines["affine"] = np.asarray(affine, dtype=float)
+    for (one, first), (name, other) in pairwise(affines.items()):
+        if (difference := affine_difference(other, first)) > AFFINE_TOLERANCE:
+            raise ValueError(f"the affine of {name} differs from that of {one} by {difference:.4g} mm")
+    arrays = {name: _array(value) for name, value in given.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError("shapes differ: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+    if len(arrays["label"].shape) != 3:
+        raise ValueError(f"expected arrays of shape (height, width, depth), got {arrays['label'].shape}")
+    return arrays, next(iter(affines.values()), None)
+
+
+def _array(value: Array) -> np.ndarray:
+    """NumPy array without channel dimension, in a type that can be sorted fast and holds infinities."""
+    if isinstance(value, Tensor):
+        value = (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy(force=True)
+    array = np.asarray(value)
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    return array.astype(np.float32) if array.dtype == np.float16 else array

@@ -1,0 +1,510 @@
+"""Figures of anomaly detection: their definitions, and their values for any weighting of the cases.
+
+A figure is a function of how often each case counts: once each for the figure itself, a single case for the figure of
+that case, and as often as it was drawn for a resample of the patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from ssmctb_monai.metrics.case_statistics import CaseStatistics, Flagged
+from ssmctb_monai.metrics.ranking import (
+    area_up_to,
+    auroc,
+    average_precision,
+    best_dice,
+    dice,
+    from_top,
+    mean_height,
+    ratio,
+)
+from ssmctb_monai.metrics.score_counts import ScoreCounts
+from ssmctb_monai.metrics.score_table import ScoreTable
+
+POSITION_BINS = 10
+AUPRO_LIMIT = 0.3
+FROC_PLACES = (0.25, 0.5, 1, 2, 4, 8)  # of MONAI's compute_froc_score
+
+Level = Literal["slice", "pixel", "lesion", "volume"]
+
+
+class Pool:
+    """Statistics of the cases whose figures are asked for, in tables that are made when first needed.
+
+    Args:
+        cases: statistics, all with a threshold or all without.
+        slab_depth: number of slices of a slab.
+    """
+
+    def __init__(self, cases: Sequence[CaseStatistics], slab_depth: int) -> None:
+        self.cases = cases
+        self.slab_depth = slab_depth
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether the cases were counted with a threshold."""
+        return all(case.flagged is not None for case in self.cases)
+
+    def column(self, value: Callable[[CaseStatistics], float]) -> np.ndarray:
+        """Returns one number a case."""
+        return np.array([value(case) for case in self.cases], dtype=float)
+
+    def flagged_column(self, value: Callable[[Flagged], float]) -> np.ndarray:
+        """Returns one number a case, of what is flagged in it."""
+        return np.array([value(case.flagged) for case in self.cases if case.flagged], dtype=float)
+
+    @cached_property
+    def voxels(self) -> ScoreTable:
+        """Scores of the voxels; those of a lesion have 1 / size of its component as weight."""
+        return ScoreTable([case.normal for case in self.cases], [case.lesion for case in self.cases])
+
+    @cached_property
+    def slices(self) -> ScoreTable:
+        """Scores of the slices."""
+        return _table([(case.slices["score"], case.slices["lesion_voxels"] > 0) for case in self.cases])
+
+    @cached_property
+    def slices_by_height(self) -> list[ScoreTable]:
+        """Scores of the slices in each tenth of the brain's height."""
+        parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(POSITION_BINS)]
+        for case in self.cases:
+            place = np.minimum(np.floor(case.slices["relative_height"] * POSITION_BINS), POSITION_BINS - 1)
+            for index, part in enumerate(parts):
+                chosen = place == index
+                part.append((case.slices["score"][chosen], case.slices["lesion_voxels"][chosen] > 0))
+        return [_table(part) for part in parts]
+
+    @cached_property
+    def slabs(self) -> ScoreTable:
+        """Scores of the slabs: of each the highest of its slices."""
+        return _table([_slabs(case, self.slab_depth) for case in self.cases])
+
+    @cached_property
+    def volumes(self) -> ScoreTable:
+        """Scores of the volumes."""
+        return _table([(np.array([case.volume_score]), np.array([case.lesion.total > 0])) for case in self.cases])
+
+    @cached_property
+    def detections(self) -> dict[str, tuple[ScoreTable, np.ndarray]]:
+        """Tables of false alarms and found targets, and the number of targets of each case."""
+        tables = {}
+        for kind in ("lesions", "regions", "tracks"):
+            found = [getattr(case.flagged.findings, kind) for case in self.cases if case.flagged]
+            table = ScoreTable(
+                [ScoreCounts.of(item.false_alarms) for item in found], [ScoreCounts.of(item.found) for item in found]
+            )
+            tables[kind] = table, np.array([item.targets for item in found])
+        return tables
+
+    def detection_figure(
+        self,
+        kind: Literal["lesions", "regions", "tracks"],
+        units: np.ndarray,
+        figure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        weights: np.ndarray,
+    ) -> np.ndarray:
+        """Computes a figure of the free-response curve: share of targets found over false alarms per unit.
+
+        Args:
+            kind: what is to be found.
+            units: number of volumes or slices of each case.
+            figure: function of abscissae and ordinates.
+            weights: how often each case counts, shape (sets, cases).
+
+        Returns:
+            Figures, shape (sets,); NaN where there is no target.
+        """
+        table, targets = self.detections[kind]
+
+        def of_counts(
+            false_alarms: np.ndarray, found: np.ndarray, targets: np.ndarray, units: np.ndarray
+        ) -> np.ndarray:
+            return figure(ratio(from_top(false_alarms), units), ratio(from_top(found), targets))
+
+        return table.apply(of_counts, weights, targets, units)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and what it means.
+
+    Attributes:
+        title: short name for tables.
+        level: what is counted.
+        definition: what the figure says, and its source.
+        compute: function of the cases and of how often each counts, shape (sets, cases); gives one value a set, NaN
+            where it is not defined.
+        undefined: why the figure may not be defined.
+        needs_threshold: whether the figure is one at the label-free threshold.
+        unit: unit, ``None`` for a share or a correlation.
+        higher_is_better: ``None`` where neither is, as for a bias.
+    """
+
+    title: str
+    level: Level
+    definition: str
+    compute: Callable[[Pool, np.ndarray], np.ndarray]
+    undefined: str
+    needs_threshold: bool = False
+    unit: str | None = None
+    higher_is_better: bool | None = True
+
+    def values(self, pool: Pool, weights: np.ndarray) -> np.ndarray:
+        """Computes the figure.
+
+        Args:
+            pool: the cases.
+            weights: how often each case counts, shape (sets, cases).
+
+        Returns:
+            One value a set; NaN where it is not defined.
+        """
+        if self.needs_threshold and not pool.has_threshold:
+            return np.full(len(weights), np.nan)
+        return self.compute(pool, weights)
+
+    def reason(self, pool: Pool) -> str:
+        """Says why the figure is not defined."""
+        if self.needs_threshold and not pool.has_threshold:
+            return "no label-free threshold was given"
+        return self.undefined
+
+
+def _table(units: Sequence[tuple[np.ndarray, np.ndarray]]) -> ScoreTable:
+    """Table of what has a score and either a lesion or none, for each case."""
+    return ScoreTable(
+        [ScoreCounts.of(scores[~has_lesion]) for scores, has_lesion in units],
+        [ScoreCounts.of(scores[has_lesion]) for scores, has_lesion in units],
+    )
+
+
+def _slabs(case: CaseStatistics, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the slices into as many slabs of at least a depth as fit, at least one."""
+    scores, has_lesion = case.slices["score"], case.slices["lesion_voxels"] > 0
+    parts = np.array_split(np.arange(len(scores)), max(1, len(scores) // depth)) if len(scores) else []
+    return (
+        np.array([scores[part].max() for part in parts], dtype=float),
+        np.array([has_lesion[part].any() for part in parts], dtype=bool),
+    )
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the cases where a value is defined."""
+    is_defined = ~np.isnan(values)
+    return ratio(weights @ np.where(is_defined, values, 0), weights @ is_defined)
+
+
+def _per_case(figure: Callable[[Pool, np.ndarray], np.ndarray]) -> Callable[[Pool, np.ndarray], np.ndarray]:
+    """Mean over the cases of a figure of each."""
+
+    def compute(pool: Pool, weights: np.ndarray) -> np.ndarray:
+        return _mean(figure(pool, np.eye(len(pool.cases))), weights)
+
+    return compute
+
+
+def _average_precision_of_both(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Average precision where both classes exist."""
+    return np.where(normal.sum(axis=-1) > 0, average_precision(normal, anomalous), np.nan)
+
+
+def _slice_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    return pool.slices.apply(auroc, weights)
+
+
+def _position_matched_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    """Mean over the lesion slices of the share of the normal slices at their height that score lower."""
+    areas = np.stack([table.apply(auroc, weights) for table in pool.slices_by_height])
+    lesion_slices = np.stack([weights @ table.anomalous.sum(axis=1) for table in pool.slices_by_height])
+    is_matched = ~np.isnan(areas)
+    return ratio((np.where(is_matched, areas, 0) * lesion_slices).sum(axis=0), (is_matched * lesion_slices).sum(axis=0))
+
+
+def _alarm_share(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    normal = pool.column(lambda case: (case.slices["lesion_voxels"] == 0).sum())
+    return ratio(weights @ pool.flagged_column(lambda flagged: flagged.normal_slices), weights @ normal)
+
+
+def _pixel_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    return pool.voxels.apply(auroc, weights)
+
+
+def _pixel_average_precision(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    return pool.voxels.apply(average_precision, weights)
+
+
+def _aupro(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    def figure(normal: np.ndarray, shares: np.ndarray, count: np.ndarray) -> np.ndarray:
+        false_positive_rate = ratio(from_top(normal), normal.sum(axis=-1, keepdims=True))
+        return area_up_to(false_positive_rate, ratio(from_top(shares), count), AUPRO_LIMIT)
+
+    return pool.voxels.apply(figure, weights, pool.column(lambda case: case.lesion_components), weighted=True)
+
+
+def _best_dice(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    return pool.voxels.apply(best_dice, weights)
+
+
+def _dice(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    detected = weights @ pool.flagged_column(lambda flagged: flagged.lesion)
+    false_alarms = weights @ pool.flagged_column(lambda flagged: flagged.normal)
+    return dice(detected, false_alarms, weights @ pool.column(lambda case: case.lesion.total) - detected)
+
+
+def _sensitivity(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    found = pool.flagged_column(lambda flagged: len(flagged.findings.lesions.found))
+    return ratio(weights @ found, weights @ pool.flagged_column(lambda flagged: flagged.findings.lesions.targets))
+
+
+def _false_positives(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    return _mean(pool.flagged_column(lambda flagged: len(flagged.findings.lesions.false_alarms)), weights)
+
+
+def _froc_score(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    volumes = np.ones(len(pool.cases))
+    return pool.detection_figure("lesions", volumes, lambda x, y: mean_height(x, y, FROC_PLACES), weights)
+
+
+def _criterion(kind: Literal["regions", "tracks"]) -> Callable[[Pool, np.ndarray], np.ndarray]:
+    def compute(pool: Pool, weights: np.ndarray) -> np.ndarray:
+        slices = pool.column(lambda case: len(case.slices["score"]))
+        return pool.detection_figure(kind, slices, lambda x, y: area_up_to(x, y, limit=1), weights)
+
+    return compute
+
+
+def _volumes(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """True and flagged lesion volume of each case in ml."""
+    flagged = pool.flagged_column(lambda flagged: flagged.normal + flagged.lesion)
+    return pool.column(lambda case: case.lesion_volume), flagged * pool.column(lambda case: case.voxel_volume)
+
+
+def _volume_bias(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    true, predicted = _volumes(pool)
+    return _mean(predicted - true, weights)
+
+
+def _volume_correlation(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    true, predicted = _volumes(pool)
+    true, predicted = true - true.mean(), predicted - predicted.mean()
+
+    def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return _mean(one * other, weights) - _mean(one, weights) * _mean(other, weights)
+
+    variances = covariance(true, true) * covariance(predicted, predicted)
+    return ratio(covariance(true, predicted), np.sqrt(np.where(variances > 1e-12, variances, 0)))
+
+
+_CLASSES = "needs {0} with and without lesions"
+_LESION = "needs a lesion"
+
+FIGURES = {
+    "slice_auroc": Figure(
+        "AUROC",
+        "slice",
+        "Area under the ROC curve over the slices of all cases, pooled (micro): probability that a slice with a lesion "
+        "scores higher than one without, ties counting half (Hanley and McNeil 1982).",
+        _slice_auroc,
+        _CLASSES.format("slices"),
+    ),
+    "slice_average_precision": Figure(
+        "Average precision",
+        "slice",
+        "Average precision over the slices of all cases, pooled, without interpolation, as in scikit-learn.",
+        lambda pool, weights: pool.slices.apply(average_precision, weights),
+        "needs a slice with a lesion",
+    ),
+    "slice_auroc_position_matched": Figure(
+        "AUROC, position-matched",
+        "slice",
+        "As AUROC, but a slice with a lesion is compared only with slices without one in the same tenth of the brain's "
+        "height, and the mean is taken over the slices with a lesion. Lesion-free slices crowd at vertex and base, so "
+        "that position alone gives a high AUROC; here it gives 0.5.",
+        _position_matched_auroc,
+        "needs slices with and without lesions at the same height",
+    ),
+    "slice_auroc_macro": Figure(
+        "AUROC, mean per case",
+        "slice",
+        "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al. 2021).",
+        _per_case(_slice_auroc),
+        "needs a case that has slices with and without lesions",
+    ),
+    "slice_false_alarm_share": Figure(
+        "Lesion-free slices that fire",
+        "slice",
+        "Share of the slices without a lesion whose score reaches the label-free threshold.",
+        _alarm_share,
+        "needs a slice without a lesion",
+        needs_threshold=True,
+        higher_is_better=False,
+    ),
+    "pixel_auroc": Figure(
+        "AUROC",
+        "pixel",
+        "Area under the ROC curve over the voxels of all brains, pooled.",
+        _pixel_auroc,
+        _CLASSES.format("voxels"),
+    ),
+    "pixel_average_precision": Figure(
+        "Average precision",
+        "pixel",
+        "Average precision over the voxels of all brains, pooled, without interpolation, as in scikit-learn.",
+        _pixel_average_precision,
+        _LESION,
+    ),
+    "pixel_auroc_per_case": Figure(
+        "AUROC, mean per case",
+        "pixel",
+        "Mean over the cases of the AUROC over the voxels of each.",
+        _per_case(_pixel_auroc),
+        "needs a case that has voxels with and without lesions",
+    ),
+    "pixel_average_precision_per_case": Figure(
+        "Average precision, mean per case",
+        "pixel",
+        "Mean over the cases with a lesion of the average precision over the voxels of each.",
+        _per_case(_pixel_average_precision),
+        _LESION,
+    ),
+    "pixel_aupro": Figure(
+        "AUPRO up to 0.3",
+        "pixel",
+        "Area under the per-region overlap curve: mean share of a lesion (3D component) that is flagged, over the "
+        "share of normal voxels that are, from 0 to 0.3, divided by 0.3 (Bergmann et al. 2021).",
+        _aupro,
+        "needs a lesion and normal voxels",
+    ),
+    "dice_at_threshold": Figure(
+        "Dice at the label-free threshold",
+        "pixel",
+        "Dice coefficient of flagged and lesion voxels of all cases, pooled, at the label-free threshold.",
+        _dice,
+        _LESION,
+        needs_threshold=True,
+    ),
+    "dice_at_threshold_per_case": Figure(
+        "Dice at the label-free threshold, mean per case",
+        "pixel",
+        "Mean over the cases with a lesion of the Dice coefficient of each at the label-free threshold.",
+        _per_case(_dice),
+        _LESION,
+        needs_threshold=True,
+    ),
+    "best_dice_oracle": Figure(
+        "Best Dice (oracle)",
+        "pixel",
+        "Highest Dice coefficient that any one threshold reaches on the voxels of all cases, pooled. The threshold is "
+        "chosen with the labels of these cases: an upper bound, not to be reached in use.",
+        _best_dice,
+        _LESION,
+    ),
+    "best_dice_oracle_per_case": Figure(
+        "Best Dice per case (oracle)",
+        "pixel",
+        "Mean over the cases with a lesion of the highest Dice coefficient, each at a threshold chosen with the case's "
+        "own label: an upper bound, not to be reached in use.",
+        _per_case(_best_dice),
+        _LESION,
+    ),
+    "lesion_sensitivity": Figure(
+        "Sensitivity",
+        "lesion",
+        "Share of the lesions (3D components) found at the label-free threshold. A lesion is found when at least a "
+        "tenth of it is covered by flagged components of which at least a tenth is lesion.",
+        _sensitivity,
+        "needs a lesion of the minimum size",
+        needs_threshold=True,
+    ),
+    "false_positives_per_volume": Figure(
+        "False positives per volume",
+        "lesion",
+        "Number of flagged components per volume at the label-free threshold of which less than a tenth is lesion.",
+        _false_positives,
+        "needs a case",
+        needs_threshold=True,
+        unit="per volume",
+        higher_is_better=False,
+    ),
+    "froc_score": Figure(
+        "FROC score",
+        "lesion",
+        "Mean sensitivity at 0.25, 0.5, 1, 2, 4 and 8 false positives per volume, interpolated, as MONAI's "
+        "compute_froc_score. Components flagged at the label-free threshold count in the order of their highest score.",
+        _froc_score,
+        "needs a lesion of the minimum size",
+        needs_threshold=True,
+    ),
+    "rbdc": Figure(
+        "RBDC",
+        "lesion",
+        "Region-based detection criterion: area under the curve of found regions (2D components of the lesions in the "
+        "slices; found by a flagged region with an intersection over union of at least 0.1) over false regions per "
+        "slice, from 0 to 1 (Ramachandra and Jones 2020).",
+        _criterion("regions"),
+        "needs a lesion of the minimum size",
+        needs_threshold=True,
+    ),
+    "tbdc": Figure(
+        "TBDC",
+        "lesion",
+        "Track-based detection criterion: as RBDC, for lesions (3D components), found when at least a tenth of their "
+        "regions are (Ramachandra and Jones 2020).",
+        _criterion("tracks"),
+        "needs a lesion of the minimum size",
+        needs_threshold=True,
+    ),
+    "volume_auroc": Figure(
+        "AUROC",
+        "volume",
+        "Area under the ROC curve over volumes; a volume has the score of its highest slice.",
+        lambda pool, weights: pool.volumes.apply(auroc, weights),
+        _CLASSES.format("volumes"),
+    ),
+    "volume_average_precision": Figure(
+        "Average precision",
+        "volume",
+        "Average precision over volumes; a volume has the score of its highest slice.",
+        lambda pool, weights: pool.volumes.apply(_average_precision_of_both, weights),
+        _CLASSES.format("volumes"),
+    ),
+    "slab_auroc": Figure(
+        "AUROC of slabs",
+        "volume",
+        "Area under the ROC curve over slabs, into which the brain is cut along its height; a slab has the score of "
+        "its highest slice.",
+        lambda pool, weights: pool.slabs.apply(auroc, weights),
+        _CLASSES.format("slabs"),
+    ),
+    "slab_average_precision": Figure(
+        "Average precision of slabs",
+        "volume",
+        "Average precision over slabs; a slab has the score of its highest slice.",
+        lambda pool, weights: pool.slabs.apply(_average_precision_of_both, weights),
+        _CLASSES.format("slabs"),
+    ),
+    "lesion_volume_bias": Figure(
+        "Lesion volume, bias",
+        "volume",
+        "Mean over the cases of flagged minus true lesion volume, at the label-free threshold (Bland and Altman 1986).",
+        _volume_bias,
+        "needs a case",
+        needs_threshold=True,
+        unit="ml",
+        higher_is_better=None,
+    ),
+    "lesion_volume_correlation": Figure(
+        "Lesion volume, correlation",
+        "volume",
+        "Pearson correlation of flagged and true lesion volume over the cases, at the label-free threshold.",
+        _volume_correlation,
+        "needs cases of different volumes",
+        needs_threshold=True,
+    ),
+}

@@ -1,0 +1,117 @@
+"""Scores of any number of voxels in a memory that hardly grows with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PRECISION = 2**-12  # relative error of the number of scores above any threshold
+_NOTHING = np.zeros(0)
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """How many scores lie at and above every threshold, up to a relative error of 2⁻¹².
+
+    Scores are sorted and grouped by the logarithm of their rank from the top; a group keeps its median and its count.
+    No range of scores is assumed, ties stay together, the 4096 highest scores stay as they are, and n scores take
+    about 4096 (1 + ln(n / 4096)) groups: 28,000 for the 1.5 million voxels of a brain, 35,000 for a whole volume.
+
+    Attributes:
+        values: distinct scores, ascending, float32 or float64.
+        counts: number of scores that each stands for.
+        weights: sum of the weights of these scores; the counts where no weights were given.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, weights: np.ndarray | None = None) -> ScoreCounts:
+        """Counts scores.
+
+        Args:
+            scores: scores of any shape, infinite ones included; none may be NaN.
+            weights: weight of each score.
+
+        Returns:
+            The counts.
+
+        Raises:
+            ValueError: when a score is NaN.
+
+        Example:
+            >>> ScoreCounts.of(np.array([0.5, 0.1, 0.5])).counts
+            array([1, 2])
+        """
+        flat = scores.ravel()
+        if weights is None:
+            ordered, ordered_weights = np.sort(flat), None
+        else:
+            order = np.argsort(flat)
+            ordered, ordered_weights = flat[order], weights.ravel()[order]
+        if len(ordered) and np.isnan(ordered[-1]):  # NaN is sorted behind all numbers
+            raise ValueError("A score is NaN.")
+        first = _groups(ordered, np.arange(len(ordered), 0, -1))
+        counts = np.diff(first, append=len(ordered))
+        summed = counts if ordered_weights is None else _sums(ordered_weights, first)
+        return cls(ordered[first + (counts - 1) // 2], counts, summed)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[ScoreCounts]) -> ScoreCounts:
+        """Adds up the counts of several sets of scores; the error stays the same.
+
+        Args:
+            parts: counts.
+
+        Returns:
+            Their sum.
+        """
+        values = np.concatenate([part.values for part in parts] or [_NOTHING])
+        order = np.argsort(values, kind="stable")
+        counts = np.concatenate([part.counts for part in parts] or [_NOTHING])[order]
+        weights = np.concatenate([part.weights for part in parts] or [_NOTHING])[order]
+        values = values[order]
+        first = _changes(values)
+        return cls(values[first], _sums(counts, first), _sums(weights, first))
+
+    @property
+    def total(self) -> int:
+        """Number of scores."""
+        return int(self.counts.sum())
+
+    def threshold(self, share: float) -> float:
+        """Finds the lowest number above which, or at which, lies at most a share of the scores.
+
+        Args:
+            share: share in (0, 1).
+
+        Returns:
+            The lowest such score, or the next number behind the highest score where even this one has more ties.
+        """
+        reaching = self.counts[::-1].cumsum()[::-1]
+        allowed = self.values[reaching <= share * self.total]
+        return float(allowed[0] if len(allowed) else np.nextafter(self.values[-1], np.inf))
+
+    def edges(self) -> np.ndarray:
+        """Returns the lowest value of each group, when these counts are grouped once more by rank."""
+        above = self.counts[::-1].cumsum()[::-1]
+        return self.values[_groups(self.values, above)]
+
+
+def _groups(ordered: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Finds the first index of each group of ascending scores, of which ``above`` lie at or above each place."""
+    first = _changes(ordered)
+    return first[_changes(np.floor(np.log(above[first]) / np.log1p(PRECISION)))]
+
+
+def _changes(ordered: np.ndarray) -> np.ndarray:
+    """Finds the first index of each run of equal numbers."""
+    return np.flatnonzero(np.concatenate([np.ones(min(1, len(ordered)), bool), ordered[1:] != ordered[:-1]]))
+
+
+def _sums(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(numbers, first) if len(first) else numbers[:0]

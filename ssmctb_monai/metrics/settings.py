@@ -1,0 +1,50 @@
+"""What an evaluation counts, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ssmctb_monai.checks import check_positive
+
+SliceScore = Literal["top_k_mean", "max", "filtered_max"]
+Slices = Literal["brain", "all"]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation counts, and how.
+
+    Args:
+        slice_score: score of a slice: ``"top_k_mean"``, the mean of its ``top_k`` highest voxels in the brain;
+            ``"max"``, the highest; ``"filtered_max"``, the highest after a mean filter of 21 x 21 voxels, as in DRAEM.
+        top_k: number of voxels of ``"top_k_mean"``, and of the brain voxels that make a slice a brain slice.
+        slices: ``"brain"`` counts brain slices only; ``"all"`` counts every slice of the volume, as the SSMCTB paper
+            does, those without brain with the lowest possible score.
+        slab_depth: number of slices of a slab; a brain is cut into as many slabs of at least that depth as fit.
+        min_lesion_size: number of voxels of the smallest lesion, and flagged component, that counts.
+        resamples: number of bootstrap samples of the patients for the intervals.
+        seed: seed of these samples.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+    """
+
+    slice_score: SliceScore = "top_k_mean"
+    top_k: int = 20
+    slices: Slices = "brain"
+    slab_depth: int = 32
+    min_lesion_size: int = 10
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("slice_score", get_args(SliceScore)), ("slices", get_args(Slices))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
+        check_positive(
+            top_k=self.top_k,
+            slab_depth=self.slab_depth,
+            min_lesion_size=self.min_lesion_size,
+            resamples=self.resamples,
+        )

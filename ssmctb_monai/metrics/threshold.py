@@ -1,0 +1,100 @@
+"""Thresholds that no lesion label has a part in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from monai.config import PathLike
+
+from ssmctb_monai.metrics.score_counts import ScoreCounts
+
+FALSE_POSITIVE_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class LabelFreeThreshold:
+    """Threshold that lets a stated share of lesion-free voxels pass.
+
+    Attributes:
+        value: voxels with at least this score are flagged.
+        false_positive_rate: share of the lesion-free voxels that lies at or above it, ``None`` for a threshold from
+            elsewhere.
+        source: which voxels these were.
+    """
+
+    value: float
+    false_positive_rate: float | None
+    source: str
+
+    @classmethod
+    def of(
+        cls, lesion_free: Sequence[ScoreCounts], false_positive_rate: float = FALSE_POSITIVE_RATE
+    ) -> LabelFreeThreshold:
+        """Finds the lowest score that at most a share of lesion-free voxels reaches.
+
+        Args:
+            lesion_free: scores in lesion-free regions, of each case.
+            false_positive_rate: the share, in (0, 1).
+
+        Returns:
+            The threshold.
+
+        Raises:
+            ValueError: when the share is outside its range, or there is no lesion-free voxel.
+        """
+        if not 0 < false_positive_rate < 1:
+            raise ValueError(f"false_positive_rate must be in (0, 1), got {false_positive_rate}.")
+        counts = ScoreCounts.pooled(lesion_free)
+        cases = sum(part.total > 0 for part in lesion_free)
+        if not counts.total:
+            raise ValueError("There is no lesion-free region to take a threshold from: choose a smaller roi_size.")
+        return cls(
+            counts.threshold(false_positive_rate),
+            false_positive_rate,
+            f"{counts.total} voxels in lesion-free regions of {cases} cases",
+        )
+
+
+def thresholds_file(ckpt_file: PathLike) -> Path:
+    """Returns the file beside a checkpoint that holds its thresholds.
+
+    Args:
+        ckpt_file: file of the checkpoint.
+
+    Example:
+        >>> thresholds_file("models/model.pt").name
+        'model_thresholds.json'
+    """
+    return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_thresholds.json")
+
+
+def save_thresholds(thresholds: Mapping[str, LabelFreeThreshold], path: PathLike) -> None:
+    """Writes thresholds as JSON, for :func:`load_thresholds`.
+
+    Args:
+        thresholds: threshold of each method.
+        path: file to write.
+    """
+    Path(path).write_text(json.dumps({name: asdict(value) for name, value in thresholds.items()}, indent=2) + "\n")
+
+
+def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
+    """Reads the thresholds that :func:`save_thresholds` wrote.
+
+    Args:
+        path: file.
+
+    Returns:
+        Threshold of each method.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file holds no thresholds.
+    """
+    try:
+        return {name: LabelFreeThreshold(**value) for name, value in json.loads(Path(path).read_text()).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no thresholds: {error}") from error

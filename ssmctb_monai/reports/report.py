@@ -1,0 +1,235 @@
+"""Reports of an evaluation: ``report.json`` by a documented schema, tables as CSV, and a page to look at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import PathLike
+
+from ssmctb_monai.metrics.curves import curves_of
+from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
+from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES, POSITION_BINS
+from ssmctb_monai.metrics.lesions import MIN_OVERLAP
+from ssmctb_monai.reports.html import render_html
+
+SCHEMA_VERSION = "1.0"
+CASE_FIGURES = (
+    "pixel_auroc",
+    "pixel_average_precision",
+    "dice_at_threshold",
+    "best_dice_oracle",
+    "slice_auroc",
+)
+
+
+def build_report(evaluation: AnomalyEvaluation, description: str | None = None) -> dict[str, Any]:
+    """Makes the report of an evaluation, by the schema ``report.schema.json`` beside this module.
+
+    Args:
+        evaluation: the evaluation.
+        description: what was evaluated, in words.
+
+    Returns:
+        Report of plain numbers, texts, lists and dictionaries; what is not defined is ``None`` and has a reason.
+
+    Raises:
+        ValueError: when there is no case.
+    """
+    if not evaluation.cases:
+        raise ValueError("There is no case to report: " + _failures(evaluation.failed))
+    first, *others = evaluation.methods
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "software": {name: version(name) for name in ("ssmctb_monai", "monai", "torch")},
+        "description": description,
+        "settings": {
+            **asdict(evaluation.settings),
+            "confidence": CONFIDENCE,
+            "position_bins": POSITION_BINS,
+            "min_overlap": MIN_OVERLAP,
+            "aupro_limit": AUPRO_LIMIT,
+            "froc_places": list(FROC_PLACES),
+        },
+        "cases": len(evaluation.cases),
+        "patients": len({case.patient_id for case in evaluation.cases}),
+        "failed_cases": [{"case_id": name, "problem": problem} for name, problem in evaluation.failed.items()],
+        "figure_definitions": {
+            name: {
+                "title": figure.title,
+                "level": figure.level,
+                "unit": figure.unit,
+                "higher_is_better": figure.higher_is_better,
+                "definition": figure.definition,
+            }
+            for name, figure in FIGURES.items()
+        },
+        "methods": {
+            method: {
+                "threshold": asdict(threshold) if (threshold := evaluation.thresholds.get(method)) else None,
+                "figures": _estimates(evaluation.estimates(method)),
+            }
+            for method in evaluation.methods
+        },
+        "differences": [
+            {"method": first, "reference": other, "figures": _estimates(evaluation.differences(first, other))}
+            for other in others
+        ],
+        "curves": {
+            method: {name: {"x": curve.x.tolist(), "y": curve.y.tolist()} for name, curve in curves_of(pool).items()}
+            for method, pool in evaluation.pools.items()
+        },
+    }
+
+
+def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
+    """Makes a row for each method and case.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        Rows of names, volumes in ml, figures of the case, and what was found in it; ``None`` where not defined.
+    """
+    rows = []
+    for method, cases in evaluation.statistics.items():
+        figures = {name: evaluation.per_case(method, name) for name in CASE_FIGURES}
+        for index, case in enumerate(cases):
+            flagged = case.flagged
+            lesions = flagged.findings.lesions if flagged else None
+            rows.append(
+                {
+                    "method": method,
+                    "case_id": case.case_id,
+                    "patient_id": case.patient_id,
+                    "brain_ml": case.brain_volume,
+                    "lesion_ml": case.lesion_volume,
+                    "predicted_ml": (flagged.normal + flagged.lesion) * case.voxel_volume if flagged else None,
+                    **{name: _defined(values[index]) for name, values in figures.items()},
+                    "lesions": lesions.targets if lesions else None,
+                    "lesions_found": len(lesions.found) if lesions else None,
+                    "false_positives": len(lesions.false_alarms) if lesions else None,
+                    "volume_score": _defined(case.volume_score),
+                }
+            )
+    return rows
+
+
+def slice_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
+    """Makes a row for each method, case and slice.
+
+    Args:
+        evaluation: the evaluation.
+
+    Returns:
+        Rows of names, index and relative height of the slice, its voxels and its score; ``None`` where not defined.
+    """
+    return [
+        {
+            "method": method,
+            "case_id": case.case_id,
+            "patient_id": case.patient_id,
+            **{name: _defined(column[index]) for name, column in case.slices.items()},
+        }
+        for method, cases in evaluation.statistics.items()
+        for case in cases
+        for index in range(len(case.slices["score"]))
+    ]
+
+
+def write_report(evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None) -> dict[str, Any]:
+    """Writes ``report.json``, ``cases.csv``, ``slices.csv`` and ``report.html``.
+
+    Args:
+        evaluation: the evaluation.
+        output_dir: folder to write to; files of an earlier report are replaced.
+        description: what was evaluated, in words.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: when there is no case.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = build_report(evaluation, description)
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    cases, slices = case_rows(evaluation), slice_rows(evaluation)
+    _write_csv(cases, folder / "cases.csv")
+    _write_csv(slices, folder / "slices.csv")
+    (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views), encoding="utf-8")
+    return report
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Makes a table of a report for the terminal.
+
+    Args:
+        report: report of :func:`build_report`.
+
+    Returns:
+        A line a figure: its values with their intervals for each method, and the paired differences.
+    """
+    columns = {name: method["figures"] for name, method in report["methods"].items()}
+    columns |= {f"{item['method']} - {item['reference']}": item["figures"] for item in report["differences"]}
+    lines = [["", *columns]]
+    level = None
+    for name, definition in report["figure_definitions"].items():
+        if definition["level"] != level:
+            level = definition["level"]
+            lines.append([level.upper(), *("" for _ in columns)])
+        unit = f" ({definition['unit']})" if definition["unit"] else ""
+        lines.append([f"  {definition['title']}{unit}", *(_cell(figures[name]) for figures in columns.values())])
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    table = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    thresholds = [
+        f"Threshold of {name}: {_number(method['threshold']['value'])} ({method['threshold']['source']})."
+        for name, method in report["methods"].items()
+        if method["threshold"]
+    ]
+    head = f"{report['cases']} cases of {report['patients']} patients, 95 % intervals from resampled patients"
+    return "\n".join([head, "", *table, "", *thresholds])
+
+
+def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {**asdict(item), "interval": item.interval and list(item.interval)} for name, item in estimates.items()
+    }
+
+
+def _defined(value: Any) -> Any:
+    """Turns a NumPy number into a plain one, and what is not finite into ``None``."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _cell(estimate: Mapping[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "-"
+    interval = f" [{', '.join(_number(end) for end in estimate['interval'])}]" if estimate["interval"] else ""
+    return _number(estimate["value"]) + interval
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _failures(failed: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {problem}" for name, problem in failed.items()) or "none was added"

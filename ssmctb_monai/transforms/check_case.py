@@ -1,0 +1,76 @@
+"""Checks of a case that has just been loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_data_type
+
+from ssmctb_monai.data.checks import has_whole_labels
+from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
+from ssmctb_monai.transforms.brain import source_name
+
+
+class CheckCased(MapTransform):
+    """Refuses a case whose files contradict each other or hold values that cannot be; the file is named.
+
+    Use it before anything hides the fault: ``AsDiscreted`` makes 0 or 1 of any label, NaN included, and ``Spacingd``
+    puts a shifted segmentation on the image's grid as if all were well. A brain mask or an image without any brain is
+    refused by `BrainMaskd`.
+
+    Args:
+        keys: keys of image, segmentation and brain mask, shape (channels, ...); those that are absent are passed over.
+        label_key: key of the segmentation, which has one channel of whole numbers of at least 0.
+
+    Example:
+        >>> load = Compose([LoadImaged(["image", "label"], ensure_channel_first=True), CheckCased()])
+    """
+
+    def __init__(self, keys: KeysCollection = ("image", "label", "brain"), label_key: str = "label") -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Checks the case.
+
+        Args:
+            data: item as loaded.
+
+        Returns:
+            The same item.
+
+        Raises:
+            ValueError: when voxels are NaN or infinite, a segmentation is negative, fractional or has several
+                channels, or shape or affine (by more than 0.001 mm) differ from those of the first key.
+        """
+        item = dict(data)
+        reference: Any = None
+        for key in self.key_iterator(item):
+            volume, name = item[key], source_name(item[key])
+            array = convert_data_type(volume, np.ndarray)[0]
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds NaN or infinite values: repair or leave out this case.")
+            if key == self.label_key and len(array) != 1:
+                raise ValueError(f"{name} has {len(array)} channels, but a segmentation has one.")
+            if key == self.label_key and not has_whole_labels(array):
+                raise ValueError(f"{name} has labels that are negative or not whole numbers.")
+            if reference is None:
+                reference = volume
+            if volume.shape[1:] != reference.shape[1:]:
+                raise ValueError(
+                    f"{name} has shape {tuple(volume.shape[1:])}, "
+                    f"but {source_name(reference)} has {tuple(reference.shape[1:])}."
+                )
+            if isinstance(volume, MetaTensor) and isinstance(reference, MetaTensor):
+                difference = affine_difference(volume.affine.numpy(), reference.affine.numpy())
+                if difference > AFFINE_TOLERANCE:
+                    raise ValueError(
+                        f"{name} lies elsewhere than {source_name(reference)}: "
+                        f"their affines differ by up to {difference:.6g} mm."
+                    )
+        return item

@@ -1,0 +1,500 @@
+import base64
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
+
+from ssmctb_monai.metrics.view import View
+from ssmctb_monai.reports.html import render_html
+from ssmctb_monai.reports.plots import (
+    CURVES,
+    LESION_OUTLINE,
+    THRESHOLD_OUTLINE,
+    data_uri,
+    plot_curve,
+    plot_overlay,
+    plot_profile,
+    report_style,
+    score_limits,
+)
+
+MINUS = "\N{MINUS SIGN}"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+DEFINITIONS = {  # title, level, unit, higher is better
+    "slice_auroc": ("Slice AUROC", "slice", None, True),
+    "alarm_share": ("Alarm share", "slice", None, False),
+    "false_positives": ("False positives", "lesion", "per volume", False),
+    "volume_bias": ("Volume bias", "volume", "ml", None),
+    "volume_auroc": ("Volume AUROC", "volume", None, True),
+}
+
+
+class Page(HTMLParser):
+    """The parsed page: its tags with attributes, and the text of each table cell, by row."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.rows, self.text, self.open = [], [], "", []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def row(self, title):
+        """Cells of the first row with this title."""
+        return next([" ".join(cell.split()) for cell in row] for row in self.rows if row[0].strip().startswith(title))
+
+    def all(self, tag, **attributes):
+        return [found for name, found in self.tags if name == tag and attributes.items() <= found.items()]
+
+
+def estimate(value, interval=None, reason=None):
+    return {"value": value, "interval": interval, "reason": reason}
+
+
+def make_report(methods=("model", "baseline"), threshold=0.5, cases=1, **changes):
+    values = [
+        estimate(0.91234, [0.85, 0.9601]),
+        estimate(0.25, [0.2, 0.3]),
+        estimate(3.456, [1.0, 7.891]),
+        estimate(-2.5, [-4.126, 0.004]),
+        estimate(None, reason="no volume without a lesion"),
+    ]
+    differences = [
+        estimate(0.05, [0.01, 0.09]),
+        estimate(0.04, [0.02, 0.06]),
+        estimate(-1.5, [-3.0, 0.5]),
+        estimate(-9.0, [-10.0, -8.0]),
+        estimate(None, reason="no volume without a lesion"),
+    ]
+    return {
+        "schema_version": "1.0",
+        "created": "2026-11-22T12:34:56+00:00",
+        "software": {"ssmctb_monai": "0.1.0", "torch": "2.13.0"},
+        "description": None,
+        "settings": {"slice_score": "top_k_mean", "top_k": 20, "confidence": 0.95, "froc_places": [0.25, 8]},
+        "cases": cases,
+        "patients": 3,
+        "failed_cases": [],
+        "figure_definitions": {
+            name: {"title": title, "level": level, "unit": unit, "higher_is_better": better, "definition": f"is {name}"}
+            for name, (title, level, unit, better) in DEFINITIONS.items()
+        },
+        "methods": {
+            method: {
+                "threshold": None
+                if threshold is None
+                else {"value": threshold, "false_positive_rate": 0.01, "source": "5 validation cases"},
+                "figures": dict(zip(DEFINITIONS, values, strict=True)),
+            }
+            for method in methods
+        },
+        "differences": [
+            {"method": methods[0], "reference": other, "figures": dict(zip(DEFINITIONS, differences, strict=True))}
+            for other in methods[1:]
+        ],
+        "curves": {},
+        **changes,
+    }
+
+
+def make_curves(methods):
+    return {method: {name: {"x": [0, 0.5, 1], "y": [0, 0.75, 1]} for name in CURVES} for method in methods}
+
+
+def make_case(case_id, precision, method="model"):
+    numbers = {"lesion_ml": 12.5, "dice_at_threshold": 0.4, "best_dice_oracle": 0.6}
+    return {"method": method, "case_id": case_id, "pixel_average_precision": precision, **numbers}
+
+
+def make_slices(case_id, scores, lesion, method="model", first=10):
+    return [
+        {
+            "method": method,
+            "case_id": case_id,
+            "slice": first + index,
+            "relative_height": index / len(scores),
+            "brain_voxels": 100,
+            "lesion_voxels": int(has_lesion),
+            "score": score,
+        }
+        for index, (score, has_lesion) in enumerate(zip(scores, lesion, strict=True))
+    ]
+
+
+def make_view(case_id="A", kind="lesion", size=24, image=True, method="model", scale=1.0, smooth=0.0):
+    generator = np.random.default_rng(0)
+    label = np.zeros((size, size), dtype=bool)
+    label[8:12, 6:14] = kind == "lesion"
+    brain = np.zeros_like(label)
+    brain[3:-4, 2:-2] = True
+    picture, scores = (gaussian_filter(generator.random((size, size)), smooth) for _ in range(2))
+    return View(
+        case_id, method, kind, 12, 0.9, picture.astype(np.float16) if image else None, scores * scale, label, brain
+    )
+
+
+def make_inputs(cases=1, **changes):
+    names = [f"case-{index}" for index in range(cases)]
+    return (
+        make_report(cases=cases, **changes),
+        [make_case(name, (index + 1) / (cases + 1)) for index, name in enumerate(names)],
+        [row for name in names for row in make_slices(name, [0.1, 0.9, 0.3], [False, True, False])],
+        [],
+    )
+
+
+def test_every_figure_is_shown_with_its_interval():
+    page = Page(render_html(*make_inputs()))
+    assert page.row("Slice AUROC")[1:3] == ["0.912 [0.850, 0.960]"] * 2
+    assert page.row("Alarm share")[1:3] == ["0.250 [0.200, 0.300]"] * 2
+    assert page.row("False positives per volume")[1:3] == ["3.46 [1.00, 7.89]"] * 2
+    assert page.row("Volume bias ml")[1:3] == [f"{MINUS}2.50 [{MINUS}4.13, 0.00]"] * 2
+    assert [row[0] for row in page.rows if len(row) == 1][:3] == ["Slice level", "Lesion level", "Volume level"]
+    assert page.row("Figure") == [
+        "Figure",
+        "modeln = 3 patients",
+        "baselinen = 3 patients",
+        f"model {MINUS} baselinepaired, n = 3",
+    ]
+    assert "95 % intervals, from resampling the n = 3 patients" in page.text.replace("\xa0", " ")
+
+
+def test_differences_have_a_sign_and_a_verdict_where_the_interval_excludes_zero():
+    page = Page(render_html(*make_inputs()))
+    assert page.row("Slice AUROC")[3] == "+0.050 [0.010, 0.090] better"
+    assert page.row("Alarm share")[3] == "+0.040 [0.020, 0.060] worse"  # less is better
+    assert page.row("False positives")[3] == f"{MINUS}1.50 [{MINUS}3.00, 0.50]"  # zero is inside
+    assert page.row("Volume bias")[3] == f"{MINUS}9.00 [{MINUS}10.00, {MINUS}8.00]"  # neither is better
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(-0.0004, None, "0.000"), (-0.0005001, None, f"{MINUS}0.001"), (1234.567, "ml", "1234.57"), (0, None, "0.000")],
+)
+def test_numbers_have_no_negative_zero(value, unit, shown):
+    report = make_report(["model"])
+    report["figure_definitions"] = {
+        "it": {"title": "It", "level": "pixel", "unit": unit, "higher_is_better": True, "definition": ""}
+    }
+    report["methods"]["model"]["figures"] = {"it": estimate(value)}
+    assert Page(render_html(report, [], [], [])).row("It")[1] == shown
+
+
+def test_reasons_are_tooltips_and_numbered_notes():
+    report = make_report()
+    report["methods"]["model"]["figures"]["slice_auroc"] = estimate(0.5, reason="an interval needs two patients")
+    page = Page(render_html(report, [], [], []))
+    assert page.row("Slice AUROC")[1] == "0.5001"  # value, and the number of the note
+    assert page.row("Volume AUROC")[1:] == ["—2"] * 3  # one note for all
+    assert len(page.all("li", id="note-2")) == 1
+    assert "an interval needs two patients" in page.text
+    assert "no volume without a lesion" in page.text
+    assert page.all("span", title="no volume without a lesion")
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert all(link.startswith("#") and link[1:] in targets for link in links)
+
+
+def test_page_loads_nothing():
+    inputs = make_inputs(curves=make_curves(["model", "baseline"]))
+    html = render_html(*inputs[:3], [make_view("case-0"), make_view("case-0", "false_alarm")])
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert all(attributes["src"].startswith("data:image/") for attributes in page.all("img"))
+    assert not re.search(r"https?://|url\(|@import", html)
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert "default-src 'none'" in policy
+    assert all(attributes["alt"] for attributes in page.all("img"))
+    assert all(attributes.get("scope") in ("col", "row", "rowgroup") for attributes in page.all("th"))
+    assert "For research only; this is no medical device." in page.text
+
+
+def test_names_are_text():
+    name = '<script>alert("1")</script>\'$x_1$'
+    report = make_report([name, "_b"], description=name, failed_cases=[{"case_id": name, "problem": name}])
+    report["methods"][name]["figures"]["volume_auroc"]["reason"] = name
+    slices = make_slices(name, [0.1, 0.2], [False, True], name)
+    views = [make_view(name, kind, method=name) for kind in ("lesion", "false_alarm")]
+    html = render_html(report, [make_case(name, 0.5, name)], slices, views)
+    page = Page(html)
+    assert "<script" not in html
+    assert not page.all("script")
+    assert page.text.count(name) >= 10
+    assert len(page.all("td", title=name)) + len(page.all("span", title=name)) == 2
+    assert any(name in attributes["alt"] for attributes in page.all("img"))
+
+
+def test_failed_cases_come_first():
+    failed = [{"case_id": "X", "problem": "no label"}, {"case_id": "Y", "problem": "NaN"}]
+    page = Page(render_html(*make_inputs(failed_cases=failed)))
+    assert page.row("X") == ["X", "no label"]
+    assert page.text.index("2 cases were not evaluated") < page.text.index("Summary")
+    assert "not evaluated" not in Page(render_html(*make_inputs())).text
+
+
+def order(page, names):
+    """Case names in the order of the section of best, median and worst cases."""
+    section = page.text[page.text.index("Best, median and worst cases") : page.text.index("Slice score of")]
+    return re.findall("|".join(names), section)
+
+
+def test_best_median_and_worst_cases_of_the_first_method():
+    precision = {"c0": 0.9, "c1": 0.1, "c2": 0.5, "c3": 0.8, "c4": 0.3, "c5": None, "c6": 0.6}
+    cases = [make_case(name, value) for name, value in precision.items()]
+    cases += [make_case(name, 1 - (value or 0), "baseline") for name, value in precision.items()]
+    slices = [row for name in precision for row in make_slices(name, [0.1], [False])]
+    views = [make_view("c0"), make_view("c0", method="baseline"), make_view("c5"), make_view("c4", "false_alarm")]
+    page = Page(render_html(make_report(), cases, slices, views))
+    # 6 are ranked: groups of 2
+    assert order(page, precision) == ["c0", "c3", "c6", "c2", "c4", "c1"]
+    assert re.findall(r"rank (\d) of 6", page.text) == ["1", "2", "3", "4", "5", "6"]
+    assert "first method of this report; 6 cases have one" in page.text
+    pictures = [attributes["alt"] for attributes in page.all("img") if "png" in attributes["src"][:20]]
+    assert [alt.split(":")[0] for alt in pictures if "c0" in alt] == ["Slice 12 of c0"]
+    assert page.text.count("There is no picture of this slice.") == 5
+    profiles = [attributes["alt"] for attributes in page.all("img") if attributes["alt"].startswith("Score of")]
+    assert [alt[-3:-1] for alt in profiles] == ["c1", "c4", "c2", "c6", "c3", "c0", "c5"]
+    assert "Worst case first" in page.text
+    assert "Cases without one come last" in page.text
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_cases_are_shown_once(count):
+    names = [f"c{index}" for index in range(count)]
+    page = Page(render_html(make_report(), [make_case(n, 0.5) for n in names], make_slices("c0", [1.0], [True]), []))
+    assert sorted(order(page, names)) == names
+
+
+def test_false_alarms_are_the_highest_lesion_free_slices_one_a_case():
+    slices = [
+        *make_slices("low", [0.1, 0.2, 0.9], [False, False, True]),
+        *make_slices("high", [0.7, 0.8, None], [False, False, False]),
+        *make_slices("high", [0.99], [False], "baseline"),
+        *make_slices("full", [0.95], [True]),
+    ]
+    page = Page(render_html(make_report(), [], slices, []))
+    start = page.rows.index(["Rank", "Case", "Slice", "Relative height", "Slice score"])
+    assert page.rows[start + 1] == ["1", "high", "11", "0.333", "0.800"]
+    assert page.rows[start + 2] == ["2", "low", "11", "0.333", "0.200"]
+    assert page.rows[start + 3][0] == "Setting"
+
+
+def test_many_cases_make_a_small_page():
+    report, cases, _, _ = make_inputs(180, curves=make_curves(["model", "baseline"]))
+    slices = [
+        row for case in cases for row in make_slices(case["case_id"], list(np.linspace(0, 1, 155) ** 2), [False] * 155)
+    ]
+    views = [
+        make_view(case["case_id"], kind, size=200, smooth=2.0) for case in cases for kind in ("lesion", "false_alarm")
+    ]
+    html = render_html(report, cases, slices, views)
+    images = [attributes["src"][:14] for attributes in Page(html).all("img")]
+    assert images.count("data:image/png") == 12
+    assert images.count("data:image/svg") == 24 + len(CURVES)
+    assert "Shown are the 24 worst of 180 cases" in html
+    assert len(html) < 8e6
+
+
+INCOMPLETE = {
+    "one method": make_inputs(methods=["model"]),
+    "no threshold": (*make_inputs(threshold=None)[:3], [make_view("case-0")]),
+    "no image": (*make_inputs()[:3], [make_view("case-0", image=False)]),
+    "scores beyond [0, 1]": (*make_inputs(threshold=-700.0)[:3], [make_view("case-0", scale=-1e3)]),
+    "one score": (*make_inputs()[:3], [make_view("case-0", scale=0)]),
+    "curves of one method": make_inputs(curves=make_curves(["baseline"])),
+    "no case": (make_report([], cases=0), [], [], []),
+    "no lesion": (make_report(), [make_case("A", None)], make_slices("A", [0.3], [False]), []),
+    "no volumes": (make_report(), [make_case("A", 0.5) | {"lesion_ml": None, "best_dice_oracle": None}], [], []),
+}
+
+
+@pytest.mark.parametrize("inputs", INCOMPLETE.values(), ids=list(INCOMPLETE))
+def test_renders_what_is_incomplete(inputs):
+    assert "None" not in Page(render_html(*inputs)).text
+
+
+def test_thresholds_are_listed():
+    report = make_report(["model", "second", "third"])
+    report["methods"]["second"]["threshold"]["false_positive_rate"] = None
+    report["methods"]["third"]["threshold"] = None
+    rows = Page(render_html(report, [], [], [])).rows
+    start = rows.index(["Method", "Threshold", "False positive rate", "From"])
+    assert rows[start + 1] == ["model", "0.5", "1 %", "5 validation cases"]
+    assert rows[start + 2] == ["second", "0.5", "—", "5 validation cases"]
+    assert rows[start + 3][1].startswith("none given")
+
+
+def test_settings_and_definitions_are_listed():
+    page = Page(render_html(*make_inputs()))
+    assert page.row("top_k") == ["top_k", "20"]
+    assert page.row("froc_places") == ["froc_places", "[0.25, 8]"]
+    assert page.rows[-5][1:] == ["slice", "is slice_auroc", "higher"]
+    assert page.rows[-3][1:] == ["lesion", "is false_positives Unit: per volume.", "lower"]
+    assert page.rows[-2][-1] == "—"
+
+
+def test_the_same_report_gives_the_same_page_and_leaves_matplotlib_as_it_was():
+    settings = dict(matplotlib.rcParams)
+    inputs = (*make_inputs()[:3], [make_view("case-0")])
+    assert render_html(*inputs) == render_html(*inputs)
+    assert dict(matplotlib.rcParams) == settings
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_drawn_as_they_are(name):
+    curves = {
+        "model": {name: {"x": [0, 0.1, 1], "y": [0, 0.8, 1]}},
+        "without": {},
+        "baseline": {name: {"x": [0, 0.4, 1], "y": [0, 0.5, 1]}},
+    }
+    axes = Figure().add_subplot()
+    plot_curve(axes, curves, name)
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    for method in ("model", "baseline"):
+        assert lines[method].get_xdata().tolist() == curves[method][name]["x"]
+        assert lines[method].get_ydata().tolist() == curves[method][name]["y"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model", "baseline"]
+    styles = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
+    assert len(styles) == len(lines)
+    assert len(lines) == 2 + name.endswith("_roc")  # with the diagonal
+    alone = Figure().add_subplot()
+    plot_curve(alone, {"a": {}, "b": {}, "baseline": curves["baseline"]}, name)
+    assert alone.get_lines()[0].get_color() == lines["baseline"].get_color()  # by place, whoever lacks the curve
+
+
+@pytest.mark.parametrize(("largest", "scale", "end"), [(0, "linear", 1), (8, "linear", 8.16), (100, "symlog", 102)])
+def test_froc_of_many_false_positives_is_logarithmic(largest, scale, end):
+    axes = Figure().add_subplot()
+    plot_curve(axes, {"model": {"lesion_froc": {"x": [0, largest], "y": [0, 1]}}}, "lesion_froc")
+    assert axes.get_xscale() == scale
+    assert axes.get_xlim() == pytest.approx((0, end))
+    assert ("logarithmic" in axes.get_xlabel()) == (scale == "symlog")
+
+
+def test_profile_marks_lesion_slices_and_threshold():
+    axes = Figure().add_subplot()
+    plot_profile(axes, [3, 4, 5, 6, 9], [0.1, 0.5, 0.7, 0.2, 0.3], [True, True, False, True, True], 0.4, (0, 2))
+    profile, threshold = axes.get_lines()
+    assert profile.get_xdata().tolist() == [3, 4, 5, 6, 9]
+    assert profile.get_ydata().tolist() == [0.1, 0.5, 0.7, 0.2, 0.3]
+    assert list(threshold.get_ydata()) == [0.4, 0.4]
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
+    assert spans == [(2.5, 4.5), (5.5, 6.5), (8.5, 9.5)]
+    assert axes.get_ylim() == pytest.approx((-0.1, 2.1))
+
+
+def test_profile_without_lesion_and_threshold():
+    axes = Figure().add_subplot()
+    plot_profile(axes, [7], [0.1], [False])
+    assert not axes.patches
+    assert [line.get_marker() for line in axes.get_lines()] == ["o"]  # a line of one point would not show
+
+
+def outlines(axes):
+    return {to_hex(item.get_edgecolor()[0]): item for item in axes.collections if isinstance(item, ContourSet)}
+
+
+def test_overlay_shows_image_map_and_outlines():
+    view = make_view(size=24)
+    figure = Figure()
+    plot_overlay(figure, view, threshold=0.5, limits=(0, 1))
+    image, anomaly_map, overlay, bar = figure.axes
+    box = np.s_[0:24, 0:24]  # the brain with a margin is all of it
+    shown = image.images[0]
+    assert shown.origin == "lower"
+    np.testing.assert_array_equal(shown.get_array(), view.image[box].T.astype(np.float32))
+    scores = anomaly_map.images[0].get_array()
+    np.testing.assert_array_equal(scores.mask, ~view.brain.T)
+    np.testing.assert_array_equal(scores.compressed(), view.anomaly_map.T[view.brain.T])
+    assert anomaly_map.images[0].get_clim() == (0, 1)
+    assert [text.get_text() for text in image.texts] == ["L", "R"]
+    lesion = outlines(overlay)[LESION_OUTLINE].get_paths()[0].vertices
+    assert lesion.min(axis=0).tolist() == [7.5, 5.5]  # x from the first axis, y from the second
+    assert lesion.max(axis=0).tolist() == [11.5, 13.5]
+    assert to_hex(THRESHOLD_OUTLINE) in outlines(overlay)
+    assert "lesion solid, threshold dashed" in overlay.get_title(loc="center") + overlay.get_title(loc="left")
+    assert isinstance(bar.collections[0], QuadMesh) or bar.get_ylim() == (0, 1)
+    assert not outlines(image)
+
+
+def test_overlay_without_threshold_has_no_outline_of_it():
+    figure = Figure()
+    plot_overlay(figure, make_view())
+    assert list(outlines(figure.axes[2])) == [LESION_OUTLINE]
+
+
+def test_overlay_without_image_is_the_map_with_outlines():
+    figure = Figure()
+    plot_overlay(figure, make_view(image=False), threshold=0.5)
+    assert len(figure.axes) == 2  # with the colour bar
+    assert len(outlines(figure.axes[0])) == 2
+
+
+def test_overlay_is_cropped_to_the_brain_but_never_to_less_than_half():
+    view = make_view(size=60)
+    view.brain[:] = view.label[:] = False
+    view.brain[28:33, 10:50] = True
+    figure = Figure()
+    plot_overlay(figure, view)
+    assert figure.axes[0].images[0].get_array().shape == (48, 37)  # with a margin of 4: 40, and 5 made nearly 30
+    view.brain[:] = False
+    whole = Figure()
+    plot_overlay(whole, view)
+    assert whole.axes[0].images[0].get_array().shape == (60, 60)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scores", [np.inf, -np.inf, 0.25])
+def test_overlay_takes_constant_and_infinite_scores(scores):
+    view = make_view()
+    view.anomaly_map[:] = scores
+    figure = Figure(layout="constrained")
+    plot_overlay(figure, view, threshold=0.5)
+    assert data_uri(figure, "png")
+
+
+def test_score_limits_ignore_what_is_outside_the_brain_or_infinite():
+    view = make_view()
+    view.anomaly_map[:] = 99
+    view.anomaly_map[view.brain] = np.linspace(2, 4, view.brain.sum())
+    view.anomaly_map[10, 10] = np.inf
+    assert score_limits([view]) == pytest.approx((2, 4), abs=0.02)
+    assert score_limits([]) == (0, 1)
+
+
+def test_data_uris_are_pictures():
+    with report_style():
+        figure = Figure(figsize=(1, 1))
+        figure.add_subplot()
+    svg, png = (data_uri(figure, kind) for kind in ("svg", "png"))
+    assert svg.startswith("data:image/svg+xml;base64,")
+    assert b"<svg" in base64.b64decode(svg.split(",")[1])
+    assert base64.b64decode(png.removeprefix("data:image/png;base64,"))[1:4] == b"PNG"
