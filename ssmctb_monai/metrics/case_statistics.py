@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from ssmctb_monai.metrics.lesions import LesionFindings, components, find_lesions
+from ssmctb_monai.metrics.lesions import LesionFindings, bounding_box, components, find_lesions
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.view import View
@@ -53,8 +53,7 @@ class CaseTruth:
         if not inside.any():
             raise ValueError("the brain mask is empty")
         self.depth = len(inside)
-        places = [np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-        self.box = tuple(slice(int(place[0]), int(place[-1]) + 1) for place in places)
+        self.box = bounding_box(inside)
         self.inside, self.lesion = inside[self.box].copy(), lesion[self.box].copy()
 
     def _turned(self, array: np.ndarray) -> np.ndarray:

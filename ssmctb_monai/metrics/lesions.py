@@ -61,11 +61,20 @@ def components(mask: np.ndarray, min_size: int, structure: np.ndarray = TOUCHING
     Returns:
         Array of the mask's shape: 0 outside, and the component's number from 1 on.
     """
-    labels, count = ndimage.label(mask, structure)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    kept = sizes >= min_size
-    kept[0] = False
-    return np.where(kept, kept.cumsum(), 0)[labels]
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    box = bounding_box(mask)
+    inside = mask[box]
+    numbers, count = ndimage.label(inside, structure)
+    kept = np.bincount(numbers[inside], minlength=count + 1) >= min_size
+    labels[box][inside] = np.where(kept, kept.cumsum(), 0)[numbers[inside]]
+    return labels
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Finds the smallest box that holds a mask; an empty one where the mask is empty."""
+    axes = range(mask.ndim)
+    places = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(place[0], place[-1] + 1) if len(place) else slice(0) for place in places)
 
 
 def find_lesions(
@@ -90,9 +99,7 @@ def find_lesions(
     flagged = components(inside & (anomaly_map >= threshold), min_size)
     targets = components(lesion, min_size)
     ignored = lesion & (targets == 0)
-    flagged_regions, _ = ndimage.label(flagged > 0, TOUCHING_IN_SLICE)
-    target_regions, _ = ndimage.label(targets > 0, TOUCHING_IN_SLICE)
-
+    flagged_regions, target_regions = (components(mask > 0, 1, TOUCHING_IN_SLICE) for mask in (flagged, targets))
     regions, region_scores = _find_regions(anomaly_map, flagged_regions, target_regions, ignored)
     return LesionFindings(
         lesions=_find_components(anomaly_map, flagged, targets, lesion),

@@ -91,9 +91,10 @@ def plot_curve(axes: Axes, curves: Mapping[str, Mapping[str, Mapping[str, Sequen
             x, y = by_name[name]["x"], by_name[name]["y"]
             color = METHOD_COLORS[index % len(METHOD_COLORS)]
             dashes = METHOD_DASHES[index % len(METHOD_DASHES)]
-            axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.8, label=method, clip_on=False)
+            axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.8, label=method, clip_on=False, zorder=3)
             largest = max(largest, *x)
-    axes.legend(loc="best", handlelength=3)
+    drawn = [method for method, by_name in curves.items() if name in by_name]
+    axes.legend(axes.get_lines(), drawn, loc="best", handlelength=3)  # found by label, names with a leading _ are lost
     if name.endswith("_froc"):
         if largest > 10:
             # Else the few false positives that matter are a sliver; this linscale joins both parts without a kink

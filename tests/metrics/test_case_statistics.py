@@ -1,194 +1,406 @@
-"""Statistics of one case, from which all figures follow."""
+"""Statistic of one case: slices, their scores, orientation, voxels and volumes."""
 
 from __future__ import annotations
 
-import math
+import itertools
+import pickle
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+import torch.nn.functional as F
+from metric_checks import THRESHOLD, make_case
 
-from ssmctb_monai.metrics import CaseStatistics
-from ssmctb_monai.metrics.case_statistics import BINS, LARGEST_LOGIT, pixel_auroc, pixel_average_precision, slice_auroc
+from ssmctb_monai.metrics import EvaluationSettings
+from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, view_of
+
+SETTINGS = EvaluationSettings(top_k=2, slab_depth=2, min_lesion_size=1)
 
 
 def volume(values):
-    """Slices along the last axis, each given as four voxels."""
-    return torch.tensor(values, dtype=torch.float32).T.reshape(1, 2, 2, -1)
+    """Slices along the last axis, each given as its four voxels."""
+    return np.array(values, dtype=np.float32).T.reshape(2, 2, -1)
 
 
-#                 slice 0           slice 1           slice 2           slice 3
-SCORES = volume([[0.1, 0.2, 0.3, 1], [0.5, 0.25, 0, 0], [0.75, 0.5, 1, 0], [1, 1, 1, 1]])
-LABEL = volume([[0, 0, 0, 4], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
-BRAIN = volume([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+#                 slice 0             slice 1           slice 2           slice 3         slice 4
+SCORES = volume([[0.1, 0.2, 0.3, 1], [0.5, 0.25, 0, 0], [0.75, 0.5, 1, 0], [1, 0.5, 2, 3], [9, 9, 9, 9]])
+LABEL = volume([[0, 0, 0, 4], [0, 0, 0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]])
+BRAIN = volume([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
-def bin_of(score):
-    """Equal bins of the logit; 0 is in the first, 1 in the last."""
-    if score in (0, 1):
-        return score * (BINS - 1)
-    return int((math.log(score / (1 - score)) / LARGEST_LOGIT + 1) * BINS / 2)
+def statistics(
+    scores=SCORES, label=LABEL, brain=BRAIN, settings=SETTINGS, affine=None, threshold=None, lesion_free=None
+):
+    truth = CaseTruth("case", "patient", label, brain, affine, settings)
+    region = None if lesion_free is None else truth.cut(lesion_free) > 0
+    return CaseStatistics.of(truth.cut(scores), truth, threshold, region)
+
+
+def columns(case):
+    return {name: column.tolist() for name, column in case.slices.items()}
+
+
+def assert_same(case, expected):
+    """All but the names of two statistics, to the last bit."""
+    assert pickle.dumps(plain(case)) == pickle.dumps(plain(expected))
+
+
+def plain(thing):
+    """Nested lists of all that a statistic holds."""
+    if hasattr(thing, "__dataclass_fields__"):
+        return {name: plain(getattr(thing, name)) for name in thing.__dataclass_fields__}
+    if isinstance(thing, dict):
+        return {name: plain(value) for name, value in thing.items()}
+    return thing.tolist() if isinstance(thing, np.ndarray) else thing
+
+
+# -------------------------------------------------------------------------------------------------------------- by hand
 
 
 def test_by_hand():
-    """Slice 0 has its lesion and its highest score outside the brain; slice 3 has one brain voxel only."""
-    case = CaseStatistics.of(SCORES, LABEL, BRAIN, top_k=2)
-    np.testing.assert_allclose(case.slice_scores, [0.25, 0.375, 0.625], rtol=1e-6)
-    assert case.slice_lesion.tolist() == [False, False, True]
-    assert (len(case.normal), len(case.lesion)) == (BINS, BINS)
-    normal = {index: int(case.normal[index]) for index in case.normal.nonzero()[0]}
-    expected = np.unique([bin_of(s) for s in (0.1, 0.2, 0.3, 0.5, 0.25, 0, 0, 0.5)], return_counts=True)
-    assert normal == dict(zip(*map(np.ndarray.tolist, expected), strict=True))
-    assert {index: int(case.lesion[index]) for index in case.lesion.nonzero()[0]} == {
-        bin_of(0.75): 1,
-        BINS - 1: 1,  # a score of 1 is in the last bin
+    """The lesions of slices 0 and 3 lie outside the brain mask, and count; slice 3 has nothing else, slice 4 nothing."""
+    case = statistics(threshold=0.5)
+    assert columns(case) == {
+        "slice": [0, 1, 2],  # slice 3 has one voxel, fewer than top_k
+        "relative_height": pytest.approx([0, 1 / 3, 2 / 3]),  # the brain ends with slice 3
+        "brain_voxels": [4, 4, 2],
+        "lesion_voxels": [1, 0, 1],
+        "score": pytest.approx([0.65, 0.375, 0.625]),
+    }
+    np.testing.assert_array_equal(case.normal.values, np.unique(np.float32([0.1, 0.2, 0.3, 0.5, 0.25, 0, 0, 0.5])))
+    assert case.normal.total == 8
+    assert case.lesion.values.tolist() == [0.5, 0.75, 1]
+    assert case.lesion.weights.tolist() == [0.5, 0.5, 1]  # 0.5 and 0.75 touch by an edge across slices
+    assert case.lesion_components == 2
+    assert (case.flagged.normal, case.flagged.lesion, case.flagged.normal_slices) == (2, 3, 0)
+    assert case.volume_score == pytest.approx(0.65)
+    assert (case.case_id, case.patient_id, case.lesion_free) == ("case", "patient", None)
+
+
+def test_all_slices():
+    """As in the SSMCTB paper: every slice counts, one without brain with the lowest score there is."""
+    case = statistics(settings=EvaluationSettings(top_k=2, slices="all"))
+    assert columns(case) == {
+        "slice": [0, 1, 2, 3, 4],
+        "relative_height": pytest.approx([0, 1 / 3, 2 / 3, 1, np.nan], nan_ok=True),
+        "brain_voxels": [4, 4, 2, 1, 0],
+        "lesion_voxels": [1, 0, 1, 1, 0],
+        "score": pytest.approx([0.65, 0.375, 0.625, 0.5, -np.inf]),  # mean of the one voxel that there is
     }
 
 
-def test_figures_by_hand():
-    cases = [CaseStatistics.of(SCORES, LABEL, BRAIN, top_k=2)]
-    assert slice_auroc(cases) == 1  # 0.625 above 0.25 and 0.375
-    assert pixel_auroc(cases) == 1
-    assert pixel_average_precision(cases) == 1
-
-
 def test_slices_with_too_few_brain_voxels_are_left_out():
-    brain_voxels = [4, 4, 2, 1]
-    for top_k in (1, 2, 3, 4):
-        case = CaseStatistics.of(SCORES, LABEL, BRAIN.clone().index_fill_(3, torch.tensor(0), 1), top_k)
-        kept = [count >= top_k for count in brain_voxels]
-        assert len(case.slice_scores) == len(case.slice_lesion) == sum(kept)
-        assert case.slice_lesion.tolist() == [
-            lesion for lesion, used in zip([True, False, True, True], kept, strict=True) if used
-        ]
+    for top_k, kept in ((1, [0, 1, 2, 3]), (2, [0, 1, 2]), (3, [0, 1]), (4, [0, 1]), (5, [])):
+        for slice_score in ("top_k_mean", "max", "filtered_max"):
+            case = statistics(settings=EvaluationSettings(top_k=top_k, slice_score=slice_score))
+            assert case.slices["slice"].tolist() == kept
+    assert case.volume_score == -np.inf
+    assert case.normal.total == 8
 
 
-def test_top_k_1_is_the_maximum_and_more_than_a_slice_leaves_none():
-    np.testing.assert_allclose(CaseStatistics.of(SCORES, LABEL, BRAIN, 1).slice_scores, [0.3, 0.5, 0.75, 1])
-    case = CaseStatistics.of(SCORES, LABEL, BRAIN, top_k=5)
-    assert case.slice_scores.shape == case.slice_lesion.shape == (0,)
-    assert case.normal.sum() == 8
-    assert math.isnan(slice_auroc([case]))
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4, 7])
+def test_mean_of_the_highest(top_k):
+    expected = []
+    for index in range(4):
+        inside = ((BRAIN > 0) | (LABEL > 0))[..., index]
+        expected.append(np.sort(SCORES[..., index][inside])[-top_k:].mean())
+    case = statistics(settings=EvaluationSettings(top_k=top_k, slices="all"))
+    np.testing.assert_allclose(case.slices["score"][:4], expected, rtol=1e-6)
 
 
-def test_what_lies_outside_the_brain_does_not_matter():
-    outside = BRAIN == 0
-    expected = CaseStatistics.of(SCORES, LABEL, BRAIN, 2)
-    for score, label in ((float("nan"), 1), (7.0, 0), (-3.0, 1)):
-        case = CaseStatistics.of(SCORES.masked_fill(outside, score), LABEL.masked_fill(outside, label), BRAIN, 2)
-        for name in ("normal", "lesion", "slice_scores", "slice_lesion"):
-            np.testing.assert_array_equal(getattr(case, name), getattr(expected, name))
+def test_highest():
+    case = statistics(settings=EvaluationSettings(top_k=2, slice_score="max"))
+    assert case.slices["score"].tolist() == [1, 0.5, 0.75]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_dtypes_of_the_map(dtype):
-    exact = (SCORES * 4).round() / 4  # in every dtype
-    expected = CaseStatistics.of(exact, LABEL, BRAIN, 2)
-    case = CaseStatistics.of(exact.to(dtype), LABEL.bool(), BRAIN.byte(), 2)
-    np.testing.assert_array_equal(case.normal, expected.normal)
-    np.testing.assert_allclose(case.slice_scores, expected.slice_scores)
+def test_without_a_brain_mask_every_voxel_counts():
+    case = statistics(brain=None)
+    assert_same(case, statistics(brain=np.ones_like(BRAIN)))
+    assert case.slices["brain_voxels"].tolist() == [4] * 5
+    assert case.normal.total + case.lesion.total == 20
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.01, 1.01])
-def test_ill_scores(score):
-    scores = SCORES.clone()
-    scores[0, 0, 0, 1] = score
-    with pytest.raises(ValueError, match="NaN or values outside"):
-        CaseStatistics.of(scores, LABEL, BRAIN, 2)
+@pytest.mark.parametrize("score", [np.nan, np.inf, -1e30])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+def test_what_lies_outside_the_brain_does_not_matter(score, slice_score):
+    outside = (BRAIN == 0) & (LABEL == 0)
+    settings = EvaluationSettings(top_k=2, slice_score=slice_score, min_lesion_size=1, slices="all")
+    changed = np.where(outside, np.float32(score), SCORES)
+    assert_same(statistics(changed, settings=settings, threshold=0.3), statistics(settings=settings, threshold=0.3))
+
+
+def test_a_brain_mask_of_numbers():
+    """Positive is brain, as in MONAI; nothing else is."""
+    assert_same(statistics(brain=np.where(BRAIN > 0, 0.25, -1)), statistics())
+
+
+def test_label_values():
+    for label in (LABEL > 0, LABEL * 50, -LABEL, LABEL.astype(np.uint8)):
+        assert_same(statistics(label=label), statistics())
 
 
 def test_empty_brain():
-    with pytest.raises(ValueError, match="empty"):
-        CaseStatistics.of(SCORES, LABEL, torch.zeros_like(BRAIN), 2)
+    with pytest.raises(ValueError, match="the brain mask is empty"):
+        statistics(label=np.zeros_like(LABEL), brain=np.zeros_like(BRAIN))
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_other_shapes(index):
-    tensors = [SCORES, LABEL, BRAIN]
-    tensors[index] = tensors[index][..., :-1]
-    with pytest.raises(ValueError, match="shape"):
-        CaseStatistics.of(*tensors)
+def test_lesion_free_region():
+    """Of a region, what is brain and no lesion."""
+    region = np.ones_like(LABEL)
+    region[..., 0] = 0
+    case = statistics(lesion_free=region)
+    assert case.lesion_free.values.tolist() == [0, 0.25, 0.5]
+    assert case.lesion_free.counts.tolist() == [2, 1, 2]
 
 
-# ------------------------------------------------------------------------------------------------------- against scores
+def test_lesion_of_several_components():
+    """Weights are 1 / size, by 26 neighbours, whatever the smallest size that counts as a finding."""
+    label = np.zeros((5, 5, 5))
+    label[0, 0, 0] = label[1, 1, 1] = label[2, 2, 1] = 1
+    label[4, 4, 4] = 3
+    scores = np.arange(125.0).reshape(5, 5, 5)
+    case = statistics(scores, label, None, EvaluationSettings(min_lesion_size=3))
+    assert case.lesion_components == 2
+    assert case.lesion.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
-def random_case(seed, shape=(1, 50, 50, 40), separation=1.0, centre=-1.0):
-    """Scores as a network gives them, by a sigmoid."""
+# ------------------------------------------------------------------------------------------------------- filtered scores
+
+
+def box_case(seed=0, shape=(40, 32, 6)):
+    """A brain that fills a box, and a map that is 0 somewhere in it and outside."""
     rng = np.random.default_rng(seed)
-    label = rng.random(shape) < 0.05
-    logits = rng.normal(centre + separation * label, 1.0)
-    brain = rng.random(shape) < 0.9
-    scores = 1 / (1 + np.exp(-logits))
-    return torch.from_numpy(scores.astype(np.float32)), torch.from_numpy(label), torch.from_numpy(brain)
+    brain = np.zeros(shape)
+    brain[4:33, 3:30, 1:5] = 1
+    scores = brain * rng.gamma(0.5, size=shape) ** 3
+    scores[10, 10, 1:5] = 0
+    return scores.astype(np.float32), (rng.random(shape) < 0.01) * brain, brain
 
 
-@pytest.mark.parametrize("separation", [0.0, 1.0, 3.0])
-@pytest.mark.parametrize("centre", [-3.0, 0.0, 3.0])
-def test_agreement_with_scikit_learn(separation, centre):
-    scores, label, brain = random_case(0, separation=separation, centre=centre)
-    cases = [CaseStatistics.of(scores, label, brain)]
-    truth, values = label[brain].numpy(), scores[brain].numpy()
-    assert pixel_auroc(cases) == pytest.approx(roc_auc_score(truth, values), abs=1e-4)
-    assert pixel_average_precision(cases) == pytest.approx(average_precision_score(truth, values), abs=1e-4)
+def test_filtered_scores_are_draems():
+    """``avg_pool2d`` with a kernel of 21, as in DRAEM's evaluation, then the maximum."""
+    scores, label, brain = box_case()
+    pooled = F.avg_pool2d(torch.from_numpy(scores).permute(2, 0, 1)[:, None], 21, stride=1, padding=10)
+    expected = [pooled[index][0][torch.from_numpy(brain[..., index] > 0)].max() for index in range(1, 5)]
+    case = statistics(scores, label, brain, EvaluationSettings(slice_score="filtered_max"))
+    np.testing.assert_allclose(case.slices["score"], expected, rtol=1e-5)
+    np.testing.assert_allclose(case.slices["score"], pooled[1:5].amax(dim=(1, 2, 3)), rtol=1e-5)
 
 
-def test_agreement_with_scikit_learn_for_a_confident_network():
-    """Trained networks give most scores within 1e-4 of 0 or of 1; their order there decides the figures."""
-    rng = np.random.default_rng(0)
-    label = rng.random((1, 50, 50, 40)) < 0.05
-    logits = np.where(label, rng.normal(6, 6, label.shape), rng.normal(-3, 4, label.shape))
-    scores = torch.sigmoid(torch.from_numpy(logits.astype(np.float32)))
-    cases = [CaseStatistics.of(scores, torch.from_numpy(label), torch.ones_like(scores))]
-    truth, values = label.ravel(), scores.numpy().ravel()
-    assert pixel_auroc(cases) == pytest.approx(roc_auc_score(truth, values), abs=1e-4)
-    assert pixel_average_precision(cases) == pytest.approx(average_precision_score(truth, values), abs=1e-4)
+def test_filter_beyond_the_brain():
+    """There it sees the lowest score of the brain, so that a constant added to the map adds to the scores."""
+    scores, label, brain = box_case()
+    settings = EvaluationSettings(slice_score="filtered_max")
+    expected = statistics(scores, label, brain, settings).slices["score"]
+    for shift in (-3.0, 5.0):
+        case = statistics(scores + shift, label, brain, settings)
+        np.testing.assert_allclose(case.slices["score"], expected + shift, rtol=1e-5)
 
 
-def test_heavily_tied_scores():
-    scores, label, brain = random_case(1, separation=2)
-    scores = (scores * 5).round() / 5
-    cases = [CaseStatistics.of(scores, label, brain)]
-    truth, values = label[brain].numpy(), scores[brain].numpy()
-    assert pixel_auroc(cases) == pytest.approx(roc_auc_score(truth, values), abs=1e-9)
-    assert pixel_average_precision(cases) == pytest.approx(average_precision_score(truth, values), abs=1e-9)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+def test_types_of_the_map(dtype, slice_score):
+    """Raw intensities are whole numbers; their means are not."""
+    scores, label, brain = box_case()
+    scores = np.minimum(10 * scores, 255).astype(np.uint8)
+    settings = EvaluationSettings(slice_score=slice_score)
+    case = statistics(scores.astype(dtype), label, brain, settings, threshold=5)
+    expected = statistics(scores.astype(np.float64), label, brain, settings, threshold=5)
+    np.testing.assert_allclose(case.slices["score"], expected.slices["score"], rtol=1e-6)
+    np.testing.assert_array_equal(case.normal.values, expected.normal.values)
+    np.testing.assert_array_equal(case.lesion.counts, expected.lesion.counts)
+    assert (case.flagged.normal, case.flagged.lesion) == (expected.flagged.normal, expected.flagged.lesion)
 
 
-def test_several_cases_are_pooled_exactly():
-    tensors = [random_case(seed, (1, 12, 12, 20), separation=seed) for seed in range(4)]
-    joined = CaseStatistics.of(*(torch.cat(parts, dim=-1) for parts in zip(*tensors, strict=True)))
-    cases = [CaseStatistics.of(*case) for case in tensors]
-    np.testing.assert_array_equal(sum(case.normal for case in cases), joined.normal)
-    np.testing.assert_array_equal(sum(case.lesion for case in cases), joined.lesion)
-    for figure in (pixel_auroc, pixel_average_precision, slice_auroc):
-        assert figure(cases) == pytest.approx(figure([joined]), nan_ok=True)
-        assert figure(cases[::-1]) == pytest.approx(figure(cases), nan_ok=True)
+# -------------------------------------------------------------------------------------------------------- ill scores
 
 
-def test_slice_auroc_against_scikit_learn():
-    rng = np.random.default_rng(0)
-    cases, scores, lesion = [], [], []
-    for seed in range(3):
-        anomaly_map, label, brain = random_case(seed, (1, 12, 12, 20))
-        label[..., rng.random(20) < 0.6] = False
-        anomaly_map = (anomaly_map * 10).round() / 10  # ties
-        cases.append(CaseStatistics.of(anomaly_map, label, brain, top_k=3))
-        for index in range(20):
-            values = anomaly_map[0, ..., index][brain[0, ..., index]].sort().values[-3:]
-            scores.append(float(values.mean()))
-            lesion.append(bool((label & brain)[..., index].any()))
-    assert 10 < sum(lesion) < 50
-    assert slice_auroc(cases) == pytest.approx(roc_auc_score(lesion, np.float32(scores)), abs=1e-9)
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+@pytest.mark.parametrize("has_lesion", [False, True])
+def test_nan(slice_score, has_lesion):
+    scores = SCORES.copy()
+    scores[(0, 0, 2) if has_lesion else (0, 0, 1)] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        statistics(scores, settings=EvaluationSettings(slice_score=slice_score))
 
 
-def test_memory_does_not_grow_with_the_volume():
-    sizes = [CaseStatistics.of(*random_case(0, (1, size, size, 10))).normal.nbytes for size in (10, 60)]
-    assert sizes[0] == sizes[1]
+@pytest.mark.parametrize(("score", "expected"), [(np.inf, np.inf), (-np.inf, 0.5)])
+def test_an_infinite_score(score, expected):
+    scores = SCORES.copy()
+    scores[0, 1, 1] = score  # the second highest of slice 1
+    case = statistics(scores, settings=EvaluationSettings(slice_score="max", top_k=2), threshold=0.5)
+    assert case.slices["score"][1] == expected
+    assert score in case.normal.values
+    mean = statistics(scores).slices["score"][1]
+    assert mean == (np.inf if score > 0 else 0.25)
 
 
-def test_without_lesion():
-    scores, label, brain = random_case(0, (1, 8, 8, 5))
-    cases = [CaseStatistics.of(scores, torch.zeros_like(label), brain)]
-    for figure in (pixel_auroc, pixel_average_precision, slice_auroc):
-        assert math.isnan(figure(cases))
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max"])
+def test_infinite_scores_without_a_mean(slice_score):
+    scores = SCORES.copy()
+    scores[..., 1] = [[np.inf, -np.inf], [-np.inf, -np.inf]]
+    with pytest.raises(ValueError, match="infinite scores have no mean"):
+        statistics(scores, settings=EvaluationSettings(slice_score=slice_score, top_k=2))
+    statistics(scores, settings=EvaluationSettings(slice_score="max", top_k=2))
+
+
+# --------------------------------------------------------------------------------------------------------- orientation
+
+CASE = make_case(7, shape=(9, 8, 11), spacing=(1, 2, 1.5))
+OBLIQUE = np.array([[0.96, -0.05, 0.1, 7], [0.06, 1.9, -0.1, -3], [-0.1, 0.2, 1.45, 11], [0, 0, 0, 1]])
+
+
+def stored(array, affine, codes):
+    """The same scan stored along other axes, as nibabel does it."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+    return nib.apply_orientation(array, turn), affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+
+
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max"])
+@pytest.mark.parametrize("affine", [CASE.affine, OBLIQUE], ids=["straight", "oblique"])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "RAI", "PSR", "ASL", "SRA", "IPL"])
+def test_stored_in_any_orientation(codes, affine, slice_score):
+    """A scan in axial, coronal or sagittal storage, from either end, has one statistic."""
+    settings = EvaluationSettings(slice_score=slice_score, top_k=3, min_lesion_size=3)
+    arrays = [CASE.anomaly_map, CASE.label, CASE.brain]
+    expected = statistics(*arrays, settings, affine, THRESHOLD, lesion_free=CASE.brain)
+    turned, moved = zip(*(stored(array, affine, codes) for array in arrays), strict=True)
+    assert nib.aff2axcodes(moved[0]) == tuple(codes)
+    case = statistics(*turned, settings, moved[0], THRESHOLD, lesion_free=turned[2])
+    assert case.voxel_volume == pytest.approx(expected.voxel_volume)
+    left_out = ("voxel_volume", "slices")
+    assert {k: v for k, v in plain(case).items() if k not in left_out} == {
+        k: v for k, v in plain(expected).items() if k not in left_out
+    }
+    for name, column in expected.slices.items():
+        np.testing.assert_allclose(case.slices[name], column, rtol=1e-6)
+    assert case.flagged.findings.lesions.targets > 0
+
+
+def test_without_an_affine_the_last_axis_runs_from_the_feet_up():
+    arrays = [CASE.anomaly_map, CASE.label, CASE.brain]
+    assert_same(statistics(*arrays), statistics(*arrays, affine=np.eye(4)))
+    assert statistics(*arrays).slices["slice"][-1] == 9  # of 11 slices, the last is empty
+
+
+@pytest.mark.parametrize(
+    ("affine", "voxel"), [(None, 1), (np.eye(4), 1), (np.diag([-2, 0.5, 3, 1]), 3), (CASE.affine, 3)]
+)
+def test_volumes_in_ml(affine, voxel):
+    case = statistics(affine=affine)
+    assert case.voxel_volume == pytest.approx(voxel / 1000)
+    assert case.lesion_volume == pytest.approx(3 * voxel / 1000)
+    assert case.brain_volume == pytest.approx(11 * voxel / 1000)
+
+
+def test_volume_of_sheared_voxels():
+    affine = np.eye(4)
+    affine[:3, :3] = [[1, 0.2, 0], [0, 2, 0.1], [0, 0, 3]]
+    assert statistics(affine=affine).voxel_volume == pytest.approx(6e-3)
+
+
+def test_relative_height_goes_by_the_brain():
+    """0 at its lowest slice and 1 at its highest, wherever it lies in the volume; lesions belong to it."""
+    for below, above in itertools.product((0, 3), repeat=2):
+        padded = [np.pad(array, [(0, 0), (0, 0), (below, above)]) for array in (SCORES, LABEL, BRAIN)]
+        case = statistics(*padded)
+        np.testing.assert_allclose(case.slices["relative_height"], [0, 1 / 3, 2 / 3])
+        assert case.slices["slice"].tolist() == [below, below + 1, below + 2]
+    one = statistics(SCORES[..., 1:2], LABEL[..., 1:2], BRAIN[..., 1:2])
+    assert one.slices["relative_height"].tolist() == [0]
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_memory_hardly_grows_with_the_voxels():
+    sizes = []
+    for side in (60, 120):
+        rng = np.random.default_rng(0)
+        label = np.zeros((side, side, side), dtype=bool)
+        label[5:20, 5:20, 5:20] = True
+        scores = rng.random((side, side, side), dtype=np.float32)
+        case = statistics(scores, label, None, EvaluationSettings(), threshold=0.999, lesion_free=~label)
+        sizes.append(len(pickle.dumps(case)))
+    assert sizes[1] < 1.6 * sizes[0]  # of 8 times the voxels
+    assert sizes[1] < 2**20 * 1.5
+
+
+# ---------------------------------------------------------------------------------------------------------------- views
+
+
+def views(scores=SCORES, label=LABEL, brain=BRAIN, image=None, affine=None, settings=SETTINGS):
+    truth = CaseTruth("case", "patient", label, brain, affine, settings)
+    cut = truth.cut(scores)
+    found = view_of(cut, truth, None if image is None else truth.cut(image), CaseStatistics.of(cut, truth), "model")
+    return {view.kind: view for view in found}
+
+
+def test_views_by_hand():
+    label = LABEL.copy()
+    label[..., 2] = [[1, 1], [0, 0]]
+    seen = views(label=label)
+    assert list(seen) == ["lesion", "false_alarm"]
+    lesion, false_alarm = seen.values()
+    assert (lesion.case_id, lesion.method, lesion.slice, false_alarm.slice) == ("case", "model", 2, 1)
+    assert (lesion.score, false_alarm.score) == pytest.approx((0.625, 0.375))
+    np.testing.assert_array_equal(lesion.anomaly_map, SCORES[..., 2])
+    np.testing.assert_array_equal(lesion.label, label[..., 2] > 0)
+    np.testing.assert_array_equal(lesion.brain, (BRAIN[..., 2] > 0) | (label[..., 2] > 0))
+    assert lesion.image is None
+
+
+@pytest.mark.parametrize(
+    ("label", "kinds"), [(np.zeros_like(LABEL), ["false_alarm"]), (np.ones_like(LABEL), ["lesion"])]
+)
+def test_views_that_there_are(label, kinds):
+    assert list(views(label=label)) == kinds
+
+
+def test_the_false_alarm_is_the_slice_without_lesion_that_scores_highest():
+    seen = views(CASE.anomaly_map, CASE.label, CASE.brain)
+    case = statistics(CASE.anomaly_map, CASE.label, CASE.brain)
+    free = case.slices["lesion_voxels"] == 0
+    assert seen["false_alarm"].score == case.slices["score"][free].max()
+    assert seen["false_alarm"].score > case.slices["score"][free].min()
+    assert seen["lesion"].label.sum() == case.slices["lesion_voxels"].max()
+    assert seen["lesion"].slice == case.slices["slice"][case.slices["lesion_voxels"].argmax()]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PSR"])
+def test_views_are_in_ras(codes):
+    """Axis 0 from left to right, axis 1 from back to front, cut to the brain, whatever the storage."""
+    arrays = [CASE.anomaly_map, CASE.label, CASE.brain, np.random.default_rng(0).random(CASE.label.shape)]
+    expected = views(*arrays, affine=CASE.affine)
+    turned, moved = zip(*(stored(array, CASE.affine, codes) for array in arrays), strict=True)
+    for kind, view in views(*turned, affine=moved[0]).items():
+        assert view.slice == expected[kind].slice
+        for name in ("anomaly_map", "label", "brain", "image"):
+            np.testing.assert_array_equal(getattr(view, name), getattr(expected[kind], name))
+    np.testing.assert_array_equal(expected["lesion"].label, CASE.lesion[..., expected["lesion"].slice])
+
+
+def test_images_are_scaled_to_the_brain():
+    """The darkest and brightest half per cent of the brain are cut off; what lies outside does not matter."""
+    image = np.random.default_rng(0).normal(100, 10, CASE.label.shape)
+    low, high = np.percentile(image[CASE.inside], [0.5, 99.5])
+    view = views(CASE.anomaly_map, CASE.label, CASE.brain, np.where(CASE.inside, image, 1e6))["lesion"]
+    expected = np.clip((image[..., view.slice] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(view.image[view.brain], expected[view.brain], atol=1e-3)
+    assert (view.image[~view.brain] == 1).all()
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_image(value):
+    view = views(image=np.full(SCORES.shape, value))["lesion"]
+    assert np.isfinite(view.image).all()
+
+
+def test_views_hold_no_volume():
+    """A view that refers to its slice of the volume keeps the whole volume in memory."""
+    for view in views(CASE.anomaly_map, CASE.label, CASE.brain, CASE.anomaly_map).values():
+        for name in ("anomaly_map", "label", "brain", "image"):
+            array = getattr(view, name)
+            held = array if array.base is None else array.base
+            assert held.size == array.size, name

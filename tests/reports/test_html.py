@@ -148,7 +148,7 @@ def make_slices(case_id, scores, lesion, method="model", first=10):
     ]
 
 
-def make_view(case_id="A", kind="lesion", size=24, image=True, method="model", scale=1.0, smooth=0.0):
+def make_view(case_id="A", kind="lesion", size=24, image=True, method="model", scale=1.0, smooth=0.0, index=12):
     generator = np.random.default_rng(0)
     label = np.zeros((size, size), dtype=bool)
     label[8:12, 6:14] = kind == "lesion"
@@ -156,7 +156,7 @@ def make_view(case_id="A", kind="lesion", size=24, image=True, method="model", s
     brain[3:-4, 2:-2] = True
     picture, scores = (gaussian_filter(generator.random((size, size)), smooth) for _ in range(2))
     return View(
-        case_id, method, kind, 12, 0.9, picture.astype(np.float16) if image else None, scores * scale, label, brain
+        case_id, method, kind, index, 0.9, picture.astype(np.float16) if image else None, scores * scale, label, brain
     )
 
 
@@ -207,6 +207,12 @@ def test_numbers_have_no_negative_zero(value, unit, shown):
     assert Page(render_html(report, [], [], [])).row("It")[1] == shown
 
 
+def test_a_unit_that_the_title_names_is_not_repeated():
+    report = make_report()
+    report["figure_definitions"]["false_positives"]["title"] = "False positives per volume"
+    assert Page(render_html(report, [], [], [])).row("False positives")[0] == "False positives per volume"
+
+
 def test_reasons_are_tooltips_and_numbered_notes():
     report = make_report()
     report["methods"]["model"]["figures"]["slice_auroc"] = estimate(0.5, reason="an interval needs two patients")
@@ -237,8 +243,9 @@ def test_page_loads_nothing():
 
 
 def test_names_are_text():
-    name = '<script>alert("1")</script>\'$x_1$'
+    name = '<script>alert("1")</script>\'$x_{$'
     report = make_report([name, "_b"], description=name, failed_cases=[{"case_id": name, "problem": name}])
+    report["curves"] = make_curves([name, "_b"])
     report["methods"][name]["figures"]["volume_auroc"]["reason"] = name
     slices = make_slices(name, [0.1, 0.2], [False, True], name)
     views = [make_view(name, kind, method=name) for kind in ("lesion", "false_alarm")]
@@ -270,7 +277,12 @@ def test_best_median_and_worst_cases_of_the_first_method():
     cases = [make_case(name, value) for name, value in precision.items()]
     cases += [make_case(name, 1 - (value or 0), "baseline") for name, value in precision.items()]
     slices = [row for name in precision for row in make_slices(name, [0.1], [False])]
-    views = [make_view("c0"), make_view("c0", method="baseline"), make_view("c5"), make_view("c4", "false_alarm")]
+    views = [
+        make_view("c0"),
+        make_view("c0", method="baseline", index=7),
+        make_view("c5"),
+        make_view("c4", "false_alarm"),
+    ]
     page = Page(render_html(make_report(), cases, slices, views))
     # 6 are ranked: groups of 2
     assert order(page, precision) == ["c0", "c3", "c6", "c2", "c4", "c1"]
@@ -374,17 +386,18 @@ def test_curves_are_drawn_as_they_are(name):
         "model": {name: {"x": [0, 0.1, 1], "y": [0, 0.8, 1]}},
         "without": {},
         "baseline": {name: {"x": [0, 0.4, 1], "y": [0, 0.5, 1]}},
+        "_old": {name: {"x": [0, 1], "y": [0, 0.25]}},
     }
     axes = Figure().add_subplot()
     plot_curve(axes, curves, name)
     lines = {line.get_label(): line for line in axes.get_lines()}
-    for method in ("model", "baseline"):
+    for method in ("model", "baseline", "_old"):
         assert lines[method].get_xdata().tolist() == curves[method][name]["x"]
         assert lines[method].get_ydata().tolist() == curves[method][name]["y"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model", "baseline"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model", "baseline", "_old"]
     styles = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
     assert len(styles) == len(lines)
-    assert len(lines) == 2 + name.endswith("_roc")  # with the diagonal
+    assert len(lines) == 3 + name.endswith("_roc")  # with the diagonal
     alone = Figure().add_subplot()
     plot_curve(alone, {"a": {}, "b": {}, "baseline": curves["baseline"]}, name)
     assert alone.get_lines()[0].get_color() == lines["baseline"].get_color()  # by place, whoever lacks the curve
