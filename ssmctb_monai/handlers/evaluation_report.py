@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.config import PathLike
 from monai.transforms import SaveImage
-from torch import distributed
 
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import SoundCases
@@ -140,7 +140,7 @@ class EvaluationReport:
         for case_id, problem in self.dataset.problems.items():
             self.evaluation.fail(case_id, problem)
         evaluation = self.evaluation.gather()
-        if evaluation.cases and not (distributed.is_initialized() and distributed.get_rank()):
+        if evaluation.cases and idist.get_rank() == 0:
             report = write_report(evaluation, self.output_dir, self.description)
             files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))

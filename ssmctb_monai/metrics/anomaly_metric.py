@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric, MetricsLambda
 from torch import Tensor
@@ -56,7 +57,7 @@ class AnomalyMetric(Metric):
             maps = dict(zip(self.methods, tensors, strict=False))
             label, brain, *lesion_free = tensors[len(maps) :]
             self.evaluation.add(
-                f"case {len(self.evaluation.cases) + 1}",
+                f"process {idist.get_rank()}, case {len(self.evaluation.cases) + 1}",
                 maps,
                 label,
                 brain,

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from ssmctb_monai.data.checks import has_whole_labels
 from ssmctb_monai.metrics.lesions import LesionFindings, bounding_box, components, find_lesions
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 from ssmctb_monai.metrics.settings import EvaluationSettings
@@ -33,7 +34,7 @@ class CaseTruth:
         settings: what to count.
 
     Raises:
-        ValueError: when there is nothing to count.
+        ValueError: when the brain is empty, or a label is negative or no whole number.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class CaseTruth:
         self.case_id, self.patient_id, self.settings = case_id, patient_id, settings
         self.orientation = nib.io_orientation(np.eye(4) if affine is None else affine)
         self.voxel_volume = 1e-3 * (1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3]))))  # ml
+        if not has_whole_labels(label):
+            raise ValueError("the label holds values that are negative or not whole numbers")
         lesion = self._turned(label) != 0
         inside = np.ones_like(lesion) if brain is None else (self._turned(brain) > 0) | lesion
         if not inside.any():
-            raise ValueError("the brain mask is empty")
+            raise ValueError("the brain is empty")
         self.depth = len(inside)
         self.box = bounding_box(inside)
         self.inside, self.lesion = inside[self.box].copy(), lesion[self.box].copy()

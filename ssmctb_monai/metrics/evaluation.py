@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -110,8 +111,9 @@ class AnomalyEvaluation:
             lesion_free: mask of regions that :meth:`label_free_thresholds` looks at.
 
         Raises:
-            ValueError: when shapes, affines or the methods differ, the brain is empty, a score in it is NaN, or the
-                case was added before; the case is named, and what was added before remains.
+            ValueError: when shapes, affines or the methods differ, a label is negative or no whole number, the brain is
+                empty, a score in it is NaN, or the case was added before; the case is named, and what was added before
+                remains.
         """
         if any(case.case_id == case_id for case in self.cases):
             raise ValueError(f"{case_id}: the case was added before.")
@@ -119,8 +121,12 @@ class AnomalyEvaluation:
             raise ValueError(
                 f"{case_id}: expected maps of {', '.join(self.methods) or 'a method'}, got {', '.join(anomaly_maps)}."
             )
+        if unknown := set(self.thresholds) - set(anomaly_maps):
+            raise ValueError(f"{case_id}: there are thresholds of {', '.join(sorted(unknown))}, but no maps.")
+        names = {method: f"map of {method}" for method in anomaly_maps}
+        given = {"label": label, **{names[method]: anomaly_map for method, anomaly_map in anomaly_maps.items()}}
         optional = {"brain": brain, "image": image, "lesion_free": lesion_free}
-        given = {"label": label, **anomaly_maps, **{key: value for key, value in optional.items() if value is not None}}
+        given |= {key: value for key, value in optional.items() if value is not None}
         try:
             arrays, common = _arrays(given, affine)
             truth = CaseTruth(
@@ -129,20 +135,20 @@ class AnomalyEvaluation:
             cut = {name: truth.cut(array) for name, array in arrays.items()}
             region = cut["lesion_free"] > 0 if lesion_free is not None else None
             added = {}
-            for method in anomaly_maps:
+            for method, name in names.items():
                 threshold = self.thresholds.get(method)
                 try:
                     added[method] = CaseStatistics.of(
-                        cut[method], truth, None if threshold is None else threshold.value, region
+                        cut[name], truth, None if threshold is None else threshold.value, region
                     )
                 except ValueError as error:
-                    raise ValueError(f"anomaly map {method!r}: {error}") from error
+                    raise ValueError(f"{name}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{case_id}: {str(error).removesuffix('.')}.") from error
         for method, statistics in added.items():
             self.statistics.setdefault(method, []).append(statistics)
         first = next(iter(anomaly_maps))
-        self.views += view_of(cut[first], truth, cut.get("image"), added[first], first)
+        self.views += view_of(cut[names[first]], truth, cut.get("image"), added[first], first)
         self._forget_tables()
 
     def fail(self, case_id: str, problem: str) -> None:
@@ -164,9 +170,9 @@ class AnomalyEvaluation:
         Raises:
             ValueError: when processes evaluated different methods.
         """
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        if idist.get_world_size() == 1:
             return self
-        states: list[Any] = [None] * distributed.get_world_size()
+        states: list[Any] = [None] * idist.get_world_size()
         distributed.all_gather_object(states, (self.statistics, self.views, self.failed))
         joined = AnomalyEvaluation(self.thresholds, self.settings)
         names = {tuple(statistics) for statistics, _, _ in states if statistics}

@@ -94,6 +94,11 @@ def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
         FileNotFoundError: when there is no such file.
         ValueError: when the file holds no thresholds.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"There is no {path}; training writes it beside the checkpoint. `--thresholds_file none` goes without: "
+            "figures at the threshold are then not defined."
+        )
     try:
         return {name: LabelFreeThreshold(**value) for name, value in json.loads(Path(path).read_text()).items()}
     except (AttributeError, TypeError, ValueError) as error:

@@ -8,13 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
+import torch
 from monai.config import PathLike
 
+from ssmctb_monai import __version__
 from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
 from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES, POSITION_BINS
@@ -50,7 +52,7 @@ def build_report(evaluation: AnomalyEvaluation, description: str | None = None) 
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "software": {name: version(name) for name in ("ssmctb_monai", "monai", "torch")},
+        "software": {"ssmctb_monai": __version__, "monai": monai.__version__, "torch": torch.__version__},
         "description": description,
         "settings": {
             **asdict(evaluation.settings),

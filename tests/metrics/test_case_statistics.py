@@ -59,7 +59,7 @@ def plain(thing):
 
 
 def test_by_hand():
-    """The lesions of slices 0 and 3 lie outside the brain mask, and count; slice 3 has nothing else, slice 4 nothing."""
+    """Lesions of slices 0 and 3 lie outside the brain mask, and count; slice 3 has nothing else, slice 4 nothing."""
     case = statistics(threshold=0.5)
     assert columns(case) == {
         "slice": [0, 1, 2],  # slice 3 has one voxel, fewer than top_k
@@ -165,7 +165,7 @@ def test_lesion_of_several_components():
     assert case.lesion.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
-# ------------------------------------------------------------------------------------------------------- filtered scores
+# ------------------------------------------------------------------------------------------------------ filtered scores
 
 
 def box_case(seed=0, shape=(40, 32, 6)):
@@ -196,21 +196,6 @@ def test_filter_beyond_the_brain():
     for shift in (-3.0, 5.0):
         case = statistics(scores + shift, label, brain, settings)
         np.testing.assert_allclose(case.slices["score"], expected + shift, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32, np.float64])
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
-def test_types_of_the_map(dtype, slice_score):
-    """Raw intensities are whole numbers; their means are not."""
-    scores, label, brain = box_case()
-    scores = np.minimum(10 * scores, 255).astype(np.uint8)
-    settings = EvaluationSettings(slice_score=slice_score)
-    case = statistics(scores.astype(dtype), label, brain, settings, threshold=5)
-    expected = statistics(scores.astype(np.float64), label, brain, settings, threshold=5)
-    np.testing.assert_allclose(case.slices["score"], expected.slices["score"], rtol=1e-6)
-    np.testing.assert_array_equal(case.normal.values, expected.normal.values)
-    np.testing.assert_array_equal(case.lesion.counts, expected.lesion.counts)
-    assert (case.flagged.normal, case.flagged.lesion) == (expected.flagged.normal, expected.flagged.lesion)
 
 
 # -------------------------------------------------------------------------------------------------------- ill scores
