@@ -51,7 +51,7 @@ class CaseTruth:
         self.voxel_volume = 1e-3 * (1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3]))))  # ml
         if not has_whole_labels(label):
             raise ValueError("the label holds values that are negative or not whole numbers")
-        lesion = self._turned(label) != 0
+        lesion = self._turned(label) > 0.5  # labels are whole up to rounding
         inside = np.ones_like(lesion) if brain is None else (self._turned(brain) > 0) | lesion
         if not inside.any():
             raise ValueError("the brain is empty")
@@ -160,6 +160,7 @@ class CaseStatistics:
         inside, lesion = truth.inside, truth.lesion
         normal_scores, lesion_scores = anomaly_map[inside & ~lesion], anomaly_map[lesion]
         shares, count = truth.lesion_shares
+        normal, of_lesion = ScoreCounts.of(normal_scores), ScoreCounts.of(lesion_scores, shares)
         slices = {**truth.slice_table, "score": _slice_scores(anomaly_map, truth)}
         flagged = None
         if threshold is not None:
@@ -173,8 +174,8 @@ class CaseStatistics:
         return cls(
             case_id=truth.case_id,
             patient_id=truth.patient_id,
-            normal=ScoreCounts.of(normal_scores),
-            lesion=ScoreCounts.of(lesion_scores, shares),
+            normal=normal,
+            lesion=of_lesion,
             lesion_components=count,
             lesion_free=None if lesion_free is None else ScoreCounts.of(anomaly_map[lesion_free & inside & ~lesion]),
             slices=slices,
@@ -203,7 +204,7 @@ def _slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
     settings, inside = truth.settings, truth.inside
     if settings.slice_score == "filtered_max":
         lowest = anomaly_map[inside].min()
-        filled = np.where(inside, anomaly_map, lowest)
+        filled = np.where(inside, anomaly_map, lowest).astype(np.result_type(anomaly_map, np.float32))
         anomaly_map = ndimage.uniform_filter(filled, DRAEM_FILTER, mode="constant", cval=float(lowest))
     ranked = np.where(inside, anomaly_map, -np.inf).reshape(len(inside), -1)
     top_k = min(settings.top_k if settings.slice_score == "top_k_mean" else 1, ranked.shape[1])
@@ -219,7 +220,7 @@ def _slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
     return scores[truth.slice_table["slice"]]
 
 
-def view_of(
+def views_of(
     anomaly_map: np.ndarray, truth: CaseTruth, image: np.ndarray | None, statistics: CaseStatistics, method: str
 ) -> list[View]:
     """Keeps the slices of a case that are worth a look.
@@ -241,8 +242,7 @@ def view_of(
         "false_alarm": np.where(in_brain & ~has_lesion, slices["score"], -np.inf),
     }
     if image is not None:
-        low, high = np.percentile(image[truth.inside], (0.5, 99.5))
-        image = np.clip((image - low) / (high - low or 1), 0, 1).astype(np.float16)
+        low, high = np.percentile(image[truth.inside].astype(np.float32), (0.5, 99.5))
     views = []
     for kind, rank in kinds.items():
         if not np.isfinite(rank).any():
@@ -256,7 +256,7 @@ def view_of(
                 kind,
                 int(slices["slice"][best]),
                 float(slices["score"][best]),
-                None if image is None else image[place],
+                None if image is None else np.clip((image[place] - low) / (high - low or 1), 0, 1).astype(np.float16),
                 anomaly_map[place].copy(),
                 truth.lesion[place].copy(),
                 truth.inside[place].copy(),

@@ -55,9 +55,15 @@ def _totals(table: ScoreTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """Keeps points that are spread evenly along the curve, and its ends."""
-    steps = np.hypot(np.diff(curve.x, prepend=curve.x[0]), np.diff(curve.y, prepend=curve.y[0])).cumsum()
-    if len(steps) <= POINTS:
-        return curve
-    chosen = np.unique(np.searchsorted(steps, np.linspace(0, steps[-1], POINTS)))
-    return Curve(curve.x[chosen], curve.y[chosen])
+    """Leaves out what a straight line shows as well, and, if that is not enough, points that lie close together."""
+    x, y = curve
+    if len(x) > POINTS:
+        turns = [(values[1:-1] != values[:-2]) | (values[1:-1] != values[2:]) for values in (x, y)]
+        chosen = np.concatenate([[True], turns[0] & turns[1], [True]])
+        x, y = x[chosen], y[chosen]
+    if len(x) > POINTS:
+        scaled = np.minimum(x, 1) + np.log(np.maximum(x, 1))  # a FROC curve matters at its start
+        steps = np.hypot(np.diff(scaled, prepend=scaled[0]), np.diff(y, prepend=y[0])).cumsum()
+        chosen = np.unique(np.searchsorted(steps, np.linspace(0, steps[-1], POINTS)))
+        x, y = x[chosen], y[chosen]
+    return Curve(x, y)

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from torch import Tensor, distributed
 
 from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
-from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, view_of
+from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
 from ssmctb_monai.metrics.figures import FIGURES, Pool
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
@@ -143,12 +143,13 @@ class AnomalyEvaluation:
                     )
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
+            first = next(iter(anomaly_maps))
+            views = views_of(cut[names[first]], truth, cut.get("image"), added[first], first)
         except ValueError as error:
             raise ValueError(f"{case_id}: {str(error).removesuffix('.')}.") from error
         for method, statistics in added.items():
             self.statistics.setdefault(method, []).append(statistics)
-        first = next(iter(anomaly_maps))
-        self.views += view_of(cut[names[first]], truth, cut.get("image"), added[first], first)
+        self.views += views
         self._forget_tables()
 
     def fail(self, case_id: str, problem: str) -> None:
@@ -229,7 +230,8 @@ class AnomalyEvaluation:
         Returns:
             The figures in the order of ``cases``; NaN where one is not defined.
         """
-        return FIGURES[name].values(self.pools[method], np.eye(len(self.cases)))
+        once = np.ones((1, 1))
+        return np.array([FIGURES[name].values(case, once)[0] for case in self.pools[method].single_cases])
 
     def estimates(self, method: str) -> dict[str, Estimate]:
         """Computes all figures of a method with their intervals.
@@ -277,8 +279,9 @@ class AnomalyEvaluation:
 
     @cached_property
     def _resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
         return {
-            method: {name: figure.values(pool, self._weights) for name, figure in FIGURES.items()}
+            method: {name: figure.values(pool, distinct)[places.ravel()] for name, figure in FIGURES.items()}
             for method, pool in self.pools.items()
         }
 
@@ -304,6 +307,8 @@ def _arrays(given: Mapping[str, Array], affine: Array | None) -> tuple[dict[str,
     affines = {name: value.affine.numpy(force=True) for name, value in given.items() if isinstance(value, MetaTensor)}
     if affine is not None:
         affines["affine"] = np.asarray(affine, dtype=float)
+        if affines["affine"].shape != (4, 4) or not np.linalg.det(affines["affine"]):
+            raise ValueError(f"expected an affine of shape (4, 4) with an inverse, got {affines['affine'].tolist()}")
     for (one, first), (name, other) in pairwise(affines.items()):
         if (difference := affine_difference(other, first)) > AFFINE_TOLERANCE:
             raise ValueError(f"the affine of {name} differs from that of {one} by {difference:.4g} mm")

@@ -46,6 +46,11 @@ class Pool:
         self.cases = cases
         self.slab_depth = slab_depth
 
+    @cached_property
+    def single_cases(self) -> list[Pool]:
+        """Each case by itself, in bins of its own."""
+        return [Pool([case], self.slab_depth) for case in self.cases]
+
     @property
     def has_threshold(self) -> bool:
         """Whether the cases were counted with a threshold."""
@@ -74,7 +79,8 @@ class Pool:
         """Scores of the slices in each tenth of the brain's height."""
         parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(POSITION_BINS)]
         for case in self.cases:
-            place = np.minimum(np.floor(case.slices["relative_height"] * POSITION_BINS), POSITION_BINS - 1)
+            tenth = np.floor(case.slices["relative_height"] * POSITION_BINS + 1e-9)  # 0.3 * 10 is less than 3
+            place = np.minimum(tenth, POSITION_BINS - 1)
             for index, part in enumerate(parts):
                 chosen = place == index
                 part.append((case.slices["score"][chosen], case.slices["lesion_voxels"][chosen] > 0))
@@ -202,9 +208,10 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _per_case(figure: Callable[[Pool, np.ndarray], np.ndarray]) -> Callable[[Pool, np.ndarray], np.ndarray]:
     """Mean over the cases of a figure of each."""
+    once = np.ones((1, 1))
 
     def compute(pool: Pool, weights: np.ndarray) -> np.ndarray:
-        return _mean(figure(pool, np.eye(len(pool.cases))), weights)
+        return _mean(np.array([figure(case, once)[0] for case in pool.single_cases]), weights)
 
     return compute
 
@@ -292,7 +299,8 @@ def _volume_bias(pool: Pool, weights: np.ndarray) -> np.ndarray:
 
 def _volume_correlation(pool: Pool, weights: np.ndarray) -> np.ndarray:
     true, predicted = _volumes(pool)
-    true, predicted = true - true.mean(), predicted - predicted.mean()
+    true, predicted = (volumes - volumes.mean() for volumes in (true, predicted))
+    true, predicted = (volumes / (abs(volumes).max() or 1) for volumes in (true, predicted))
 
     def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return _mean(one * other, weights) - _mean(one, weights) * _mean(other, weights)

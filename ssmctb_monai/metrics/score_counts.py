@@ -13,11 +13,12 @@ _NOTHING = np.zeros(0)
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """How many scores lie at and above every threshold, up to a relative error of 2⁻¹².
+    """How many scores lie at and above every threshold, and their summed weight, up to a relative error of 2⁻¹².
 
-    Scores are sorted and grouped by the logarithm of their rank from the top; a group keeps its median and its count.
-    No range of scores is assumed, ties stay together, the 4096 highest scores stay as they are, and n scores take
-    about 4096 (1 + ln(n / 4096)) groups: 28,000 for the 1.5 million voxels of a brain, 35,000 for a whole volume.
+    Scores are sorted and grouped by the logarithm of their rank from the top (and of the weight above them, where they
+    have weights); a group keeps its median and its count. No range of scores is assumed, ties stay together, the 4096
+    highest scores stay as they are, and n scores take about 4096 (1 + ln(n / 4096)) groups: 28,000 for the 1.5 million
+    voxels of a brain, 35,000 for a whole volume.
 
     Attributes:
         values: distinct scores, ascending, float32 or float64.
@@ -48,16 +49,18 @@ class ScoreCounts:
             array([1, 2])
         """
         flat = scores.ravel()
-        if weights is None:
-            ordered, ordered_weights = np.sort(flat), None
-        else:
-            order = np.argsort(flat)
-            ordered, ordered_weights = flat[order], weights.ravel()[order]
+        order = None if weights is None else np.argsort(flat)
+        ordered = np.sort(flat) if order is None else flat[order]
         if len(ordered) and np.isnan(ordered[-1]):  # NaN is sorted behind all numbers
             raise ValueError("A score is NaN.")
-        first = _groups(ordered, np.arange(len(ordered), 0, -1))
+        above = np.arange(len(ordered), 0, -1)
+        if weights is None:
+            first = _groups(ordered, above)
+        else:
+            ordered_weights = weights.ravel()[order]
+            first = _groups(ordered, above, _above(ordered_weights))
         counts = np.diff(first, append=len(ordered))
-        summed = counts if ordered_weights is None else _sums(ordered_weights, first)
+        summed = counts if weights is None else _sums(ordered_weights, first)
         return cls(ordered[first + (counts - 1) // 2], counts, summed)
 
     @classmethod
@@ -92,20 +95,24 @@ class ScoreCounts:
         Returns:
             The lowest such score, or the next number behind the highest score where even this one has more ties.
         """
-        reaching = self.counts[::-1].cumsum()[::-1]
-        allowed = self.values[reaching <= share * self.total]
+        allowed = self.values[_above(self.counts) <= share * self.total]
         return float(allowed[0] if len(allowed) else np.nextafter(self.values[-1], np.inf))
 
     def edges(self) -> np.ndarray:
         """Returns the lowest value of each group, when these counts are grouped once more by rank."""
-        above = self.counts[::-1].cumsum()[::-1]
-        return self.values[_groups(self.values, above)]
+        return self.values[_groups(self.values, _above(self.counts), _above(self.weights))]
 
 
-def _groups(ordered: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """Finds the first index of each group of ascending scores, of which ``above`` lie at or above each place."""
+def _groups(ordered: np.ndarray, *above: np.ndarray) -> np.ndarray:
+    """Finds the first index of each group of ascending scores, from what lies at or above each place."""
     first = _changes(ordered)
-    return first[_changes(np.floor(np.log(above[first]) / np.log1p(PRECISION)))]
+    levels = [np.floor(np.log(amount[first]) / np.log1p(PRECISION)) for amount in above]
+    return first[np.unique(np.concatenate([_changes(level) for level in levels]))]
+
+
+def _above(numbers: np.ndarray) -> np.ndarray:
+    """Sums of each number and all behind it."""
+    return numbers[::-1].cumsum()[::-1]
 
 
 def _changes(ordered: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +24,18 @@ class LabelFreeThreshold:
         false_positive_rate: share of the lesion-free voxels that lies at or above it, ``None`` for a threshold from
             elsewhere.
         source: which voxels these were.
+
+    Raises:
+        ValueError: when the threshold is not a finite number.
     """
 
     value: float
     false_positive_rate: float | None
     source: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, int | float) or not math.isfinite(self.value):
+            raise ValueError(f"A threshold must be a finite number, got {self.value!r}.")
 
     @classmethod
     def of(

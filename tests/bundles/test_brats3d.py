@@ -3,90 +3,38 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
-import nibabel
-import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
-from monai.utils import set_determinism
+from bundle_runs import BUNDLE, ROOT, SMALL, TRAIN, command, environment, folders, git_status, run
+from monai.bundle import ConfigParser, verify_net_in_out
 
 from ssmctb_monai import data
 from ssmctb_monai.losses import DRAEMLoss
+from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "brats3d"
-TRAIN = BUNDLE / "train.json"
-COMMAND = [sys.executable, *["-m", "monai.bundle", "run", "training", "--config_file", "bundles/brats3d/train.json"]]
-FIGURES = ("slice_auroc", "pixel_average_precision", "slice_auroc_of_threshold", "pixel_average_precision_of_threshold")
-SMALL = {"num_samples": 2, "reconstructive_width": 8, "discriminative_width": 8}
+FIGURES = ("slice_auroc", "pixel_average_precision", "slice_auroc_of_baseline", "pixel_average_precision_of_baseline")
 
 
-def write_case(folder, name, shape=(48, 48, 40)):
-    """Noise in an ellipsoid, at 2 mm; three of four cases have a lesion at the right."""
-    rng = np.random.default_rng(int(name[-3:]))
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
-    lesion = np.zeros(shape, bool)
-    if int(name[-3:]) % 4:
-        centre = rng.integers((39, 20, 15), (41, 28, 25)).reshape(3, 1, 1, 1)
-        lesion = ((np.indices(shape) - centre) ** 2).sum(axis=0) <= 9
-    brain = ((grid**2).sum(axis=0) < 0.95) | lesion
-    images = {
-        "flair": brain * rng.integers(300, 360, shape) + 80 * lesion,
-        "t1ce": brain * rng.integers(200, 230, shape) - 60 * lesion,
-        "seg": 4 * lesion,
-    }
-    for kind, image in images.items():
-        path = folder / name / f"{name}_{kind}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0])), path)
+@pytest.fixture
+def training(workflow):
+    """Makes the workflow of a small training."""
+
+    def make(folder, **overrides):
+        return workflow(**{name: str(path) for name, path in folders(folder).items()}, **{**SMALL, **overrides})
+
+    return make
 
 
-@pytest.fixture(scope="module")
-def dataset_dir(tmp_path_factory):
-    """Eight cases in the layout of BRATS 2021."""
-    folder = tmp_path_factory.mktemp("dataset")
-    for index in range(8):
-        write_case(folder, f"Made_{index:03d}")
-    return folder
-
-
-def environment(**extra):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
-
-
-def arguments(folder, **overrides):
-    settings = {f"{name}_dir": folder / name for name in ("ckpt", "output", "cache")}
-    pairs = {**settings, **SMALL, **overrides}
-    return [word for key, value in pairs.items() for word in (f"--{key}", str(value))]
-
-
-def run(folder, **overrides):
-    return subprocess.run(
-        COMMAND + arguments(folder, **overrides),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def git_status():
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        return None
-    return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+def train(folder, **overrides):
+    return run("training", **folders(folder), **{**SMALL, **overrides})
 
 
 def logged_figures(output):
@@ -157,27 +105,8 @@ def test_default_folders_are_ignored_by_git():
 # ----------------------------------------------------------------------------------------------------------- in process
 
 
-@pytest.fixture
-def workflow():
-    """Makes the bundle's workflow as MONAI does, without its changes to the test's logging and generators."""
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-
-    def make(folder, **overrides):
-        folders = {f"{name}_dir": str(folder / name) for name in ("ckpt", "output", "cache")}
-        pairs = {**folders, **SMALL, **overrides}
-        made = ConfigWorkflow(config_file=str(TRAIN), workflow_type="train", logging_file=False, **pairs)
-        made.initialize()
-        return made
-
-    yield make
-    set_determinism(None)
-    root.setLevel(level)
-    root.handlers[:] = handlers
-
-
-def test_every_reference_resolves(workflow, tmp_path, dataset_dir):
-    made = workflow(tmp_path, dataset_dir=str(dataset_dir))
+def test_every_reference_resolves(training, tmp_path, dataset_dir):
+    made = training(tmp_path, dataset_dir=str(dataset_dir))
     ids = [key for key in made.parser.get() if key not in ("training", "run", "initialize", "_meta_")]
     ids += [f"{part}#{key}" for part in ("train", "validate") for key in made.parser[part]]
     for key in ids:
@@ -185,13 +114,13 @@ def test_every_reference_resolves(workflow, tmp_path, dataset_dir):
     assert made.parser.get_parsed_content("train#trainer").state.max_epochs == 60
 
 
-def test_no_property_of_monai_is_missing(workflow, tmp_path, dataset_dir):
-    assert workflow(tmp_path, dataset_dir=str(dataset_dir)).check_properties() == []
+def test_no_property_of_monai_is_missing(training, tmp_path, dataset_dir):
+    assert training(tmp_path, dataset_dir=str(dataset_dir)).check_properties() == []
 
 
-def test_properties_of_monai(workflow, tmp_path, dataset_dir):
+def test_properties_of_monai(training, tmp_path, dataset_dir):
     """Parts of the workflow are reached by their names, and may be replaced."""
-    made = workflow(tmp_path, dataset_dir=str(dataset_dir))
+    made = training(tmp_path, dataset_dir=str(dataset_dir))
     made.max_epochs = 3
     made.initialize()
     assert made.train_dataset is made.trainer.data_loader.dataset
@@ -199,16 +128,16 @@ def test_properties_of_monai(workflow, tmp_path, dataset_dir):
     assert made.network_def.in_channels == 1
 
 
-def test_demo_data_without_a_dataset_dir(workflow, tmp_path, dataset_dir, monkeypatch):
+def test_demo_data_without_a_dataset_dir(training, tmp_path, dataset_dir, monkeypatch):
     monkeypatch.setattr(data, "make_demo_dataset", lambda: dataset_dir)
-    made = workflow(tmp_path)
+    made = training(tmp_path)
     assert made.parser.get_parsed_content("dataset_dir") == dataset_dir
     assert len(made.parser.get_parsed_content("validate#dataset")) == 2
 
 
 @pytest.mark.parametrize(("block", "kind", "count"), [("ssmctb", SSMCTB, 2), ("sspcab", SSPCAB, 2), (None, None, 0)])
-def test_block_and_modalities(workflow, tmp_path, dataset_dir, block, kind, count):
-    made = workflow(tmp_path, dataset_dir=str(dataset_dir), block=block, modalities=["t1ce", "flair"])
+def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, count):
+    made = training(tmp_path, dataset_dir=str(dataset_dir), block=block, modalities=["t1ce", "flair"])
     network = made.parser.get_parsed_content("network")
     assert network.in_channels == 2
     blocks = [module for module in network.modules() if isinstance(module, (SSMCTB, SSPCAB))]
@@ -216,8 +145,8 @@ def test_block_and_modalities(workflow, tmp_path, dataset_dir, block, kind, coun
     assert all(type(module) is kind for module in blocks)
 
 
-def test_training_without_a_block(workflow, tmp_path, dataset_dir):
-    made = workflow(
+def test_training_without_a_block(training, tmp_path, dataset_dir):
+    made = training(
         tmp_path, dataset_dir=str(dataset_dir), block=None, val_interval=1, **{"train#trainer#max_epochs": 1}
     )
     before = {name: value.clone() for name, value in made.parser.get_parsed_content("network").state_dict().items()}
@@ -232,9 +161,9 @@ def test_training_without_a_block(workflow, tmp_path, dataset_dir):
     made.parser.get_parsed_content("network_def").load_state_dict(load(tmp_path / "ckpt" / "model.pt"))
 
 
-def test_gradients_hold_no_stale_memory(workflow, tmp_path, dataset_dir):
+def test_gradients_hold_no_stale_memory(training, tmp_path, dataset_dir):
     """oneDNN's bfloat16 weight gradient of a 3D convolution over two slices reads memory that it never wrote."""
-    parser = workflow(tmp_path, dataset_dir=str(dataset_dir), num_samples=1).parser
+    parser = training(tmp_path, dataset_dir=str(dataset_dir), num_samples=1).parser
     network, inferer, loss = (parser.get_parsed_content(key) for key in ("network", "train#inferer", "loss"))
     image = torch.rand(4, 1, *parser["roi_size"], generator=torch.Generator().manual_seed(0))
     gradients = []
@@ -252,16 +181,6 @@ def test_gradients_hold_no_stale_memory(workflow, tmp_path, dataset_dir):
 # --------------------------------------------------------------------------------------------------------- one command
 
 
-@pytest.fixture(scope="module")
-def trained(dataset_dir, tmp_path_factory):
-    """One epoch by the command that users copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    before = git_status()
-    overrides = {"train#trainer#max_epochs": 1, "modalities": "['flair','t1ce']", "block": "sspcab"}
-    result = run(folder, dataset_dir=dataset_dir, **overrides)
-    return SimpleNamespace(folder=folder, result=result, before=before, after=git_status())
-
-
 def test_command_succeeds(trained):
     assert trained.result.returncode == 0, trained.result.stderr
 
@@ -277,13 +196,22 @@ def test_command_writes_checkpoints(trained, name):
     assert (name == "last.pt") == ("optimizer" in state)
 
 
+def test_command_writes_thresholds_of_every_method(trained):
+    thresholds = load_thresholds(trained.folder / "ckpt" / "model_thresholds.json")
+    assert list(thresholds) == ["model", "baseline_flair", "baseline_t1ce"]
+    for threshold in thresholds.values():
+        assert 0 < threshold.value < 1.01
+        assert threshold.false_positive_rate == 0.01
+        assert re.fullmatch(r"\d+ voxels in lesion-free regions of 2 cases", threshold.source)
+
+
 def test_command_logs_figures_and_the_baseline(trained):
     figures = logged_figures(trained.result.stdout)
     assert figures
     for by_name in figures.values():
         assert set(FIGURES) <= by_name.keys()
         assert all(0 <= float(by_name[name]) <= 1 for name in FIGURES)
-    assert float(by_name["pixel_average_precision_of_threshold"]) > 0.5  # the lesions are brighter than the noise
+    assert float(by_name["pixel_average_precision_of_baseline"]) > 0.5  # the lesions are brighter than the noise
 
 
 def test_command_validates_what_it_trained(trained):
@@ -299,9 +227,9 @@ def test_command_logs_progress(trained):
 
 
 def test_command_writes_a_readable_split(trained, dataset_dir):
-    (datalist,) = (trained.folder / "output").glob("*.json")
+    (datalist,) = (trained.folder / "ckpt").glob("datalist_*.json")
     split = json.loads(datalist.read_text())
-    assert [len(split[part]) for part in ("training", "validation", "test")] == [4, 2, 2]
+    assert [len(split[part]) for part in ("training", "validation", "test")] == [2, 2, 4]
 
 
 def test_command_leaves_the_git_tree_clean(trained):
@@ -311,20 +239,20 @@ def test_command_leaves_the_git_tree_clean(trained):
 
 
 def test_missing_dataset_dir(tmp_path):
-    result = run(tmp_path, dataset_dir=tmp_path / "nowhere")
+    result = train(tmp_path, dataset_dir=tmp_path / "nowhere")
     assert result.returncode != 0
     assert f"The data set folder {tmp_path / 'nowhere'} does not exist" in result.stderr
 
 
-def test_folder_without_cases(workflow, tmp_path):
+def test_folder_without_cases(training, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RuntimeError) as caught:  # MONAI's, about the expression
-        workflow(tmp_path, dataset_dir=str(tmp_path / "empty")).run()
+        training(tmp_path, dataset_dir=str(tmp_path / "empty")).run()
     assert f"No case found below {tmp_path / 'empty'}" in str(caught.value.__cause__)
 
 
 def test_command_without_a_block(tmp_path, dataset_dir):
-    result = run(tmp_path, dataset_dir=dataset_dir, block="none", val_interval=1, **{"train#trainer#max_epochs": 1})
+    result = train(tmp_path, dataset_dir=dataset_dir, block="none", val_interval=1, **{"train#trainer#max_epochs": 1})
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "ckpt" / "model.pt").is_file()
     assert "block 0.0000" in result.stdout
@@ -336,7 +264,7 @@ def test_command_without_a_block(tmp_path, dataset_dir):
 def kill_behind(folder, line, **overrides):
     """Starts training and kills it as soon as a line is logged."""
     process = subprocess.Popen(
-        COMMAND + arguments(folder, **overrides),
+        command("training", **folders(folder), **{**SMALL, **overrides}),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -356,14 +284,14 @@ def kill_behind(folder, line, **overrides):
 
 def check_kill_and_resume(tmp_path, dataset_dir, **extra):
     overrides = {"dataset_dir": dataset_dir, "val_interval": 2, "train#trainer#max_epochs": 4, **extra}
-    unbroken = run(tmp_path / "unbroken", **overrides)
+    unbroken = train(tmp_path / "unbroken", **overrides)
     assert unbroken.returncode == 0, unbroken.stderr
     cached = sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir())
     assert len(cached) == 6  # training and validation
 
     overrides["cache_dir"] = tmp_path / "unbroken" / "cache"
     kill_behind(tmp_path / "broken", "Epoch 2/4", **overrides)
-    resumed = run(tmp_path / "broken", resume="true", **overrides)
+    resumed = train(tmp_path / "broken", resume="true", **overrides)
     assert resumed.returncode == 0, resumed.stderr
     assert "Epoch 1/4" not in resumed.stdout
     assert "Epoch 4/4" in resumed.stdout
@@ -377,6 +305,8 @@ def check_kill_and_resume(tmp_path, dataset_dir, **extra):
     for name in written[0]:
         one, other = (load(tmp_path / run / "ckpt" / name) for run in ("unbroken", "broken"))
         torch.testing.assert_close(other.get("network", other), one.get("network", one), rtol=0, atol=1e-6)
+    thresholds = [load_thresholds(tmp_path / run / "ckpt" / "model_thresholds.json") for run in ("unbroken", "broken")]
+    assert thresholds[1] == thresholds[0]
     figures = [logged_figures(result.stdout) for result in (unbroken, resumed)]
     assert figures[0].keys() == {0, 2, 4}
     assert figures[1][4] == figures[0][4]
@@ -393,8 +323,8 @@ def test_killed_and_resumed_training_with_workers(tmp_path, dataset_dir):
     check_kill_and_resume(tmp_path, dataset_dir, num_workers=2, block="sspcab", amp=False)
 
 
-def test_resume_without_a_checkpoint(workflow, tmp_path, dataset_dir):
-    made = workflow(tmp_path, dataset_dir=str(dataset_dir), resume=True)
+def test_resume_without_a_checkpoint(training, tmp_path, dataset_dir):
+    made = training(tmp_path, dataset_dir=str(dataset_dir), resume=True)
     with pytest.raises(RuntimeError) as caught:  # MONAI's, about the expression
         made.run()
     assert isinstance(caught.value.__cause__, FileNotFoundError)

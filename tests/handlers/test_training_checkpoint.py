@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from monai.handlers import ValidationHandler
 from torch import nn
 
 from ssmctb_monai.handlers import TrainingCheckpoint
+from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
 
 class Scripted(Metric):
@@ -34,7 +36,7 @@ class Scripted(Metric):
         return next(self.figures)
 
 
-def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None):
+def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None, thresholds=None):
     """A tiny linear trainer; also the network's weights by epoch."""
     torch.manual_seed(0)
     network = nn.Linear(width, 1)
@@ -65,7 +67,8 @@ def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=N
     )
     ValidationHandler(interval, evaluator).attach(trainer)
     save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
-    TrainingCheckpoint(folder, save_dict, network, evaluator, resume=resume).attach(trainer)
+    given = None if thresholds is None else lambda: thresholds(trainer.state.epoch)
+    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given).attach(trainer)
     return trainer, weights
 
 
@@ -246,3 +249,121 @@ def test_starting_anew_over_a_run_warns(tmp_path, caplog):
     assert "--resume true" in caplog.text
     assert equal(load(tmp_path / "model.pt"), weights[1])  # the old run's figure does not count
     assert equal(load(tmp_path / "last.pt")["network"], weights[1])
+
+
+# ---------------------------------------------------------------------------------------------------------- thresholds
+
+
+def of_epoch(epoch):
+    """Thresholds that tell in which epoch they were found."""
+    return {name: LabelFreeThreshold(epoch + 0.5, 0.01, "2 cases") for name in ("model", "baseline_flair")}
+
+
+def fail(epoch):
+    raise ValueError("There is no lesion-free region.")
+
+
+def saved_in(folder):
+    """Epoch whose thresholds are on disk."""
+    thresholds = load_thresholds(folder / "model_thresholds.json")
+    (epoch,) = {threshold.value - 0.5 for threshold in thresholds.values()}
+    assert thresholds == of_epoch(int(epoch))
+    return epoch
+
+
+def test_thresholds_are_those_of_the_best_epoch(tmp_path):
+    calls = []
+    _, weights = run(tmp_path, [0.2, 0.7, 0.3, 0.6], 4, thresholds=lambda epoch: calls.append(epoch) or of_epoch(epoch))
+    assert saved_in(tmp_path) == 2
+    assert calls == [1, 2]
+    assert equal(load(tmp_path / "model.pt"), weights[2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt", "model_thresholds.json"]
+
+
+def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path):
+    trainer, weights = make(tmp_path, [0.3, 0.2, 0.5, 0.4], 4, thresholds=of_epoch)
+
+    def check():
+        assert equal(load(tmp_path / "model.pt"), weights[saved_in(tmp_path)])
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, check)
+    trainer.run()
+    assert saved_in(tmp_path) == 3
+
+
+def test_thresholds_of_epochs_that_were_validated_only(tmp_path):
+    run(tmp_path, [0.5, 0.6], 5, interval=2, thresholds=of_epoch)
+    assert saved_in(tmp_path) == 4
+
+
+def test_no_thresholds_without_a_validation(tmp_path):
+    """The network is that of the last epoch, for which there are none."""
+    (tmp_path / "model_thresholds.json").write_text("of another run")
+    run(tmp_path, [], 2, interval=5, thresholds=of_epoch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+
+
+def test_thresholds_of_an_earlier_run_are_removed_at_the_start(tmp_path):
+    run(tmp_path, [0.9], 1, thresholds=of_epoch)
+    trainer, _ = make(tmp_path, [0.1], 1, thresholds=of_epoch)
+    seen = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: seen.append((tmp_path / "model_thresholds.json").exists())
+    )
+    trainer.run()
+    assert seen == [False, False]
+    assert saved_in(tmp_path) == 1
+
+
+def test_a_run_without_thresholds_removes_those_of_an_earlier_one(tmp_path):
+    run(tmp_path, [0.9], 1, thresholds=of_epoch)
+    run(tmp_path, [0.1], 1)
+    assert not (tmp_path / "model_thresholds.json").exists()
+
+
+def test_thresholds_are_kept_on_resume(tmp_path):
+    run(tmp_path, [0.1, 0.5], 2, thresholds=of_epoch)
+    run(tmp_path, [0.4], 3, resume=True, thresholds=of_epoch)
+    assert saved_in(tmp_path) == 2
+    run(tmp_path, [0.6], 4, resume=True, thresholds=of_epoch)
+    assert saved_in(tmp_path) == 4
+
+
+def test_thresholds_that_cannot_be_found(tmp_path, caplog):
+    """The network is saved all the same, and no threshold of another one stays beside it."""
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        _, weights = run(tmp_path, [0.1, 0.2], 2, thresholds=lambda epoch: of_epoch(1) if epoch == 1 else fail(epoch))
+    assert equal(load(tmp_path / "model.pt"), weights[2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("ssmctb_monai")]
+    assert "model.pt" in warning
+    assert "There is no lesion-free region." in warning
+
+
+def test_other_errors_of_thresholds_are_not_hidden(tmp_path):
+    def wrong(epoch):
+        raise TypeError("a mistake in the program")
+
+    trainer, _ = make(tmp_path, [0.1], 1, thresholds=wrong)
+    with pytest.raises(TypeError, match="a mistake"):
+        trainer.run()
+
+
+def test_a_save_of_thresholds_that_dies_midway(tmp_path, monkeypatch):
+    """No half file, and none that belongs to another network, lies beside the network."""
+    _, before = run(tmp_path, [0.1], 1, thresholds=of_epoch)
+    real = Path.write_text
+
+    def die(path, text, **keywords):
+        real(path, text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    trainer, after = make(tmp_path, [0.2], 2, resume=True, thresholds=of_epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", die)
+        with pytest.raises(OSError, match="no space"):
+            trainer.run()
+    if (tmp_path / "model_thresholds.json").exists():
+        assert equal(load(tmp_path / "model.pt"), {**before, **after}[saved_in(tmp_path)])
+    run(tmp_path, [0.2], 2, resume=True, thresholds=of_epoch)
+    assert saved_in(tmp_path) == 2

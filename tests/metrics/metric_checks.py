@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -409,15 +408,15 @@ PLAIN_FIGURES: dict[str, Callable[[Sequence[Case]], float]] = {
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
-def in_two_processes(function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What a function of the rank returns in each of two processes that can reach each other."""
-    multiprocessing.spawn(_run, (function, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+def in_two_processes(functions: Sequence[Callable[[int], Any]], folder: Path) -> list[tuple[Any, ...]]:
+    """What functions of the rank return, for each function from both of two processes that can reach each other."""
+    multiprocessing.spawn(_run, (functions, folder), nprocs=2)
+    results = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return list(zip(*results, strict=True))
 
 
-def _run(rank: int, function: Callable[[int], Any], folder: Path) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _run(rank: int, functions: Sequence[Callable[[int], Any]], folder: Path) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=2)
-    torch.save(function(rank), folder / f"{rank}.pt")
+    torch.save([function(rank) for function in functions], folder / f"{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()

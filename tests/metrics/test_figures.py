@@ -266,23 +266,25 @@ def test_aupro_by_hand():
 
 
 @pytest.mark.parametrize("separation", [1, 3, 6])
-def test_aupro_of_small_lesions_beside_a_large_one(separation):
+@pytest.mark.parametrize("of_small", [-3, 0.5, 2])
+def test_aupro_of_small_lesions_beside_a_large_one(separation, of_small):
     """A single voxel weighs as much as a lesion of 46,656, and must not be lost among its scores."""
     rng = np.random.default_rng(0)
     label = np.zeros((64, 64, 64), dtype=bool)
     label[8:44, 8:44, 8:44] = True
     scores = rng.normal(separation * label)
     label[60, 60, 4:60:8] = True
-    scores[60, 60, 4:60:8] = rng.normal(0.5, 0.3, 7)
+    scores[60, 60, 4:60:8] = rng.normal(of_small, 0.3, 7)
     case = Case(scores.astype(np.float32), label, np.ones_like(label))
     normal, large = np.sort(case.anomaly_map[~label]), np.sort(case.anomaly_map[8:44, 8:44, 8:44].ravel())
     small = np.sort(case.anomaly_map[60, 60, 4:60:8])
     thresholds = np.unique(case.anomaly_map)[::-1]
     above = [1 - np.searchsorted(part, thresholds) / len(part) for part in (normal, large, *small[:, None])]
     x, y = np.append(0, above[0]), np.append(0, np.mean(above[1:], axis=0))
-    inside = x <= 0.3
-    expected = trapezoid(np.append(y[inside], np.interp(0.3, x, y)), np.append(x[inside], 0.3)) / 0.3
-    assert evaluate([case]).figure("model", "pixel_aupro") == pytest.approx(expected, abs=1e-3)
+    inside = x <= AUPRO_LIMIT
+    x, y = np.append(x[inside], AUPRO_LIMIT), np.append(y[inside], np.interp(AUPRO_LIMIT, x, y))
+    value = evaluate([case]).figure("model", "pixel_aupro")
+    assert value == pytest.approx(trapezoid(y, x) / AUPRO_LIMIT, abs=2e-4)
 
 
 def test_dice_by_hand():
@@ -298,6 +300,24 @@ def test_dice_by_hand():
     np.testing.assert_allclose(evaluation.per_case("model", "best_dice_oracle"), [6 / 8, 4 / 5, np.nan])
     assert evaluation.figure("model", "best_dice_oracle_per_case") == pytest.approx((6 / 8 + 4 / 5) / 2)
     assert evaluation.figure("model", "slice_false_alarm_share") == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("exponents", [[0] * 4, [0, -2, 3, 0, -2, 3, 1, 1, 1, 1]], ids=["one range", "many ranges"])
+def test_voxels_of_several_large_cases(exponents):
+    """A quarter of a million voxels and more, of which 1 % is lesion: pooled, and each case by bins of its own."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for exponent in exponents:
+        label = rng.random((40, 40, 41)) < 0.01
+        scores = 10.0**exponent * (5 + rng.normal(1.5 * label))
+        cases.append(Case(scores.astype(np.float32), label, np.ones_like(label)))
+    evaluation = evaluate(cases, threshold=None)
+    for name in ("pixel_auroc", "pixel_average_precision"):
+        assert evaluation.figure("model", name) == pytest.approx(PLAIN_FIGURES[name](cases), abs=1e-4)
+        expected = [PLAIN_FIGURES[name]([case]) for case in cases]
+        np.testing.assert_allclose(evaluation.per_case("model", name), expected, atol=5e-5)
+        per_case = f"{name}_per_case"
+        assert evaluation.figure("model", per_case) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_dice_of_many_voxels():

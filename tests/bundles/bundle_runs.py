@@ -1,0 +1,87 @@
+"""What the test files of the bundle share: small made cases, and the bundle's commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "bundles" / "brats3d"
+TRAIN, EVALUATE = BUNDLE / "train.json", BUNDLE / "configs" / "evaluate.json"
+SMALL = {"num_samples": 2, "reconstructive_width": 8, "discriminative_width": 8}
+EXTENT = np.array([96, 96, 80])  # mm
+OBLIQUE = np.array([[0.96, 0.28, 0], [-0.28, 0.96, 0], [0, 0, 1]])
+GRIDS: dict[int, dict[str, Any]] = {  # of the cases that are not stored as the others are
+    1: {"spacing": (1.5, 1.5, 1.5), "axcodes": "LPS"},
+    3: {"spacing": (2, 2, 2.5), "axcodes": "PIR"},
+    5: {"spacing": (2, 2, 2), "rotation": OBLIQUE},
+}
+
+
+def write_case(
+    folder: Path,
+    name: str,
+    spacing: Sequence[float] = (2, 2, 2),
+    axcodes: str = "RAS",
+    rotation: np.ndarray | None = None,
+) -> None:
+    """Noise in an ellipsoid; three of four cases have a lesion of 12 mm at the right."""
+    shape = tuple(np.round(EXTENT / spacing).astype(int))
+    rng = np.random.default_rng(int(name[-3:]))
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
+    lesion = np.zeros(shape, bool)
+    if int(name[-3:]) % 4:
+        centre = 2 * rng.integers((39, 20, 15), (41, 28, 25))
+        places = np.moveaxis(np.indices(shape), 0, -1) * spacing
+        lesion = ((places - centre) ** 2).sum(axis=-1) <= 36
+    brain = ((grid**2).sum(axis=0) < 0.95) | lesion
+    images = {
+        "flair": brain * rng.integers(300, 360, shape) + 80 * lesion,
+        "t1ce": brain * rng.integers(200, 230, shape) - 60 * lesion,
+        "seg": 4 * lesion,
+    }
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, :3] = (np.eye(3) if rotation is None else rotation) @ affine[:3, :3]
+    for kind, image in images.items():
+        path = folder / name / f"{name}_{kind}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axcodes))
+        nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine).as_reoriented(turn), path)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def command(run_id: str, **overrides: Any) -> list[str]:
+    """The command that users copy, ``training`` or ``evaluating``, with overrides."""
+    config = {"training": "bundles/brats3d/train.json", "evaluating": "bundles/brats3d/configs/evaluate.json"}[run_id]
+    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *words]
+
+
+def run(run_id: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(run_id, **overrides), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def folders(folder: Path) -> dict[str, Path]:
+    """The folders of training, so that nothing is written to the bundle."""
+    return {f"{name}_dir": folder / name for name in ("ckpt", "output", "cache")}
+
+
+def git_status() -> str | None:
+    """State of the working tree; ``None`` where there is none."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return None
+    return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout

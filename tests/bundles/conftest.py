@@ -1,0 +1,46 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+from bundle_runs import GRIDS, SMALL, TRAIN, folders, git_status, run, write_case
+from monai.bundle import ConfigWorkflow
+from monai.utils import set_determinism
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory):
+    """Eight cases in the layout of BRATS 2021, three of them stored on grids of their own."""
+    folder = tmp_path_factory.mktemp("dataset")
+    for index in range(8):
+        write_case(folder, f"Made_{index:03d}", **GRIDS.get(index, {}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(dataset_dir, tmp_path_factory):
+    """One epoch by the command that users copy; four patients, those of other grids among them, are for the test."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = git_status()
+    overrides = {"train#trainer#max_epochs": 1, "modalities": "['flair','t1ce']", "block": "sspcab"}
+    overrides |= {"validation_share": 2, "test_share": 4}
+    result = run("training", dataset_dir=dataset_dir, **folders(folder), **SMALL, **overrides)
+    return SimpleNamespace(folder=folder, result=result, before=before, after=git_status())
+
+
+@pytest.fixture
+def workflow():
+    """Makes the bundle's workflow as MONAI does, without its changes to the test's logging and generators."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+
+    def make(config_file=TRAIN, workflow_type="train", **overrides):
+        made = ConfigWorkflow(
+            config_file=str(config_file), workflow_type=workflow_type, logging_file=False, **overrides
+        )
+        made.initialize()
+        return made
+
+    yield make
+    set_determinism(None)
+    root.setLevel(level)
+    root.handlers[:] = handlers
