@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssmctb_monai.metrics.figures import Pool
+from ssmctb_monai.metrics.pool import Pool
 from ssmctb_monai.metrics.ranking import from_top, ratio
 from ssmctb_monai.metrics.score_table import ScoreTable
 

@@ -16,7 +16,8 @@ from torch import Tensor, distributed
 
 from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
-from ssmctb_monai.metrics.figures import FIGURES, Pool
+from ssmctb_monai.metrics.figures import FIGURES
+from ssmctb_monai.metrics.pool import Pool
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
 from ssmctb_monai.metrics.view import View

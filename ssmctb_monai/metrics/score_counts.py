@@ -53,12 +53,13 @@ class ScoreCounts:
         ordered = np.sort(flat) if order is None else flat[order]
         if len(ordered) and np.isnan(ordered[-1]):  # NaN is sorted behind all numbers
             raise ValueError("A score is NaN.")
-        above = np.arange(len(ordered), 0, -1)
+        first = _changes(ordered)
+        counts = np.diff(first, append=len(ordered))
         if weights is None:
-            first = _groups(ordered, above)
+            first = first[_groups(counts)]
         else:
             ordered_weights = weights.ravel()[order]
-            first = _groups(ordered, above, _above(ordered_weights))
+            first = first[_groups(counts, _sums(ordered_weights, first))]
         counts = np.diff(first, append=len(ordered))
         summed = counts if weights is None else _sums(ordered_weights, first)
         return cls(ordered[first + (counts - 1) // 2], counts, summed)
@@ -100,14 +101,20 @@ class ScoreCounts:
 
     def edges(self) -> np.ndarray:
         """Returns the lowest value of each group, when these counts are grouped once more by rank."""
-        return self.values[_groups(self.values, _above(self.counts), _above(self.weights))]
+        return self.values[_groups(self.counts, self.weights)]
 
 
-def _groups(ordered: np.ndarray, *above: np.ndarray) -> np.ndarray:
-    """Finds the first index of each group of ascending scores, from what lies at or above each place."""
-    first = _changes(ordered)
-    levels = [np.floor(np.log(amount[first]) / np.log1p(PRECISION)) for amount in above]
-    return first[np.unique(np.concatenate([_changes(level) for level in levels]))]
+def _groups(*amounts: np.ndarray) -> np.ndarray:
+    """Finds the first index of each group of ascending scores from their number and their weight.
+
+    What lies at or above each score of a group has one size, up to the precision. A score that is more than that by
+    itself is a group by itself, since the group's median would hide it.
+    """
+    starts = []
+    for amount in amounts:
+        above = _above(amount)
+        starts += [_changes(np.floor(np.log(above) / np.log1p(PRECISION))), np.flatnonzero(amount > PRECISION * above)]
+    return np.unique(np.concatenate(starts))
 
 
 def _above(numbers: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ CHUNK = 2**22  # numbers in a batch of resamples; bounds the memory
 class ScoreTable:
     """Counts of normal and of anomalous scores per case, in bins that all cases share.
 
-    The bins are so fine that the number of scores above any threshold errs by 2⁻¹² at most, in either class. They are
-    as many as the scores where these are few, and then nothing is lost.
+    The bins are so fine that the number of scores of all cases above any threshold errs by 2⁻¹² at most, in either
+    class; for some of the cases the error grows as their share of the scores falls. Bins are as many as the scores
+    where these are few, and then nothing is lost.
 
     Args:
         normal: counts of the normal scores of each case.

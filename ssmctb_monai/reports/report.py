@@ -19,8 +19,9 @@ from monai.config import PathLike
 from ssmctb_monai import __version__
 from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
-from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES, POSITION_BINS
+from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES
 from ssmctb_monai.metrics.lesions import MIN_OVERLAP
+from ssmctb_monai.metrics.pool import POSITION_BINS
 from ssmctb_monai.reports.html import render_html
 
 SCHEMA_VERSION = "1.0"

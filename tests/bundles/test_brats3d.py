@@ -28,13 +28,13 @@ def training(workflow):
     """Makes the workflow of a small training."""
 
     def make(folder, **overrides):
-        return workflow(**{name: str(path) for name, path in folders(folder).items()}, **{**SMALL, **overrides})
+        return workflow(**{**{name: str(path) for name, path in folders(folder).items()}, **SMALL, **overrides})
 
     return make
 
 
 def train(folder, **overrides):
-    return run("training", **folders(folder), **{**SMALL, **overrides})
+    return run("training", **{**folders(folder), **SMALL, **overrides})
 
 
 def logged_figures(output):
@@ -264,7 +264,7 @@ def test_command_without_a_block(tmp_path, dataset_dir):
 def kill_behind(folder, line, **overrides):
     """Starts training and kills it as soon as a line is logged."""
     process = subprocess.Popen(
-        command("training", **folders(folder), **{**SMALL, **overrides}),
+        command("training", **{**folders(folder), **SMALL, **overrides}),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,

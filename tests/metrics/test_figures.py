@@ -25,7 +25,8 @@ from metric_checks import (
 from scipy.integrate import trapezoid
 
 from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
-from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FROC_PLACES, POSITION_BINS
+from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FROC_PLACES
+from ssmctb_monai.metrics.pool import POSITION_BINS
 
 EVALUATION = evaluate(CASES)
 POOL = EVALUATION.pools["model"]
