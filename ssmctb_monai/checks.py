@@ -1,6 +1,10 @@
-"""Checks of the arguments that networks and blocks share."""
+"""Checks of arguments."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from monai.config import PathLike
 
 
 def check_spatial_dims(spatial_dims: int) -> None:
@@ -28,3 +32,21 @@ def check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}.")
+
+
+def check_file(path: PathLike, advice: str) -> Path:
+    """Accepts a file that exists.
+
+    Args:
+        path: the file.
+        advice: what to do where it does not exist.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: {advice}.")
+    return Path(path)

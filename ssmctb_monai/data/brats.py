@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple
 __all__ = [
     "MODALITIES",
     "BratsCase",
+    "NoCasesError",
     "canonical_modalities",
     "canonical_modality",
     "dataset_folder",
@@ -49,6 +50,10 @@ _SCANS = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+
+
+class NoCasesError(ValueError):
+    """There is nothing in a folder that is named as the cases of a BRATS data set are."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
 
     Raises:
         NotADirectoryError: ``dataset_dir`` is not a folder.
-        ValueError: No case was found, a file of a case was found twice, or a ``dataset.json`` cannot be understood.
+        NoCasesError: No case was found.
+        ValueError: A file of a case was found twice, or a ``dataset.json`` cannot be understood.
 
     Example:
         >>> cases = find_cases("MICCAI_BraTS2020_TrainingData")  # doctest: +SKIP
@@ -178,7 +184,7 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
     if doubles:
         raise ValueError("Two cases have the same name; keep one of each pair of files:\n" + "\n".join(doubles))
     if not files:
-        raise ValueError(
+        raise NoCasesError(
             f"No case found below {root}. Expected are files such as CASE_flair.nii.gz, CASE-t2f.nii.gz, "
             "CASE_FLAIR.mha, VSD.Brain.XX.O.MR_Flair.1.mha, or a Decathlon folder with dataset.json and imagesTr."
         )

@@ -24,17 +24,21 @@ class InvalidCasesError(ValueError):
 
     Args:
         problems: the problems of each case, by case name.
+        advice: what to do.
     """
 
-    def __init__(self, problems: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        problems: Mapping[str, Sequence[str]],
+        advice: str = "Repair or remove them, or leave them out with skip_invalid=True (in a bundle: "
+        "--skip_invalid true).",
+    ) -> None:
         super().__init__(problems)
         self.problems = problems
+        self.advice = advice
 
     def __str__(self) -> str:
-        return (
-            f"{self.listing()}\nRepair or remove them, or leave them out with skip_invalid=True "
-            "(in a bundle: --skip_invalid true)."
-        )
+        return f"{self.listing()}\n{self.advice}"
 
     def listing(self) -> str:
         """Returns one paragraph a case."""

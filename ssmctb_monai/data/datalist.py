@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, combinations
@@ -17,8 +16,9 @@ from monai.config import PathLike
 
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases, patient_of
 from ssmctb_monai.data.checks import check_cases, report_invalid
+from ssmctb_monai.files import write_json
 
-__all__ = ["load_datalist", "prepare_datalist", "split_patients"]
+__all__ = ["find_datalist", "load_datalist", "prepare_datalist", "split_patients"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,30 @@ def split_patients(
     return {name: [case for case in ordered if case.patient_id in part] for name, part in parts.items()}
 
 
+def find_datalist(dataset_dir: PathLike, datalist_file: PathLike) -> Path:
+    """Returns the datalist to use: ``datalist_file``, else ``datalist.json`` in the data set's folder.
+
+    Args:
+        dataset_dir: folder of the data set.
+        datalist_file: where the datalist is.
+
+    Returns:
+        Path of the datalist.
+
+    Raises:
+        NotADirectoryError: ``dataset_dir`` is not a folder.
+        FileNotFoundError: There is neither.
+    """
+    for existing in (Path(datalist_file), dataset_folder(dataset_dir) / "datalist.json"):
+        if existing.is_file():
+            logger.info("Using the split of %s; it stays as it is until the file is removed.", existing)
+            return existing
+    raise FileNotFoundError(
+        f"There is no {datalist_file}. A new split could put patients of the training into the test part: name the "
+        "datalist of the training (in a bundle: --datalist_file)."
+    )
+
+
 def prepare_datalist(
     dataset_dir: PathLike,
     datalist_file: PathLike,
@@ -120,10 +144,10 @@ def prepare_datalist(
         PosixPath('runs/datalist.json')
     """
     datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
-    for existing in (datalist_file, root / "datalist.json"):
-        if existing.is_file():
-            logger.info("Using the split of %s; it stays as it is until the file is removed.", existing)
-            return existing
+    try:
+        return find_datalist(root, datalist_file)
+    except FileNotFoundError:
+        logger.info("There is no split of %s yet.", root)
 
     modalities = canonical_modalities(modalities)
     cases = find_cases(root)
@@ -139,7 +163,7 @@ def prepare_datalist(
         f"split by patient with seed {seed}: {counts}"
     )
     sections = {name: [_entry(case, root) for case in part] for name, part in parts.items()}
-    _write_json({"name": root.resolve().name, "description": description, **sections}, datalist_file)
+    write_json({"name": root.resolve().name, "description": description, **sections}, datalist_file)
     logger.info("Wrote %s: %s.", datalist_file, description)
     return datalist_file
 
@@ -217,14 +241,6 @@ def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
         **{key: relative(path) for key, path in optional.items() if path},
         **({"channels": dict(case.channels)} if case.channels else {}),
     }
-
-
-def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Writes the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -128,6 +128,7 @@ class TrainingCheckpoint:
         if is_only_one and not is_best:
             logger.warning("No epoch was validated: %s is the network of the last one.", self.best_path)
         if is_best or is_only_one:
+            self.thresholds_path.unlink(missing_ok=True)  # they belong to an earlier network
             self.save(self.network.state_dict(), self.best_path.name)
         if is_best and self.thresholds is not None:
             self._save_thresholds(self.thresholds)
@@ -139,5 +140,4 @@ class TrainingCheckpoint:
         try:
             save_thresholds(thresholds(), self.thresholds_path)
         except ValueError as error:
-            self.thresholds_path.unlink(missing_ok=True)  # it belonged to an earlier network
             logger.warning("There is no label-free threshold for %s: %s", self.best_path, error)

@@ -81,6 +81,7 @@ class EvaluationReport:
             engine: evaluator.
         """
         self.clock = Clock()
+        self.is_written = False
 
     def iteration_completed(self, engine: Engine) -> None:
         """Adds the cases of a batch.
@@ -119,29 +120,36 @@ class EvaluationReport:
         Args:
             engine: evaluator.
         """
-        failed = self._write()
+        self._take_problems()
+        failed = self._write(self.evaluation.gather(), self.description)
         if failed:
-            raise InvalidCasesError({name: [problem] for name, problem in failed.items()})
+            raise InvalidCasesError(
+                {name: [problem] for name, problem in failed.items()}, f"{self.output_dir} reports the others."
+            )
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
-        """Writes the report of what was evaluated before an error.
+        """Writes the report of what this process evaluated before an error.
 
         Args:
             engine: evaluator.
             error: what interrupts it.
         """
-        if self.evaluation.cases and not isinstance(error, InvalidCasesError):
-            logger.error("Interrupted: the report has the cases so far only.")
-            self._write()
+        if self.evaluation.cases and not self.is_written:
+            done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases."
+            logger.error("%s", done)
+            self._take_problems()
+            self._write(self.evaluation, f"{done} {self.description or ''}".strip())
         raise error
 
-    def _write(self) -> Mapping[str, str]:
-        """Writes the report in the first process; returns the cases of all processes that could not be evaluated."""
-        for case_id, problem in self.dataset.problems.items():
-            self.evaluation.fail(case_id, problem)
-        evaluation = self.evaluation.gather()
+    def _write(self, evaluation: AnomalyEvaluation, description: str | None) -> Mapping[str, str]:
+        """Writes the report in the first process; returns the cases that could not be evaluated."""
+        self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
-            report = write_report(evaluation, self.output_dir, self.description)
+            report = write_report(evaluation, self.output_dir, description)
             files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))
         return evaluation.failed
+
+    def _take_problems(self) -> None:
+        for case_id, problem in self.dataset.problems.items():
+            self.evaluation.fail(case_id, problem)

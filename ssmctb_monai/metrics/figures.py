@@ -307,7 +307,7 @@ FIGURES = {
         needs_threshold=True,
     ),
     "false_positives_per_volume": Figure(
-        "False positives per volume",
+        "False positives",
         "lesion",
         "Number of flagged components per volume at the label-free threshold of which less than a tenth is lesion.",
         _false_positives,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from monai.config import PathLike
 
+from ssmctb_monai.checks import check_file
+from ssmctb_monai.files import write_json
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 
 FALSE_POSITIVE_RATE = 0.01
@@ -86,7 +88,7 @@ def save_thresholds(thresholds: Mapping[str, LabelFreeThreshold], path: PathLike
         thresholds: threshold of each method.
         path: file to write.
     """
-    Path(path).write_text(json.dumps({name: asdict(value) for name, value in thresholds.items()}, indent=2) + "\n")
+    write_json({name: asdict(value) for name, value in thresholds.items()}, Path(path))
 
 
 def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
@@ -102,12 +104,14 @@ def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
         FileNotFoundError: when there is no such file.
         ValueError: when the file holds no thresholds.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"There is no {path}; training writes it beside the checkpoint. `--thresholds_file none` goes without: "
-            "figures at the threshold are then not defined."
-        )
+    file = check_file(
+        path,
+        "training writes it beside the checkpoint; without thresholds (in a bundle: `--thresholds_file none`) figures "
+        "at the threshold are not defined",
+    )
     try:
-        return {name: LabelFreeThreshold(**value) for name, value in json.loads(Path(path).read_text()).items()}
+        return {
+            name: LabelFreeThreshold(**value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()
+        }
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no thresholds: {error}") from error

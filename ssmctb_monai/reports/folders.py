@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
 from monai.transforms import Compose, CopyItemsd, HistogramNormalized, LoadImaged
+from monai.utils import ensure_tuple
 
-from ssmctb_monai.data.brats import BratsCase, canonical_modality, dataset_folder, find_cases, patient_of
+from ssmctb_monai.data.brats import (
+    BratsCase,
+    NoCasesError,
+    canonical_modality,
+    dataset_folder,
+    find_cases,
+    patient_of,
+)
 from ssmctb_monai.data.datasets import SoundCases
-from ssmctb_monai.data.readers import SUFFIXES, SimpleITKReader
+from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold
 from ssmctb_monai.progress import Clock
 from ssmctb_monai.reports.report import write_report
-from ssmctb_monai.transforms import BrainMaskd, CheckCased
+from ssmctb_monai.transforms import BrainMaskd, CheckCased, SelectChannelsd
 
 logger = logging.getLogger(__name__)
+
+SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr")
 
 
 def evaluate_folders(
@@ -28,7 +38,7 @@ def evaluate_folders(
     label_dir: PathLike,
     *,
     brain_dir: PathLike | None = None,
-    cases: Collection[str] | None = None,
+    cases: Sequence[str] | str | None = None,
     baseline: str = "flair",
     thresholds: Mapping[str, float | LabelFreeThreshold] | None = None,
     settings: EvaluationSettings | None = None,
@@ -38,7 +48,7 @@ def evaluate_folders(
 
     Files belong together by the name of the case: a map's or mask's file has it, alone or followed by ``_``, ``-`` or
     ``.`` and anything else. Files of one case have one shape and one affine; nothing is resampled. A case that lacks a
-    file or has one that cannot be used is logged and remembered, and the others are evaluated.
+    file, has two of a kind or one that cannot be used is logged and remembered, and the others are evaluated.
 
     Args:
         map_dirs: folder of the maps of each method, by its name; the first is the one that others are compared to.
@@ -46,8 +56,8 @@ def evaluate_folders(
             cases.
         brain_dir: folder of brain masks. Without it masks are those of the data set, else what differs from the
             background of its images; where there are no images, every voxel counts.
-        cases: names of the cases to evaluate; by default all that have a label.
-        baseline: modality whose histogram-equalised image is evaluated as ``baseline_…`` where the data set has it.
+        cases: name or names of the cases to evaluate; by default all that have a label.
+        baseline: modality whose histogram-equalised image is evaluated as ``baseline_…`` where every case has it.
         thresholds: label-free threshold of each method, by its name.
         settings: what to count.
         output_dir: where to write the report, if anywhere.
@@ -57,47 +67,63 @@ def evaluate_folders(
 
     Raises:
         NotADirectoryError: when a folder does not exist.
-        ValueError: when there is no label, or no case to report.
+        ValueError: when there is no label, a threshold is that of no method, or there is no case to report.
 
     Example:
         >>> evaluation = evaluate_folders({"ours": "maps/ours", "theirs": "maps/theirs"}, "BraTS2021")  # doctest: +SKIP
         >>> evaluation.differences("ours", "theirs")["pixel_average_precision"].interval  # doctest: +SKIP
     """
-    known = _labelled_cases(label_dir)
+    known, problems = _labelled_cases(label_dir)
+    names = sorted(known) if cases is None else list(ensure_tuple(cases))
     modality = canonical_modality(baseline)
-    has_images = all(modality in case.images for case in known.values())
-    names = sorted(known) if cases is None else list(cases)
-
-    evaluation = AnomalyEvaluation(thresholds, settings)
-    items: dict[str, dict[str, Any]] = {name: {"case_id": name, "problems": []} for name in names}
+    items: dict[str, dict[str, Any]] = {name: {"case_id": name, "problems": problems.get(name, [])} for name in names}
     for name, item in items.items():
         if name not in known:
-            item["problems"].append(f"{label_dir} has no label of it")
+            item["problems"] = [f"{label_dir} has no label of it"]
             continue
         case = known[name]
         item |= {"patient_id": case.patient_id, "label": case.label}
         item |= {"brain": case.brain} if case.brain and not brain_dir else {}
-        item |= {"image": case.images[modality]} if has_images else {}
-    folders = {f"map of {method}": folder for method, folder in map_dirs.items()}
-    for key, folder in {**folders, **({"brain": brain_dir} if brain_dir else {})}.items():
-        files, strangers = _files_of(folder, known.keys() | items.keys())
+        item |= {"image": case.images[modality]} if modality in case.images else {}
+        item |= {"channels": [case.channels[modality]]} if modality in case.channels else {}
+
+    maps = {method: f"map of {method}" for method in map_dirs}
+    folders = {maps[method]: folder for method, folder in map_dirs.items()} | (
+        {"brain": brain_dir} if brain_dir else {}
+    )
+    has_baseline = all("image" in item for name, item in items.items() if name in known)
+    if has_baseline:
+        maps[f"baseline_{modality}"] = "baseline"
+    elif lacking := [name for name, item in items.items() if name in known and "image" not in item]:
+        logger.warning(
+            "%s: no %s image, so that there is no baseline, and every voxel counts where there is no brain mask.",
+            ", ".join(lacking),
+            modality,
+        )
+    if unknown := set(thresholds or {}) - set(maps):
+        raise ValueError(f"There are thresholds of {', '.join(sorted(unknown))}, but maps of {', '.join(maps)}.")
+
+    evaluation = AnomalyEvaluation(thresholds, settings)
+    for key, folder in folders.items():
+        files, strangers = _files_by_case(folder, known.keys() | items.keys())
         for file in strangers:
             evaluation.fail(str(file), f"it belongs to no case of {label_dir}")
         for name, item in items.items():
-            if name in files:
-                item[key] = files[name]
+            found = files.get(name, [])
+            if len(found) == 1:
+                item[key] = found[0]
+            elif found:
+                item["problems"].append(f"several files belong to it: {', '.join(map(str, found))}")
             else:
                 item["problems"].append(f"{folder} has no file of it, such as {name}.nii.gz")
 
-    maps = {method: f"map of {method}" for method in map_dirs}
-    prepared = SoundCases(list(items.values()), _loading(list(maps.values()), modality if has_images else None))
-    if has_images:
-        maps[f"baseline_{modality}"] = "baseline"
+    prepared = SoundCases(list(items.values()), _prepare)
     clock = Clock()
-    for item in prepared:
+    for index, item in enumerate(prepared, start=1):
+        name = item["case_id"]
         try:
             evaluation.add(
-                item["case_id"],
+                name,
                 {method: item[key] for method, key in maps.items()},
                 item["label"],
                 item.get("brain"),
@@ -105,10 +131,12 @@ def evaluate_folders(
                 image=item.get("image"),
             )
         except ValueError as error:
-            logger.error("%s", error)
-            evaluation.fail(item["case_id"], str(error))
-        done = len(evaluation.cases) + len(prepared.problems)
-        logger.info("Case %d/%d, %s | %s left", done, len(items), item["case_id"], clock.left(done, len(items)))
+            paths = [str(items[name][key]) for key in ("label", *folders) if key in items[name]]
+            problem = f"{error} Its files: {', '.join(paths)}"
+            logger.error("%s", problem)
+            evaluation.fail(name, problem)
+        done = index + len(prepared.problems)
+        logger.info("Case %d/%d, %s | %s left", done, len(items), name, clock.left(done, len(items)))
     for name, problem in prepared.problems.items():
         evaluation.fail(name, problem)
     if output_dir is not None:
@@ -116,55 +144,64 @@ def evaluate_folders(
     return evaluation
 
 
-def _labelled_cases(label_dir: PathLike) -> dict[str, BratsCase]:
+def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str, list[str]]]:
+    """Finds the cases that have a label, and the problems of those that have several."""
     folder = dataset_folder(label_dir)
     try:
-        found = [case for case in find_cases(folder) if case.label]
-    except ValueError:  # no layout of BRATS
-        found = []
-    if not found:
-        files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)]
-        found = [BratsCase(_stem(file), patient_of(_stem(file)), {}, file, None, {}) for file in files]
-    if not found:
+        return {case.case_id: case for case in find_cases(folder) if case.label}, {}
+    except NoCasesError:
+        by_stem = {
+            _stem(file): [other for other in _files(folder) if _stem(other) == _stem(file)] for file in _files(folder)
+        }
+    if not by_stem:
         raise ValueError(f"There is no label in {folder}.")
-    return {case.case_id: case for case in found}
+    problems = {
+        stem: [f"several files belong to it: {', '.join(map(str, files))}"]
+        for stem, files in by_stem.items()
+        if len(files) > 1
+    }
+    return {
+        stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()
+    }, problems
 
 
-def _files_of(folder: PathLike, names: Collection[str]) -> tuple[dict[str, Path], list[Path]]:
-    """Finds the file of each case, and files of no case."""
-    files: dict[str, Path] = {}
+def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Finds the files of each case, and those of no case."""
+    by_case: dict[str, list[Path]] = {}
     strangers = []
-    for file in sorted(dataset_folder(folder).iterdir()):
-        if not file.name.lower().endswith(SUFFIXES):
-            continue
+    for file in _files(dataset_folder(folder)):
         stem = _stem(file)
         owners = [name for name in names if stem == name or (stem.startswith(name) and stem[len(name)] in "_-.")]
-        if not owners:
-            strangers.append(file)
-        elif (owner := max(owners, key=len)) in files:
-            raise ValueError(f"Two files belong to {owner}: {files[owner]} and {file}.")
+        if owners:
+            by_case.setdefault(max(owners, key=len), []).append(file)
         else:
-            files[owner] = file
-    return files, strangers
+            strangers.append(file)
+    return by_case, strangers
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.glob("[!.]*")) if file.name.lower().endswith(SUFFIXES)]
 
 
 def _stem(file: Path) -> str:
-    return file.name[: -len(max((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), key=len))]
+    return file.name[: -max(len(suffix) for suffix in SUFFIXES if file.name.lower().endswith(suffix))]
 
 
-def _loading(map_keys: list[str], modality: str | None) -> Compose:
-    """Loads and checks the files of a case, and makes brain mask and baseline where there is an image."""
-    keys = ["label", "brain", *(["image"] if modality else [])]
-    options = {"reader": SimpleITKReader(), "ensure_channel_first": True, "allow_missing_keys": True}
+def _prepare(item: Mapping[str, Any]) -> dict[Hashable, Any]:
+    """Loads the files of a case; makes brain mask and baseline where there is an image."""
+    maps = [key for key in item if key.startswith("map of ")]
+    options = {"reader": SimpleITKReader(), "ensure_channel_first": True}
+    keys = [key for key in ("label", "brain", "image") if key in item]
     transforms = [
         LoadImaged(keys, **options),
-        LoadImaged(map_keys, dtype=None, **options),  # scores keep their precision
-        CheckCased([*keys, *map_keys]),
+        LoadImaged(maps, dtype=None, **options),  # scores keep their precision
+        CheckCased(keys),
     ]
-    if modality:
+    if "image" in item:
         transforms += [
+            SelectChannelsd("image"),
             BrainMaskd("image"),
             CopyItemsd("image", names="baseline"),
             HistogramNormalized("baseline", num_bins=1000, min=0, max=1, mask_key="brain"),
         ]
-    return Compose(transforms)
+    return Compose(transforms)(item)

@@ -168,8 +168,8 @@ def write_report(evaluation: AnomalyEvaluation, output_dir: PathLike, descriptio
     report = build_report(evaluation, description)
     (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     cases, slices = case_rows(evaluation), slice_rows(evaluation)
-    _write_csv(cases, folder / "cases.csv")
-    _write_csv(slices, folder / "slices.csv")
+    _write_csv(cases, folder / "cases.csv", list(cases[0]))
+    _write_csv(slices, folder / "slices.csv", ["method", "case_id", "patient_id", *evaluation.cases[0].slices])
     (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views), encoding="utf-8")
     return report
 
@@ -196,11 +196,12 @@ def format_report(report: Mapping[str, Any]) -> str:
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     table = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     thresholds = [
-        f"Threshold of {name}: {_number(method['threshold']['value'])} ({method['threshold']['source']})."
+        f"Threshold of {name}: {method['threshold']['value']:.4g} ({method['threshold']['source']})."
         for name, method in report["methods"].items()
         if method["threshold"]
     ]
-    head = f"{report['cases']} cases of {report['patients']} patients, 95 % intervals from resampled patients"
+    level_of_intervals = f"{100 * report['settings']['confidence']:g} %"
+    head = f"{report['cases']} cases of {report['patients']} patients, {level_of_intervals} intervals"
     return "\n".join([head, "", *table, "", *thresholds])
 
 
@@ -216,9 +217,9 @@ def _defined(value: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -81,12 +81,15 @@ def test_shared_values_are_those_of_training(monkeypatch):
     """They are written once, in train.json, so that no override is needed that training did not need."""
     monkeypatch.chdir(ROOT)
     train, evaluate = (json.loads(path.read_text(encoding="utf-8")) for path in (TRAIN, EVALUATE))
-    own = {"imports", "datalist_file", "run"}
+    own = {"imports", "datalist_file", "datalist", "run"}
     same = {"bundle_root", "output_dir", "initialize"}
     for key in (train.keys() & evaluate.keys()) - own - same:
         assert evaluate[key] == f"%bundles/brats3d/configs/train.json::{key}"
     assert {key: evaluate[key] for key in same} == {key: train[key] for key in same}
-    assert set(evaluate["imports"]) - set(train["imports"]) == {"$import ssmctb_monai.metrics as metrics"}
+    assert set(evaluate["imports"]) - set(train["imports"]) == {
+        "$import ssmctb_monai.metrics as metrics",
+        "$import ssmctb_monai.checks as checks",
+    }
     macros = {key: text for key, text in evaluate.items() if isinstance(text, str) and text.startswith("%bundles/")}
     assert len(macros) > 15
     parser, original = ConfigParser(), ConfigParser()
@@ -419,6 +422,13 @@ def test_missing_checkpoint(evaluating, tmp_path, thresholds_file):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_no_new_split_for_a_test(evaluating, tmp_path):
+    """It could put patients of the training into the test part."""
+    missing = str(tmp_path / "other.json")
+    check_refused(evaluating(tmp_path / "out", datalist_file=missing), tmp_path / "out", missing, "--datalist_file")
+    assert not Path(missing).exists()
+
+
 def test_missing_thresholds(evaluating, tmp_path, two_cases):
     missing = str(tmp_path / "elsewhere.json")
     made = evaluating(tmp_path / "out", datalist_file=two_cases, thresholds_file=missing)
@@ -528,6 +538,12 @@ def test_table_is_printed_in_spite_of_broken_cases(broken):
 def test_demo_data_without_a_dataset_dir(workflow, dataset_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(data, "make_demo_dataset", lambda: dataset_dir)
-    made = workflow(EVALUATE, "infer", datalist_file=str(tmp_path / "datalist.json"))
+    (tmp_path / "model.pt").touch()
+    split = {part: [] for part in ("training", "validation")}
+    split["test"] = [{"case_id": name, "image": {"flair": f"{name}.nii.gz"}} for name in CASES[:2]]
+    (tmp_path / "datalist.json").write_text(json.dumps(split))
+    made = workflow(
+        EVALUATE, "infer", ckpt_file=str(tmp_path / "model.pt"), datalist_file=str(tmp_path / "datalist.json")
+    )
     assert made.parser.get_parsed_content("dataset_dir") == dataset_dir
     assert len(made.parser.get_parsed_content("dataset").data) == 2

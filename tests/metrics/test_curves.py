@@ -87,7 +87,7 @@ def test_curves_by_hand():
 
 
 def test_froc_by_hand():
-    """Two volumes with a lesion each; components of 9 and 7 (right), 8, 6, 6 and 5 (false), and one below the threshold."""
+    """Two volumes with a lesion each: components of 9 and 7 are right, 8, 6, 6 and 5 false; 4 is below the threshold"""
     one, other = np.zeros((2, 9, 1, 1))
     one[[0, 2, 4], 0, 0] = 9, 8, 6
     other[[0, 2, 4, 6], 0, 0] = 7, 6, 5, 4

@@ -331,13 +331,19 @@ def test_intervals_hold_what_they_are_of(report):
                 assert low <= figure["value"] <= high, place
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_thresholds_that_json_cannot_hold_are_refused_at_the_start(value):
+    """Not when the report of a long evaluation is written."""
+    with pytest.raises(ValueError, match="finite"):
+        AnomalyEvaluation({"model": value})
+
+
 def test_threshold_that_no_score_reaches(tmp_path, no_page):
-    """A label-free threshold is infinite where a hundredth of the lesion-free voxels is."""
-    evaluation = evaluate(thresholds=dict.fromkeys(METHODS, np.inf))
-    write_report(evaluation, tmp_path)
+    write_report(evaluate(thresholds=dict.fromkeys(METHODS, 1e300)), tmp_path)
     report = read(tmp_path)
     jsonschema.validate(report, SCHEMA)
     assert report["methods"]["model"]["figures"]["lesion_sensitivity"]["value"] == 0
+    assert report["methods"]["model"]["figures"]["dice_at_threshold"]["value"] == 0
 
 
 def test_reports_of_one_evaluation_agree(report):
