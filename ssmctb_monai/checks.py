@@ -20,7 +20,7 @@ def check_spatial_dims(spatial_dims: int) -> None:
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
 
 
-def check_positive(**sizes: int) -> None:
+def check_positive(**sizes: float) -> None:
     """Accepts sizes of at least 1.
 
     Args:

@@ -2,7 +2,7 @@
 
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, canonical_modality, find_cases, patient_of
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
-from ssmctb_monai.data.datalist import find_datalist, load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.readers import SimpleITKReader
@@ -18,7 +18,6 @@ __all__ = [
     "canonical_modality",
     "check_cases",
     "find_cases",
-    "find_datalist",
     "load_datalist",
     "make_demo_dataset",
     "patient_of",

@@ -18,7 +18,7 @@ from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_fol
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.files import write_json
 
-__all__ = ["find_datalist", "load_datalist", "prepare_datalist", "split_patients"]
+__all__ = ["load_datalist", "prepare_datalist", "split_patients"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,30 +80,6 @@ def split_patients(
     return {name: [case for case in ordered if case.patient_id in part] for name, part in parts.items()}
 
 
-def find_datalist(dataset_dir: PathLike, datalist_file: PathLike) -> Path:
-    """Returns the datalist to use: ``datalist_file``, else ``datalist.json`` in the data set's folder.
-
-    Args:
-        dataset_dir: folder of the data set.
-        datalist_file: where the datalist is.
-
-    Returns:
-        Path of the datalist.
-
-    Raises:
-        NotADirectoryError: ``dataset_dir`` is not a folder.
-        FileNotFoundError: There is neither.
-    """
-    for existing in (Path(datalist_file), dataset_folder(dataset_dir) / "datalist.json"):
-        if existing.is_file():
-            logger.info("Using the split of %s; it stays as it is until the file is removed.", existing)
-            return existing
-    raise FileNotFoundError(
-        f"There is no {datalist_file}. A new split could put patients of the training into the test part: name the "
-        "datalist of the training (in a bundle: --datalist_file)."
-    )
-
-
 def prepare_datalist(
     dataset_dir: PathLike,
     datalist_file: PathLike,
@@ -117,9 +93,9 @@ def prepare_datalist(
 ) -> Path:
     """Returns the datalist to use, and makes it where there is none yet.
 
-    It is ``datalist_file`` if that exists, else ``datalist.json`` in the data set's folder if that exists, whatever the
-    other arguments say. Else cases are found, checked and split, and ``datalist_file`` is written. It lists all
-    images of a case; those of ``modalities`` were checked.
+    It is ``datalist_file`` if that exists, else a copy of ``datalist.json`` in the data set's folder if that exists,
+    whatever the other arguments say. Else cases are found, checked and split, and ``datalist_file`` is written. It
+    lists all images of a case; those of ``modalities`` were checked.
 
     Args:
         dataset_dir: folder of the data set, see :func:`~ssmctb_monai.data.brats.find_cases`.
@@ -144,10 +120,13 @@ def prepare_datalist(
         PosixPath('runs/datalist.json')
     """
     datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
-    try:
-        return find_datalist(root, datalist_file)
-    except FileNotFoundError:
-        logger.info("There is no split of %s yet.", root)
+    if datalist_file.is_file():
+        logger.info("Using the split of %s; it stays as it is until the file is removed.", datalist_file)
+        return datalist_file
+    if (own := root / "datalist.json").is_file():
+        write_json(_read_json(own), datalist_file)
+        logger.info("Using the split of %s, and copied it to %s.", own, datalist_file)
+        return datalist_file
 
     modalities = canonical_modalities(modalities)
     cases = find_cases(root)
@@ -243,13 +222,18 @@ def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
     }
 
 
-def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a datalist: it should hold a JSON object with lists of cases.")
+    return content
+
+
+def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
+    content = _read_json(path)
     sections = {name: entries for name, entries in content.items() if isinstance(entries, list)}
     for name, entries in sections.items():
         for entry in entries:

@@ -123,9 +123,10 @@ class EvaluationReport:
         self._take_problems()
         failed = self._write(self.evaluation.gather(), self.description)
         if failed:
-            raise InvalidCasesError(
-                {name: [problem] for name, problem in failed.items()}, f"{self.output_dir} reports the others."
+            advice = (
+                f"{self.output_dir} reports the others." if self.evaluation.cases else "There is nothing to report."
             )
+            raise InvalidCasesError({name: [problem] for name, problem in failed.items()}, advice)
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
         """Writes the report of what this process evaluated before an error.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -27,6 +27,9 @@ class AnomalyMetric(Metric):
             anomaly maps, labels, brain masks and, where label-free thresholds are asked for, lesion-free regions;
             ``monai.handlers.from_engine([...])`` does it.
         settings: what to count.
+        thresholds: threshold of each method, by its name; figures at the threshold are NaN without.
+
+    Cases that a sampler gives to two processes count twice, as in MONAI's metrics; ``even_divisible=False`` avoids it.
 
     Example:
         >>> metric = AnomalyMetric(["model"], from_engine(["pred", "label", "brain"]))
@@ -38,14 +41,17 @@ class AnomalyMetric(Metric):
         methods: Sequence[str] = ("model",),
         output_transform: Callable[[Any], Any] = lambda output: output,
         settings: EvaluationSettings | None = None,
+        thresholds: Mapping[str, float | LabelFreeThreshold] | None = None,
     ) -> None:
         self.methods = list(methods)
         self.settings = settings
+        self.thresholds = thresholds
         super().__init__(output_transform, skip_unrolling=True)  # the output is lists of cases, not of batches
 
     def reset(self) -> None:
         """Forgets all cases."""
-        self.evaluation = AnomalyEvaluation(settings=self.settings)
+        self.evaluation = AnomalyEvaluation(self.thresholds, self.settings)
+        self._gathered: AnomalyEvaluation | None = None
 
     def update(self, output: Sequence[Sequence[Tensor]]) -> None:
         """Adds cases.
@@ -53,6 +59,7 @@ class AnomalyMetric(Metric):
         Args:
             output: anomaly maps of each method, labels, brain masks and, if any, lesion-free regions.
         """
+        self._gathered = None
         for tensors in zip(*output, strict=True):
             maps = dict(zip(self.methods, tensors, strict=False))
             label, brain, *lesion_free = tensors[len(maps) :]
@@ -70,10 +77,11 @@ class AnomalyMetric(Metric):
         Raises:
             NotComputableError: when there was no case.
         """
-        evaluation = self.evaluation.gather()
-        if not evaluation.cases:
+        if self._gathered is None:
+            self._gathered = self.evaluation.gather()
+        if not self._gathered.cases:
             raise NotComputableError("No case was evaluated.")
-        return evaluation
+        return self._gathered
 
     def label_free_thresholds(self, false_positive_rate: float = FALSE_POSITIVE_RATE) -> dict[str, LabelFreeThreshold]:
         """Finds the threshold of each method from the lesion-free regions of the cases.

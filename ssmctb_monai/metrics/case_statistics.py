@@ -8,6 +8,7 @@ from typing import Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from ssmctb_monai.data.checks import has_whole_labels
@@ -48,7 +49,10 @@ class CaseTruth:
     ) -> None:
         self.case_id, self.patient_id, self.settings = case_id, patient_id, settings
         self.orientation = nib.io_orientation(np.eye(4) if affine is None else affine)
+        sizes = np.ones(3) if affine is None else voxel_sizes(affine)
+        self.slice_thickness = float(sizes[np.argmax(self.orientation[:, 0] == 2)])  # mm
         self.voxel_volume = 1e-3 * (1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3]))))  # ml
+        self.has_brain = brain is not None
         if not has_whole_labels(label):
             raise ValueError("the label holds values that are negative or not whole numbers")
         lesion = self._turned(label) > 0.5  # labels are whole up to rounding
@@ -70,8 +74,8 @@ class CaseTruth:
     def lesion_shares(self) -> tuple[np.ndarray, int]:
         """For each lesion voxel 1 / size of its 3D component, and the number of components."""
         labels = components(self.lesion, min_size=1)[self.lesion]
-        sizes = np.bincount(labels)
-        return 1 / sizes[labels], max(0, len(sizes) - 1)
+        sizes = np.bincount(labels, minlength=1)
+        return 1 / sizes[labels], len(sizes) - 1
 
     @cached_property
     def slice_table(self) -> dict[str, np.ndarray]:
@@ -122,6 +126,8 @@ class CaseStatistics:
         lesion_free: scores in regions without lesions that thresholds may be taken from.
         slices: a column each of index, relative height, voxels of brain and lesion, and score of the slices.
         voxel_volume: volume of a voxel in ml.
+        slice_thickness: distance of two slices in mm.
+        has_brain: whether there was a brain mask; without one every voxel counts.
         flagged: what the threshold flags; ``None`` where no threshold was given.
     """
 
@@ -133,6 +139,8 @@ class CaseStatistics:
     lesion_free: ScoreCounts | None
     slices: dict[str, np.ndarray]
     voxel_volume: float
+    slice_thickness: float
+    has_brain: bool
     flagged: Flagged | None
 
     @classmethod
@@ -180,6 +188,8 @@ class CaseStatistics:
             lesion_free=None if lesion_free is None else ScoreCounts.of(anomaly_map[lesion_free & inside & ~lesion]),
             slices=slices,
             voxel_volume=truth.voxel_volume,
+            slice_thickness=truth.slice_thickness,
+            has_brain=truth.has_brain,
             flagged=flagged,
         )
 
@@ -242,7 +252,8 @@ def views_of(
         "false_alarm": np.where(in_brain & ~has_lesion, slices["score"], -np.inf),
     }
     if image is not None:
-        low, high = np.percentile(image[truth.inside].astype(np.float32), (0.5, 99.5))
+        image = np.nan_to_num(image.astype(np.float32))
+        low, high = np.percentile(image[truth.inside], (0.5, 99.5))
     views = []
     for kind, rank in kinds.items():
         if not np.isfinite(rank).any():

@@ -118,14 +118,14 @@ class AnomalyEvaluation:
         """
         if any(case.case_id == case_id for case in self.cases):
             raise ValueError(f"{case_id}: the case was added before.")
-        if not anomaly_maps or (self.methods and self.methods != list(anomaly_maps)):
+        if not anomaly_maps or (self.methods and set(self.methods) != set(anomaly_maps)):
             raise ValueError(
                 f"{case_id}: expected maps of {', '.join(self.methods) or 'a method'}, got {', '.join(anomaly_maps)}."
             )
         if unknown := set(self.thresholds) - set(anomaly_maps):
             raise ValueError(f"{case_id}: there are thresholds of {', '.join(sorted(unknown))}, but no maps.")
-        names = {method: f"map of {method}" for method in anomaly_maps}
-        given = {"label": label, **{names[method]: anomaly_map for method, anomaly_map in anomaly_maps.items()}}
+        names = {method: f"map of {method}" for method in self.methods or anomaly_maps}
+        given = {"label": label, **{name: anomaly_maps[method] for method, name in names.items()}}
         optional = {"brain": brain, "image": image, "lesion_free": lesion_free}
         given |= {key: value for key, value in optional.items() if value is not None}
         try:
@@ -144,7 +144,7 @@ class AnomalyEvaluation:
                     )
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
-            first = next(iter(anomaly_maps))
+            first = next(iter(names))
             views = views_of(cut[names[first]], truth, cut.get("image"), added[first], first)
         except ValueError as error:
             raise ValueError(f"{case_id}: {str(error).removesuffix('.')}.") from error

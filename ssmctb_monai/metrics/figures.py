@@ -103,10 +103,13 @@ def _slice_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
 
 def _position_matched_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
     """Mean over the lesion slices of the share of the normal slices at their height that score lower."""
-    areas = np.stack([table.apply(auroc, weights) for table in pool.slices_by_height])
-    lesion_slices = np.stack([weights @ table.anomalous.sum(axis=1) for table in pool.slices_by_height])
-    is_matched = ~np.isnan(areas)
-    return ratio((np.where(is_matched, areas, 0) * lesion_slices).sum(axis=0), (is_matched * lesion_slices).sum(axis=0))
+    owner, partners, won = pool.height_matches
+    return np.array([_mean(ratio(won @ row, partners @ row), row[owner][None])[0] for row in weights])
+
+
+def _matched_share(pool: Pool, weights: np.ndarray) -> np.ndarray:
+    owner, partners, _ = pool.height_matches
+    return np.array([ratio(row[owner] @ (partners @ row > 0), row[owner].sum()) for row in weights])
 
 
 def _alarm_share(pool: Pool, weights: np.ndarray) -> np.ndarray:
@@ -193,7 +196,8 @@ FIGURES = {
         "AUROC",
         "slice",
         "Area under the ROC curve over the slices of all cases, pooled (micro): probability that a slice with a lesion "
-        "scores higher than one without, ties counting half (Hanley and McNeil 1982).",
+        "scores higher than one without, ties counting half (Hanley and McNeil, Radiology 1982, "
+        "doi:10.1148/radiology.143.1.7063747).",
         _slice_auroc,
         _CLASSES.format("slices"),
     ),
@@ -207,16 +211,26 @@ FIGURES = {
     "slice_auroc_position_matched": Figure(
         "AUROC, position-matched",
         "slice",
-        "As AUROC, but a slice with a lesion is compared only with slices without one in the same tenth of the brain's "
-        "height, and the mean is taken over the slices with a lesion. Lesion-free slices crowd at vertex and base, so "
-        "that position alone gives a high AUROC; here it gives 0.5.",
+        "Share of the slices without a lesion at the same height that score lower than a slice with one, ties counting "
+        "half; mean over the slices with a lesion that have such a partner. Heights are relative to "
+        "the brain and the same up to 0.5 % or half a slice. Lesion-free slices crowd at vertex and base, so that "
+        "position alone gives a high AUROC; here it gives little more than 0.5.",
         _position_matched_auroc,
         "needs slices with and without lesions at the same height",
+    ),
+    "slice_position_matched_share": Figure(
+        "Lesion slices with a partner",
+        "slice",
+        "Share of the slices with a lesion for which there is a slice without one at the same height, in any case.",
+        _matched_share,
+        "needs a slice with a lesion",
+        higher_is_better=None,
     ),
     "slice_auroc_macro": Figure(
         "AUROC, mean per case",
         "slice",
-        "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al. 2021).",
+        "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al., TPAMI 2021, "
+        "arXiv:2008.12328).",
         _per_case(_slice_auroc),
         "needs a case that has slices with and without lesions",
     ),
@@ -260,8 +274,9 @@ FIGURES = {
     "pixel_aupro": Figure(
         "AUPRO up to 0.3",
         "pixel",
-        "Area under the per-region overlap curve: mean share of a lesion (3D component) that is flagged, over the "
-        "share of normal voxels that are, from 0 to 0.3, divided by 0.3 (Bergmann et al. 2021).",
+        "Area under the per-region overlap curve: mean share of a lesion (3D component of any size) that is flagged, "
+        "over the share of normal voxels that are, from 0 to 0.3, divided by 0.3 (Bergmann et al., IJCV 2021, "
+        "doi:10.1007/s11263-020-01400-4).",
         _aupro,
         "needs a lesion and normal voxels",
     ),
@@ -330,7 +345,9 @@ FIGURES = {
         "lesion",
         "Region-based detection criterion: area under the curve of found regions (2D components of the lesions in the "
         "slices; found by a flagged region with an intersection over union of at least 0.1) over false regions per "
-        "slice, from 0 to 1 (Ramachandra and Jones 2020).",
+        "slice, from 0 to 1 (Ramachandra and Jones, WACV 2020, arXiv:1902.05872). Regions are those flagged at the "
+        "label-free threshold and count in the order of their highest score; the curve stays level beyond the last. "
+        "Figures with regions of every threshold are not comparable.",
         _criterion("regions"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
@@ -339,7 +356,7 @@ FIGURES = {
         "TBDC",
         "lesion",
         "Track-based detection criterion: as RBDC, for lesions (3D components), found when at least a tenth of their "
-        "regions are (Ramachandra and Jones 2020).",
+        "regions are (Ramachandra and Jones, WACV 2020, arXiv:1902.05872).",
         _criterion("tracks"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
@@ -376,7 +393,8 @@ FIGURES = {
     "lesion_volume_bias": Figure(
         "Lesion volume, bias",
         "volume",
-        "Mean over the cases of flagged minus true lesion volume, at the label-free threshold (Bland and Altman 1986).",
+        "Mean over the cases of flagged minus true lesion volume, at the label-free threshold (Bland and Altman, "
+        "Lancet 1986, doi:10.1016/S0140-6736(86)90837-8).",
         _volume_bias,
         "needs a case",
         needs_threshold=True,

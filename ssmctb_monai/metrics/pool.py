@@ -13,7 +13,7 @@ from ssmctb_monai.metrics.ranking import from_top, ratio
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 from ssmctb_monai.metrics.score_table import ScoreTable
 
-POSITION_BINS = 10
+POSITION_TOLERANCE = 0.005  # of the brain's height, less than 1 mm; with more, position tells again
 
 
 class Pool:
@@ -21,10 +21,10 @@ class Pool:
 
     Args:
         cases: statistics, all with a threshold or all without.
-        slab_depth: number of slices of a slab.
+        slab_depth: depth of a slab in mm.
     """
 
-    def __init__(self, cases: Sequence[CaseStatistics], slab_depth: int) -> None:
+    def __init__(self, cases: Sequence[CaseStatistics], slab_depth: float) -> None:
         self.cases = cases
         self.slab_depth = slab_depth
 
@@ -57,16 +57,28 @@ class Pool:
         return _table([(case.slices["score"], case.slices["lesion_voxels"] > 0) for case in self.cases])
 
     @cached_property
-    def slices_by_height(self) -> list[ScoreTable]:
-        """Scores of the slices in each tenth of the brain's height."""
-        parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(POSITION_BINS)]
-        for case in self.cases:
-            tenth = np.floor(case.slices["relative_height"] * POSITION_BINS + 1e-9)  # 0.3 * 10 is less than 3
-            place = np.minimum(tenth, POSITION_BINS - 1)
-            for index, part in enumerate(parts):
-                chosen = place == index
-                part.append((case.slices["score"][chosen], case.slices["lesion_voxels"][chosen] > 0))
-        return [_table(part) for part in parts]
+    def height_matches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each slice with a lesion: its case, and per case the normal slices at its height and the share won.
+
+        Shapes (slices,), (slices, cases) and (slices, cases); the last counts normal slices that score lower, and half
+        of those that score the same.
+        """
+        has_lesion = [case.slices["lesion_voxels"] > 0 for case in self.cases]
+        heights = [case.slices["relative_height"] for case in self.cases]
+        scores = [case.slices["score"] for case in self.cases]
+        owner = np.repeat(np.arange(len(self.cases)), [chosen.sum() for chosen in has_lesion])
+        tolerance = np.array([max(POSITION_TOLERANCE, _half_a_slice(of_case)) for of_case in heights])[owner]
+        height, score = (
+            np.concatenate([column[chosen] for column, chosen in zip(columns, has_lesion, strict=True)])
+            for columns in (heights, scores)
+        )
+        partners, won = np.zeros((2, len(owner), len(self.cases)))
+        for case, chosen in enumerate(has_lesion):
+            near = np.abs(height[:, None] - heights[case][~chosen]) <= tolerance[:, None] + 1e-9
+            other = scores[case][~chosen]
+            partners[:, case] = near.sum(axis=1)
+            won[:, case] = (near * ((other < score[:, None]) + 0.5 * (other == score[:, None]))).sum(axis=1)
+        return owner, partners, won
 
     @cached_property
     def slabs(self) -> ScoreTable:
@@ -126,10 +138,17 @@ def _table(units: Sequence[tuple[np.ndarray, np.ndarray]]) -> ScoreTable:
     )
 
 
-def _slabs(case: CaseStatistics, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the slices into as many slabs of at least a depth as fit, at least one."""
-    scores, has_lesion = case.slices["score"], case.slices["lesion_voxels"] > 0
-    parts = np.array_split(np.arange(len(scores)), max(1, len(scores) // depth)) if len(scores) else []
+def _half_a_slice(heights: np.ndarray) -> float:
+    """Half the distance of the slices of a brain, relative to its height."""
+    return float(np.diff(heights[np.isfinite(heights)]).min(initial=1)) / 2
+
+
+def _slabs(case: CaseStatistics, depth: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the slices with brain into as many slabs of at least a depth as fit, at least one."""
+    in_brain = case.slices["brain_voxels"] > 0
+    scores, has_lesion = case.slices["score"][in_brain], case.slices["lesion_voxels"][in_brain] > 0
+    count = max(1, int(len(scores) * case.slice_thickness / depth + 1e-6))
+    parts = np.array_split(np.arange(len(scores)), min(count, len(scores))) if len(scores) else []
     return (
         np.array([scores[part].max() for part in parts], dtype=float),
         np.array([has_lesion[part].any() for part in parts], dtype=bool),

@@ -113,7 +113,9 @@ def _groups(*amounts: np.ndarray) -> np.ndarray:
     starts = []
     for amount in amounts:
         above = _above(amount)
-        starts += [_changes(np.floor(np.log(above) / np.log1p(PRECISION))), np.flatnonzero(amount > PRECISION * above)]
+        with np.errstate(divide="ignore"):  # weights may be 0
+            level = np.floor(np.log(above) / np.log1p(PRECISION))
+        starts += [_changes(level), np.flatnonzero(amount > PRECISION * above)]
     return np.unique(np.concatenate(starts))
 
 

@@ -21,8 +21,9 @@ class EvaluationSettings:
         top_k: number of voxels of ``"top_k_mean"``, and of the brain voxels that make a slice a brain slice.
         slices: ``"brain"`` counts brain slices only; ``"all"`` counts every slice of the volume, as the SSMCTB paper
             does, those without brain with the lowest possible score.
-        slab_depth: number of slices of a slab; a brain is cut into as many slabs of at least that depth as fit.
-        min_lesion_size: number of voxels of the smallest lesion, and flagged component, that counts.
+        slab_depth: depth of a slab in mm; a brain is cut into as many slabs of at least that depth as fit.
+        min_lesion_size: number of voxels of the smallest lesion (3D component), and flagged component, that counts as
+            such in the figures of the lesion level.
         resamples: number of bootstrap samples of the patients for the intervals.
         seed: seed of these samples.
 
@@ -33,7 +34,7 @@ class EvaluationSettings:
     slice_score: SliceScore = "top_k_mean"
     top_k: int = 20
     slices: Slices = "brain"
-    slab_depth: int = 32
+    slab_depth: float = 32
     min_lesion_size: int = 10
     resamples: int = 1000
     seed: int = 0
@@ -43,8 +44,8 @@ class EvaluationSettings:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
         check_positive(
-            top_k=self.top_k,
             slab_depth=self.slab_depth,
+            top_k=self.top_k,
             min_lesion_size=self.min_lesion_size,
             resamples=self.resamples,
         )

@@ -30,7 +30,7 @@ from ssmctb_monai.transforms import BrainMaskd, CheckCased, SelectChannelsd
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr")
 
 
 def evaluate_folders(
@@ -57,7 +57,8 @@ def evaluate_folders(
         brain_dir: folder of brain masks. Without it masks are those of the data set, else what differs from the
             background of its images; where there are no images, every voxel counts.
         cases: name or names of the cases to evaluate; by default all that have a label.
-        baseline: modality whose histogram-equalised image is evaluated as ``baseline_…`` where every case has it.
+        baseline: modality whose histogram-equalised image is evaluated as ``baseline_…``, in a data set of images;
+            there, every case must have it.
         thresholds: label-free threshold of each method, by its name.
         settings: what to count.
         output_dir: where to write the report, if anywhere.
@@ -91,15 +92,10 @@ def evaluate_folders(
     folders = {maps[method]: folder for method, folder in map_dirs.items()} | (
         {"brain": brain_dir} if brain_dir else {}
     )
-    has_baseline = all("image" in item for name, item in items.items() if name in known)
-    if has_baseline:
+    if any("image" in item for item in items.values()):
         maps[f"baseline_{modality}"] = "baseline"
-    elif lacking := [name for name, item in items.items() if name in known and "image" not in item]:
-        logger.warning(
-            "%s: no %s image, so that there is no baseline, and every voxel counts where there is no brain mask.",
-            ", ".join(lacking),
-            modality,
-        )
+        for item in items.values():
+            item["problems"] += [] if "image" in item else [f"it has no {modality} image, as others have"]
     if unknown := set(thresholds or {}) - set(maps):
         raise ValueError(f"There are thresholds of {', '.join(sorted(unknown))}, but maps of {', '.join(maps)}.")
 
@@ -180,11 +176,11 @@ def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, 
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.glob("[!.]*")) if file.name.lower().endswith(SUFFIXES)]
+    return [file for file in sorted(folder.glob("[!.]*")) if file.name.lower().endswith(VOLUME_SUFFIXES)]
 
 
 def _stem(file: Path) -> str:
-    return file.name[: -max(len(suffix) for suffix in SUFFIXES if file.name.lower().endswith(suffix))]
+    return file.name[: -max(len(suffix) for suffix in VOLUME_SUFFIXES if file.name.lower().endswith(suffix))]
 
 
 def _prepare(item: Mapping[str, Any]) -> dict[Hashable, Any]:

@@ -21,7 +21,7 @@ from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
 from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES
 from ssmctb_monai.metrics.lesions import MIN_OVERLAP
-from ssmctb_monai.metrics.pool import POSITION_BINS
+from ssmctb_monai.metrics.pool import POSITION_TOLERANCE
 from ssmctb_monai.reports.html import render_html
 
 SCHEMA_VERSION = "1.0"
@@ -58,7 +58,10 @@ def build_report(evaluation: AnomalyEvaluation, description: str | None = None) 
         "settings": {
             **asdict(evaluation.settings),
             "confidence": CONFIDENCE,
-            "position_bins": POSITION_BINS,
+            "voxels": " or ".join(
+                sorted({"brain" if case.has_brain else "all" for case in evaluation.cases}, reverse=True)
+            ),
+            "position_tolerance": POSITION_TOLERANCE,
             "min_overlap": MIN_OVERLAP,
             "aupro_limit": AUPRO_LIMIT,
             "froc_places": list(FROC_PLACES),

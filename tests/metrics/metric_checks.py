@@ -111,6 +111,11 @@ class Case:
         return self.label != 0
 
     @property
+    def depth(self) -> int:
+        """Number of slices with brain; the ragged brains have no gap."""
+        return int(self.inside.any(axis=(0, 1)).sum())
+
+    @property
     def inside(self) -> np.ndarray:
         return (self.brain > 0) | self.lesion
 
@@ -180,14 +185,14 @@ def voxels(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def slices(case: Case) -> list[tuple[float, bool, int]]:
-    """Score, lesion and tenth of the height of each slice that counts."""
+    """Score, lesion and relative height of each slice that counts."""
     heights = [index for index in range(case.label.shape[2]) if case.inside[..., index].any()]
     rows = []
     for place, index in enumerate(heights):
         scores = sorted(case.anomaly_map[..., index][case.inside[..., index]].tolist(), reverse=True)
         if len(scores) >= TOP_K:
-            tenth = min(10 * place // max(1, len(heights) - 1), 9)
-            rows.append((float(np.mean(scores[:TOP_K])), bool(case.lesion[..., index].any()), tenth))
+            height = place / max(1, len(heights) - 1)
+            rows.append((float(np.mean(scores[:TOP_K])), bool(case.lesion[..., index].any()), height))
     return rows
 
 
@@ -201,7 +206,7 @@ def slabs(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = [], []
     for case in cases:
         rows = slices(case)
-        number = max(1, len(rows) // SLAB_DEPTH)
+        number = max(1, int(len(rows) * case.spacing[2] / SLAB_DEPTH + 1e-6))
         for index in range(number):
             length, longer = divmod(len(rows), number)
             start = index * length + min(index, longer)
@@ -217,14 +222,26 @@ def volumes(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def position_matched(cases: Sequence[Case]) -> float:
-    rows = [row for case in cases for row in slices(case)]
+def shares_won(cases: Sequence[Case]) -> list[float]:
+    """Of each slice with a lesion, against the others at its height; NaN where there is none."""
+    rows = [(*row, 0.5 / max(1, case.depth - 1)) for case in cases for row in slices(case)]
     shares = []
-    for score, has_lesion, tenth in rows:
-        others = [other for other, lesion, place in rows if place == tenth and not lesion]
-        if has_lesion and others:
-            shares.append(np.mean([(score > other) + 0.5 * (score == other) for other in others]))
+    for score, has_lesion, height, half in rows:
+        near = max(0.005, half) + 1e-7
+        others = [other for other, lesion, place, _ in rows if abs(place - height) < near and not lesion]
+        if has_lesion:
+            shares.append(np.mean([(score > other) + 0.5 * (score == other) for other in others]) if others else NAN)
+    return shares
+
+
+def position_matched(cases: Sequence[Case]) -> float:
+    shares = [share for share in shares_won(cases) if share == share]
     return float(np.mean(shares)) if shares else NAN
+
+
+def matched_share(cases: Sequence[Case]) -> float:
+    shares = shares_won(cases)
+    return _share(sum(share == share for share in shares), len(shares))
 
 
 def false_alarm_share(cases: Sequence[Case]) -> float:
@@ -380,6 +397,7 @@ PLAIN_FIGURES: dict[str, Callable[[Sequence[Case]], float]] = {
     "slice_auroc": lambda cases: auroc_of(*slice_columns(cases)),
     "slice_average_precision": lambda cases: average_precision_of(*slice_columns(cases)),
     "slice_auroc_position_matched": position_matched,
+    "slice_position_matched_share": matched_share,
     "slice_auroc_macro": mean_of(lambda cases: auroc_of(*slice_columns(cases))),
     "slice_false_alarm_share": false_alarm_share,
     "pixel_auroc": lambda cases: auroc_of(*voxels(cases)),

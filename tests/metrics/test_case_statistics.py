@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -116,7 +117,8 @@ def test_highest():
 
 def test_without_a_brain_mask_every_voxel_counts():
     case = statistics(brain=None)
-    assert_same(case, statistics(brain=np.ones_like(BRAIN)))
+    assert not case.has_brain
+    assert_same(replace(case, has_brain=True), statistics(brain=np.ones_like(BRAIN)))
     assert case.slices["brain_voxels"].tolist() == [4] * 5
     assert case.normal.total + case.lesion.total == 20
 

@@ -291,7 +291,7 @@ def test_scores_of_any_range():
     for index, case in enumerate(CASES):
         scores = case.anomaly_map.astype(np.float64)
         maps = {"a": scores, "b": 2**-20 * scores, "c": 2**17 * (scores + 1)}  # exact, so that ties remain
-        evaluation.add(str(index), maps, case.label, case.brain)
+        evaluation.add(str(index), maps, case.label, case.brain, affine=case.affine)
     for name, figure in FIGURES.items():
         if not figure.needs_threshold:
             values = [evaluation.figure(method, name) for method in "abc"]

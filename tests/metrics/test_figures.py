@@ -26,7 +26,7 @@ from scipy.integrate import trapezoid
 
 from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FROC_PLACES
-from ssmctb_monai.metrics.pool import POSITION_BINS
+from ssmctb_monai.metrics.pool import POSITION_TOLERANCE
 
 EVALUATION = evaluate(CASES)
 POOL = EVALUATION.pools["model"]
@@ -116,7 +116,7 @@ def test_doubled_cases_as_cases():
 
 
 def test_position_matched_by_hand():
-    """Ten slices, one a tenth. Lesions at places 0 (scores 3), 1 (2) and 2 (5) over two cases and a third without."""
+    """Ten slices. Lesions at places 0 (scores 3), 1 (2) and 2 (5) over two cases and a third without."""
     evaluation = one_voxel_slices()
     far = [9.0] * 7  # lesion-free and higher than all, but elsewhere
     add_scores(evaluation, "a", np.array([3.0, 1.0, 5.0, *far]), np.array([1, 0, 1] + [0] * 7))
@@ -136,31 +136,43 @@ def test_position_without_lesion_free_slices():
     add_scores(evaluation, "b", np.array([0.0] * 9 + [20]), np.array([1] * 9 + [0]))
     # below 5: 0 against 0, 1, 2, 3, 4; at the top: 9 against 20
     assert evaluation.figure("model", "slice_auroc_position_matched") == pytest.approx((0.5 + 0 * 4 + 0) / 6)
+    assert evaluation.figure("model", "slice_position_matched_share") == pytest.approx(6 / 14)
 
 
-@pytest.mark.parametrize("depth", [20, 40, 155])
+@pytest.mark.parametrize("depth", [20, 60, 150])
 def test_a_score_of_the_height_alone(depth):
-    """It goes by the tenth; lesions crowd in the middle. Plain AUROC is high, matched it is that of a guess."""
+    """Lesions crowd in the middle. Plain AUROC is high, matched it is nearly that of a guess."""
     evaluation = one_voxel_slices()
     rng = np.random.default_rng(0)
-    for index in range(8):
-        tenth = np.minimum(np.arange(depth) * 10 // (depth - 1), 9)
-        scores = np.array([0, 1, 3, 5, 8, 9, 7, 4, 2, 0])[tenth]
-        labels = rng.random(depth) < np.array([0.02, 0.1, 0.3, 0.6, 0.85, 0.9, 0.8, 0.4, 0.1, 0.02])[tenth]
-        add_scores(evaluation, f"case {index}", scores, labels)
+    for index in range(12):
+        height = np.linspace(0, 1, depth + rng.integers(depth // 5))
+        labels = rng.random(len(height)) < np.exp(-(((height - 0.6) / 0.2) ** 2))
+        add_scores(evaluation, f"case {index}", -np.abs(height - 0.6), labels)
     assert evaluation.figure("model", "slice_auroc") > 0.8
-    assert evaluation.figure("model", "slice_auroc_position_matched") == 0.5
+    assert evaluation.figure("model", "slice_auroc_position_matched") == pytest.approx(0.5, abs=0.06)
 
 
-@pytest.mark.parametrize("depth", [2, 10, 11, 31, 36, 56, 71, 99, 155])
-def test_tenths_of_the_height(depth):
-    """Slice i of n lies at i / (n - 1); the topmost belongs to the uppermost tenth."""
-    assert POSITION_BINS == 10
+@pytest.mark.parametrize(("depth", "near"), [(2, 0), (10, 0), (100, 0), (155, 0), (201, 1), (400, 1), (401, 2)])
+def test_slices_at_the_same_height(depth, near):
+    """Slice i of n lies at i / (n - 1); up to 0.005 to either side is the same height."""
+    assert POSITION_TOLERANCE == 0.005
     evaluation = one_voxel_slices()
-    add_scores(evaluation, "case", np.arange(depth, dtype=float), np.zeros(depth))
-    tables = evaluation.pools["model"].slices_by_height
-    expected = np.bincount([min(10 * index // (depth - 1), 9) for index in range(depth)], minlength=10)
-    assert [int(table.normal.sum()) for table in tables] == expected.tolist()
+    add_scores(evaluation, "normal", np.zeros(depth), np.zeros(depth))
+    add_scores(evaluation, "lesion", np.ones(depth), np.ones(depth))
+    owner, partners, won = evaluation.pools["model"].height_matches
+    assert owner.tolist() == [1] * depth
+    expected = [min(index, near) + 1 + min(depth - 1 - index, near) for index in range(depth)]
+    np.testing.assert_array_equal(partners, np.transpose([expected, [0] * depth]))
+    np.testing.assert_array_equal(won, partners)
+
+
+def test_half_a_slice_is_the_same_height():
+    """Brains of 11 and 17 slices: at tenths, each with those of the sixteenths that are within a twentieth."""
+    evaluation = one_voxel_slices()
+    add_scores(evaluation, "normal", np.zeros(17), np.zeros(17))
+    add_scores(evaluation, "lesion", np.ones(11), np.ones(11))
+    _, partners, _ = evaluation.pools["model"].height_matches
+    assert partners[:, 0].tolist() == [sum(abs(8 * i - 5 * j) <= 4 for j in range(17)) for i in range(11)]
 
 
 # ------------------------------------------------------------------------------------------------- slices and volumes
@@ -399,8 +411,9 @@ def test_definitions(name):
     assert figure.title
     assert figure.undefined
     assert figure.unit in (None, "ml", "per volume")
+    neither = {"lesion_volume_bias", "slice_position_matched_share"}
     lower = {"slice_false_alarm_share", "false_positives_per_volume"}
-    assert figure.higher_is_better is (None if name == "lesion_volume_bias" else name not in lower)
+    assert figure.higher_is_better is (None if name in neither else name not in lower)
     assert ("oracle" in name) == ("oracle" in figure.title.lower())
 
 

@@ -44,6 +44,13 @@ def test_constant_scores():
     assert 0.25 < threshold.value < 0.2500001
 
 
+def test_more_infinite_scores_than_may_be_flagged():
+    """No number is above them."""
+    with pytest.raises(ValueError, match="finite"):
+        LabelFreeThreshold.of(parts([0, 1, np.inf, np.inf]), 0.25)
+    assert LabelFreeThreshold.of(parts([0, 1, 2, np.inf]), 0.5).value == 2
+
+
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
 def test_rates_outside_the_range(rate):
     with pytest.raises(ValueError, match="false_positive_rate must be in"):
