@@ -1,6 +1,13 @@
 """Data: BRATS folders, patient-level datalists, readers and the demo data set."""
 
-from ssmctb_monai.data.brats import BratsCase, canonical_modalities, canonical_modality, find_cases, patient_of
+from ssmctb_monai.data.brats import (
+    BratsCase,
+    canonical_modalities,
+    canonical_modality,
+    dataset_folder,
+    find_cases,
+    patient_of,
+)
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
 from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
@@ -17,6 +24,7 @@ __all__ = [
     "canonical_modalities",
     "canonical_modality",
     "check_cases",
+    "dataset_folder",
     "find_cases",
     "load_datalist",
     "make_demo_dataset",

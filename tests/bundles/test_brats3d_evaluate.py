@@ -120,7 +120,7 @@ def test_overrides_reach_what_is_shared(evaluating, tmp_path):
     ).parser
     assert list(parser.get_parsed_content("inferer").inferer.roi_size) == [48, 32, 40]
     settings = parser.get_parsed_content("evaluation").settings
-    assert (settings.slab_depth, settings.slice_score, settings.slices) == (40, "max", "all")
+    assert (settings.slab_depth, settings.slice_score, settings.slices) == (32, "max", "all")
     item = next(iter(parser.get_parsed_content("dataset")))
     assert item["image"].pixdim.tolist() == [3, 3, 3]
     assert item["image"].shape[1:] >= (48, 32, 40)

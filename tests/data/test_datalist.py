@@ -182,8 +182,14 @@ def test_datalist_of_the_data_set_is_used_unless_there_is_an_own_one(tmp_path, d
     own = prepare_datalist(dataset_dir, tmp_path / "own.json", ["flair"])
     shipped = dataset_dir / "datalist.json"
     shipped.write_bytes(own.read_bytes())
-    assert prepare_datalist(dataset_dir, tmp_path / "another.json", ["flair"]) == shipped
-    assert not (tmp_path / "another.json").exists()
+    another = prepare_datalist(dataset_dir, tmp_path / "another.json", ["flair"])
+    assert another == tmp_path / "another.json"  # a copy, which stays with the checkpoint
+    assert json.loads(another.read_text()) == json.loads(shipped.read_text())
+    shipped.write_text("{}")
+    assert json.loads(prepare_datalist(dataset_dir, another, ["flair"]).read_text()) != {}
+    shipped.write_text("[]")
+    with pytest.raises(ValueError, match=r"datalist.json is not a datalist"):
+        prepare_datalist(dataset_dir, tmp_path / "third.json", ["flair"])
     assert prepare_datalist(dataset_dir, own, ["flair"]) == own
 
 
