@@ -4,6 +4,8 @@ Every measurement runs in a process of its own, whose peak memory is its own. sc
 in one array, as it needs them, of twice as many volumes each time until it takes more than the memory that our
 evaluation of all volumes may take; the ratio is that of the times for the same volumes at the largest such size. Making
 the scores is not timed.
+
+    python benchmarks/evaluation.py
 """
 
 from __future__ import annotations
@@ -37,19 +39,22 @@ def synthetic_cases(volumes: int, everywhere: bool) -> Iterator[tuple[np.ndarray
         yield 1 / (1 + np.exp(-logits)), label.astype(np.uint8), None if everywhere else brain
 
 
-def ours(volumes: int, everywhere: bool, threshold: float | None, resamples: int) -> dict[str, float]:
-    """All figures, or without a threshold those that need none."""
+def ours(
+    volumes: int, everywhere: bool, threshold: float | None, resamples: int, methods: tuple[str, ...] = ("map",)
+) -> dict[str, float]:
+    """All figures, or without a threshold those that need none, of one method or of a second one as well."""
     from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
 
-    thresholds = None if threshold is None else {"map": threshold}
+    thresholds = None if threshold is None else dict.fromkeys(methods, threshold)
     evaluation = AnomalyEvaluation(thresholds, EvaluationSettings(resamples=max(1, resamples)))
     seconds = 0.0
     for index, (anomaly_map, label, brain) in enumerate(synthetic_cases(volumes, everywhere)):
+        maps = {"map": anomaly_map, "baseline": anomaly_map[::-1]}
         start = time.perf_counter()
-        evaluation.add(f"case {index}", {"map": anomaly_map}, label, brain)
+        evaluation.add(f"case {index}", {method: maps[method] for method in methods}, label, brain)
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    figures = {name: evaluation.figure("map", name) for name in FIGURES}
+    figures = {name: next(iter([evaluation.figure(method, name) for method in methods])) for name in FIGURES}
     seconds += time.perf_counter() - start
     if resamples:
         start = time.perf_counter()
@@ -107,9 +112,11 @@ def measure(function: Callable[..., dict[str, float]], *arguments: object) -> di
     results = context.Queue()
     process = context.Process(target=_measured, args=(function, arguments, results))
     process.start()
-    result = results.get()
-    process.join()
-    return result
+    while process.is_alive() and results.empty():
+        process.join(0.1)
+    if results.empty() and process.exitcode:
+        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}.")
+    return results.get()
 
 
 def main() -> None:
@@ -119,9 +126,11 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap samples for the intervals; 0 for none")
     settings = parser.parse_args()
 
-    everything = measure(ours, settings.volumes, settings.everywhere, THRESHOLD, settings.resamples)
+    two = ("map", "baseline")
+    everything = measure(ours, settings.volumes, settings.everywhere, THRESHOLD, settings.resamples, two)
     print(
-        f"{settings.volumes} volumes of {'x'.join(map(str, SHAPE))}, all figures: {everything['seconds']:.1f} s, "
+        f"{settings.volumes} volumes of {'x'.join(map(str, SHAPE))}, all figures of a method and a baseline: "
+        f"{everything['seconds']:.1f} s, "
         f"intervals {everything.get('interval_seconds', 0):.1f} s, peak memory {everything['gib']:.2f} GiB"
     )
     volumes, reference = 1, measure(scikit_learn, 1, settings.everywhere)

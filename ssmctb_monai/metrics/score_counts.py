@@ -110,13 +110,22 @@ def _groups(*amounts: np.ndarray) -> np.ndarray:
     What lies at or above each score of a group has one size, up to the precision. A score that is more than that by
     itself is a group by itself, since the group's median would hide it.
     """
-    starts = []
+    starts = [np.zeros(min(1, len(amounts[0])), dtype=int)]
     for amount in amounts:
         above = _above(amount)
-        with np.errstate(divide="ignore"):  # weights may be 0
-            level = np.floor(np.log(above) / np.log1p(PRECISION))
-        starts += [_changes(level), np.flatnonzero(amount > PRECISION * above)]
+        starts += [_crossings(above), np.flatnonzero(amount > PRECISION * above)]
     return np.unique(np.concatenate(starts))
+
+
+def _crossings(above: np.ndarray) -> np.ndarray:
+    """Finds the places where descending numbers fall below the powers of 1 + the precision."""
+    if not len(above) or above[0] <= 0:
+        return np.zeros(0, dtype=int)
+    smallest = above[above > 0][-1]  # weights may be 0
+    exponents = np.log([smallest, above[0]]) / np.log1p(PRECISION)
+    powers = np.exp(np.arange(np.floor(exponents[0]), np.ceil(exponents[1]) + 1) * np.log1p(PRECISION))
+    places = len(above) - np.searchsorted(above[::-1], powers)
+    return places[places < len(above)]
 
 
 def _above(numbers: np.ndarray) -> np.ndarray:
