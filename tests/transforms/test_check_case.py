@@ -152,10 +152,9 @@ def test_what_the_split_refuses_the_preprocessing_refuses_too(case_dir, name, ch
     """`check_cases` sees only cases of a new split; later runs and other datalists are left to the transforms."""
     parser = ConfigParser()
     parser.read_config(TRAIN)
-    load, channels, *others = [
-        step for step in parser.get_parsed_content("preprocessing") if not isinstance(step, CheckCased)
-    ]
-    cases = SoundCases([item_of(case_dir)], Compose([load, channels, CheckCased(), *others]))
+    steps = [step for part in ("loading", "preprocessing", "scaling") for step in parser.get_parsed_content(part)]
+    assert isinstance(steps[1], CheckCased)
+    cases = SoundCases([item_of(case_dir)], Compose(steps))
     assert len(list(cases)) == 1
 
     path = case_dir / f"A_{name}.nii.gz"
