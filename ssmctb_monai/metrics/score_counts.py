@@ -60,7 +60,7 @@ class ScoreCounts:
         else:
             ordered_weights = weights.ravel()[order]
             first = first[_groups(counts, _sums(ordered_weights, first))]
-        counts = np.diff(first, append=len(ordered))
+        counts = np.diff(first, append=len(ordered)).astype(np.int32)
         summed = counts if weights is None else _sums(ordered_weights, first)
         return cls(ordered[first + (counts - 1) // 2], counts, summed)
 
@@ -139,4 +139,5 @@ def _changes(ordered: np.ndarray) -> np.ndarray:
 
 
 def _sums(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
-    return np.add.reduceat(numbers, first) if len(first) else numbers[:0]
+    wide = np.int64 if numbers.dtype.kind == "i" else np.float64
+    return np.add.reduceat(numbers, first, dtype=wide) if len(first) else numbers[:0].astype(wide)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 
-CHUNK = 2**22  # numbers in a batch of resamples; bounds the memory
+CHUNK = 2**20  # numbers in a batch of resamples; bounds the memory
 
 
 class ScoreTable:
