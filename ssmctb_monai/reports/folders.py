@@ -109,7 +109,7 @@ def evaluate_folders(
             if len(found) == 1:
                 item[key] = found[0]
             elif found:
-                item["problems"].append(f"several files belong to it: {', '.join(map(str, found))}")
+                item["problems"].append(_several(found))
             else:
                 item["problems"].append(f"{folder} has no file of it, such as {name}.nii.gz")
 
@@ -146,19 +146,13 @@ def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str
     try:
         return {case.case_id: case for case in find_cases(folder) if case.label}, {}
     except NoCasesError:
-        by_stem = {
-            _stem(file): [other for other in _files(folder) if _stem(other) == _stem(file)] for file in _files(folder)
-        }
+        by_stem: dict[str, list[Path]] = {}
+        for file in _files(folder):
+            by_stem.setdefault(_stem(file), []).append(file)
     if not by_stem:
         raise ValueError(f"There is no label in {folder}.")
-    problems = {
-        stem: [f"several files belong to it: {', '.join(map(str, files))}"]
-        for stem, files in by_stem.items()
-        if len(files) > 1
-    }
-    return {
-        stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()
-    }, problems
+    known = {stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()}
+    return known, {stem: [_several(files)] for stem, files in by_stem.items() if len(files) > 1}
 
 
 def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -181,6 +175,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _stem(file: Path) -> str:
     return file.name[: -max(len(suffix) for suffix in VOLUME_SUFFIXES if file.name.lower().endswith(suffix))]
+
+
+def _several(files: Sequence[Path]) -> str:
+    return f"several files belong to it: {', '.join(map(str, files))}"
 
 
 def _prepare(item: Mapping[str, Any]) -> dict[Hashable, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,40 @@ def crop_size(roi_size: Sequence[int] | int, shape: Sequence[int], name: str) ->
     return filled
 
 
-class LesionFreePositionsd(MapTransform):
+class _FromLesionAndBraind(MapTransform):
+    """Stores what a transform of lesion and brain mask returns.
+
+    Args:
+        keys: key of the lesion mask.
+        transform: transform of both masks.
+        brain_key: key of the brain mask.
+        output_key: key of the result.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, transform: Callable[[Any, Any], Any], brain_key: str, output_key: str
+    ) -> None:
+        super().__init__(keys)
+        self.transform = transform
+        self.brain_key = brain_key
+        self.output_key = output_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Stores the result.
+
+        Args:
+            data: item with lesion and brain mask.
+
+        Returns:
+            The item with the result.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[self.output_key] = self.transform(item[key], item[self.brain_key])
+        return item
+
+
+class LesionFreePositionsd(_FromLesionAndBraind):
     """Dictionary-based `LesionFreePositions`, made to be cached: the positions are stored for `RandLesionFreeCropd`.
 
     Args:
@@ -128,7 +161,8 @@ class LesionFreePositionsd(MapTransform):
         margin: number of voxels per axis by which the crop is grown when lesions are looked for.
         min_brain: share of brain in the crop, in [0, 1].
         brain_key: key of the brain mask.
-        positions_key: key under which the positions are stored.
+        positions_key: key under which the positions are stored, a tensor (number of positions, spatial dimensions);
+            empty where there is none.
     """
 
     def __init__(
@@ -141,24 +175,7 @@ class LesionFreePositionsd(MapTransform):
         brain_key: str = "brain",
         positions_key: str = "lesion_free_positions",
     ) -> None:
-        super().__init__(keys)
-        self.find = LesionFreePositions(roi_size, margin, min_brain)
-        self.brain_key = brain_key
-        self.positions_key = positions_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Stores the valid positions.
-
-        Args:
-            data: item with lesion and brain mask.
-
-        Returns:
-            The item with ``positions_key``, a tensor (number of positions, spatial dimensions); empty where none is.
-        """
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[self.positions_key] = self.find(item[key], item[self.brain_key])
-        return item
+        super().__init__(keys, LesionFreePositions(roi_size, margin, min_brain), brain_key, positions_key)
 
 
 class LesionFreeRegion(Transform):
@@ -201,7 +218,7 @@ class LesionFreeRegion(Transform):
         return convert_to_dst_type((inside & (crops > 0))[None], label, dtype=torch.uint8)[0]
 
 
-class LesionFreeRegiond(MapTransform):
+class LesionFreeRegiond(_FromLesionAndBraind):
     """Dictionary-based `LesionFreeRegion`.
 
     Args:
@@ -210,7 +227,7 @@ class LesionFreeRegiond(MapTransform):
         margin: number of voxels per axis by which the crop is grown when lesions are looked for.
         min_brain: share of brain in the crop, in [0, 1].
         brain_key: key of the brain mask.
-        region_key: key under which the region is stored.
+        region_key: key under which the region is stored, a mask of the lesion mask's shape.
     """
 
     def __init__(
@@ -223,24 +240,7 @@ class LesionFreeRegiond(MapTransform):
         brain_key: str = "brain",
         region_key: str = "lesion_free",
     ) -> None:
-        super().__init__(keys)
-        self.mark = LesionFreeRegion(roi_size, margin, min_brain)
-        self.brain_key = brain_key
-        self.region_key = region_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Stores the region.
-
-        Args:
-            data: item with lesion and brain mask.
-
-        Returns:
-            The item with ``region_key``, a mask of the lesion mask's shape.
-        """
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[self.region_key] = self.mark(item[key], item[self.brain_key])
-        return item
+        super().__init__(keys, LesionFreeRegion(roi_size, margin, min_brain), brain_key, region_key)
 
 
 class RandLesionFreeCrop(Randomizable, Transform):
