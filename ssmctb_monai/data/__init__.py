@@ -9,10 +9,12 @@ from ssmctb_monai.data.brats import (
     patient_of,
 )
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
-from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.datalist import datalist_path, load_datalist, prepare_datalist, split_patients
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
 from ssmctb_monai.data.demo import make_demo_dataset
+from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
 from ssmctb_monai.data.readers import SimpleITKReader
+from ssmctb_monai.data.scans import find_scans
 
 __all__ = [
     "BratsCase",
@@ -24,11 +26,15 @@ __all__ = [
     "canonical_modalities",
     "canonical_modality",
     "check_cases",
+    "datalist_path",
     "dataset_folder",
     "find_cases",
+    "find_scans",
     "load_datalist",
     "make_demo_dataset",
     "patient_of",
     "prepare_datalist",
     "split_patients",
+    "write_parametric_map",
+    "write_segmentation",
 ]

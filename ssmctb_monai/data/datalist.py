@@ -80,6 +80,23 @@ def split_patients(
     return {name: [case for case in ordered if case.patient_id in part] for name, part in parts.items()}
 
 
+def datalist_path(folder: PathLike, dataset_dir: PathLike, modalities: Sequence[str] | str) -> Path:
+    """Returns the file in a folder for the split of a data set.
+
+    Args:
+        folder: folder, such as that of the checkpoint that the split belongs to.
+        dataset_dir: folder of the data set; its name is part of the file's.
+        modalities: modalities that each case must have; the split depends on them.
+
+    Example:
+        >>> datalist_path("models", "data/BraTS2021", ["flair", "t1ce"]).name
+        'datalist_BraTS2021_flair-t1ce.json'
+    """
+    return (
+        Path(folder) / f"datalist_{Path(dataset_dir).resolve().name}_{'-'.join(canonical_modalities(modalities))}.json"
+    )
+
+
 def prepare_datalist(
     dataset_dir: PathLike,
     datalist_file: PathLike,

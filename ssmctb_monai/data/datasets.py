@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
+import torch
 from monai.config import PathLike
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
@@ -18,14 +22,23 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import report_invalid
+from ssmctb_monai.files import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
 
-def _fingerprint(item: Mapping[str, Any]) -> bytes:
-    """Hash of an item, of size and time of its files, and of the package's version."""
+def fingerprint(item: Mapping[str, Any]) -> bytes:
+    """Computes a hash that changes with an item, with its files and with the package's version.
+
+    Args:
+        item: item with paths of files, or of folders with DICOM files; size and time of files stand for their content.
+
+    Returns:
+        The hash as hexadecimal digits.
+    """
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
-    files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths if file.is_file()]
+    found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
     return pickle_hashing([item, files, __version__])
 
 
@@ -43,7 +56,8 @@ class PreparedDataset(PersistentDataset):
     """`monai.data.PersistentDataset` that prepares all cases at once and reports those that cannot be prepared.
 
     The cache is filled by threads when the data set is made, and taken as it is by every later one, also after a killed
-    run; other files, transforms or versions of this package make other entries.
+    run; other files, transforms or versions of this package make other entries. Several processes share the work: each
+    starts at another place of the list, and takes what the others have made.
 
     Args:
         data: items with a ``case_id``, such as those of `load_datalist`.
@@ -66,9 +80,11 @@ class PreparedDataset(PersistentDataset):
         num_workers: int = 2,
         skip_invalid: bool = False,
     ) -> None:
-        super().__init__(data, transform, cache_dir, hash_func=_fingerprint, hash_transform=pickle_hashing)
+        super().__init__(data, transform, cache_dir, hash_func=fingerprint, hash_transform=pickle_hashing)
+        start = len(data) * idist.get_rank() // idist.get_world_size()
         with ThreadPool(num_workers) as pool:
-            results = pool.map(self._prepare, data, chunksize=1)
+            results = pool.map(self._prepare, [*data[start:], *data[:start]], chunksize=1)
+        results = results[len(data) - start :] + results[: len(data) - start]  # in the order of the data
         problems = {item["case_id"]: [result] for item, result in zip(data, results, strict=True) if result}
         report_invalid(problems, skip_invalid)
         self.data: Sequence[Mapping[str, Any]] = [item for item in data if item["case_id"] not in problems]
@@ -77,16 +93,26 @@ class PreparedDataset(PersistentDataset):
 
     def _prepare(self, item: Mapping[str, Any]) -> str | None:
         """Fills the cache with one case; says why where it cannot."""
-        entry = Path(self.cache_dir) / f"{_fingerprint(item).decode()}{self.transform_hash}.pt"
-        was_cached = entry.is_file()
+        entry = Path(self.cache_dir) / f"{fingerprint(item).decode()}{self.transform_hash}.pt"
         try:
-            self._cachecheck(item)
+            if not self._is_whole(entry):
+                # MONAI moves a new entry to the cache from another disk, so that other processes may find half of it.
+                with TemporaryDirectory(dir=self.cache_dir, prefix=UNFINISHED) as folder:
+                    beside = copy.copy(self)
+                    beside.cache_dir = Path(folder)
+                    beside._cachecheck(item)
+                    (beside.cache_dir / entry.name).replace(entry)
         except Exception as error:
-            if was_cached:  # perhaps cut off when a run was killed
-                entry.unlink(missing_ok=True)
-                return self._prepare(item)
             return f"it cannot be prepared: {_reason(error)}"
         return None
+
+    def _is_whole(self, entry: Path) -> bool:
+        """Tells whether an entry of the cache can be loaded; one may be cut off when a run was killed."""
+        try:
+            torch.load(entry, weights_only=True)
+        except Exception:
+            return False
+        return True
 
 
 class LesionFreeDataset(PreparedDataset):

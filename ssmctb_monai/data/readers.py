@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from monai.data import ImageReader
 from monai.data.utils import correct_nifti_header_if_necessary, orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-__all__ = ["SimpleITKReader", "Volume", "affine_difference", "read_volume"]
+__all__ = ["SimpleITKReader", "Volume", "affine_difference", "read_volume", "series_files"]
 
 AFFINE_TOLERANCE = 1e-3  # mm; programs that write the files of one case round differently
+SLICE_TOLERANCE = 0.02  # mm; scanners round the positions of slices
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SUFFIXES = (
@@ -70,7 +72,18 @@ def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
         >>> volume.spatial_shape  # doctest: +SKIP
         (160, 216, 176)
     """
-    return _load(_open(Path(path), series_id))
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    source = series_files(path, series_id) if path.is_dir() else str(path)
+    try:
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            image = correct_nifti_header_if_necessary(nib.load(path))
+            array = np.asanyarray(image.dataobj)
+            return Volume(array, np.array(image.affine), spatial_dims=min(array.ndim, 3))
+        return _from_itk(sitk.ReadImage(source))
+    except Exception as error:  # damaged files raise anything, from EOFError to zlib.error, and most of it nameless
+        raise OSError(f"{path} cannot be read: {error}") from error
 
 
 def affine_difference(affine: np.ndarray, other: np.ndarray) -> float:
@@ -81,6 +94,38 @@ def affine_difference(affine: np.ndarray, other: np.ndarray) -> float:
         1.0
     """
     return float(np.nan_to_num(np.abs(affine - other), nan=np.inf).max())
+
+
+def series_files(folder: Path, series_id: str | None = None) -> Sequence[str]:
+    """Lists the files of a DICOM series in the order in which its slices are stacked.
+
+    Args:
+        folder: folder with the files.
+        series_id: series instance UID, needed where the folder holds more than one series.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        FileNotFoundError: There is no DICOM series in the folder.
+        ValueError: The folder holds several series, or not the one asked for; or slices are missing.
+    """
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no DICOM series.")
+    if series_id is None and len(found) > 1:
+        raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one by series_id: {', '.join(found)}.")
+    if series_id is not None and series_id not in found:
+        raise ValueError(f"{folder} holds no DICOM series {series_id}; found: {', '.join(found)}.")
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series_id or found[0])
+    distances = np.linalg.norm(np.diff([_origin(file) for file in files], axis=0), axis=1)
+    # ITK takes the first distance for all
+    if len(distances) and (distances.max() - distances.min() > SLICE_TOLERANCE or not distances.min()):
+        raise ValueError(
+            f"The slices of {folder} are {distances.min():.6g} to {distances.max():.6g} mm apart: some are missing, or "
+            "not all are of one volume."
+        )
+    return files
 
 
 class SimpleITKReader(ImageReader):
@@ -113,24 +158,21 @@ class SimpleITKReader(ImageReader):
         """
         return all(str(name).lower().endswith(SUFFIXES) or Path(name).is_dir() for name in ensure_tuple(filename))
 
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Any]:
-        """Opens one file or several.
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Callable[[], Volume]]:
+        """Names one file or several; :meth:`get_data` opens them.
 
         Args:
             data: path or paths of files or DICOM folders.
             kwargs: ``series_id``, in place of the reader's own.
 
         Returns:
-            A nibabel image, not yet loaded, for each NIfTI file, and a SimpleITK image for each of the others. (Were
-            NIfTI data loaded here, ``LoadImage`` would answer a damaged file by trying its next reader.)
-
-        Raises:
-            As :func:`read_volume`.
+            How to read each. (Were they read here, ``LoadImage`` would hide what is wrong with a file, and answer it by
+            trying its other readers, which see no fault in a DICOM series with missing slices.)
         """
-        return [_open(Path(name), kwargs.get("series_id", self.series_id)) for name in ensure_tuple(data)]
+        return [partial(read_volume, name, kwargs.get("series_id", self.series_id)) for name in ensure_tuple(data)]
 
     def get_data(self, img: Sequence[Any] | Any) -> tuple[np.ndarray, dict]:
-        """Joins what was read into one array with the metadata that MONAI's spatial transforms and writers use.
+        """Reads into one array, with the metadata that MONAI's spatial transforms and writers use.
 
         Args:
             img: what :meth:`read` returned.
@@ -140,9 +182,9 @@ class SimpleITKReader(ImageReader):
 
         Raises:
             ValueError: The images do not share one voxel grid.
-            OSError: The data of a file are damaged; its name and the reason are in the message.
+            FileNotFoundError, OSError, ValueError: As :func:`read_volume`.
         """
-        volumes = [_load(image) for image in ensure_tuple(img)]
+        volumes = [read() for read in ensure_tuple(img)]
         first = volumes[0]
         for volume in volumes[1:]:
             if volume.spatial_shape != first.spatial_shape:
@@ -169,29 +211,7 @@ class SimpleITKReader(ImageReader):
         return array, meta
 
 
-def _open(path: Path, series_id: str | None) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist.")
-    source = _series_files(path, series_id) if path.is_dir() else str(path)
-    try:
-        if path.name.lower().endswith(NIFTI_SUFFIXES):
-            return correct_nifti_header_if_necessary(nib.load(path))
-        return sitk.ReadImage(source)
-    except Exception as error:  # damaged files raise anything, from EOFError to zlib.error, and most of it nameless
-        raise OSError(f"{path} cannot be read: {error}") from error
-
-
-def _load(image: Any) -> Volume:
-    if isinstance(image, sitk.Image):
-        return _load_itk(image)
-    try:
-        array = np.asanyarray(image.dataobj)
-    except Exception as error:
-        raise OSError(f"{image.get_filename()} cannot be read: {error}") from error
-    return Volume(array, np.array(image.affine), spatial_dims=min(array.ndim, 3))
-
-
-def _load_itk(image: sitk.Image) -> Volume:
+def _from_itk(image: sitk.Image) -> Volume:
     array = sitk.GetArrayFromImage(image).T  # ITK's arrays are (z, y, x)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, 0, -1)
@@ -204,12 +224,8 @@ def _load_itk(image: sitk.Image) -> Volume:
     return Volume(array, orientation_ras_lps(affine), spatial_dims)
 
 
-def _series_files(folder: Path, series_id: str | None) -> Sequence[str]:
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no DICOM series.")
-    if series_id is None and len(found) > 1:
-        raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one by series_id: {', '.join(found)}.")
-    if series_id is not None and series_id not in found:
-        raise ValueError(f"{folder} holds no DICOM series {series_id}; found: {', '.join(found)}.")
-    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series_id or found[0])
+def _origin(file: str) -> tuple[float, ...]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    return reader.GetOrigin()

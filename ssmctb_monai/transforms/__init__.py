@@ -2,7 +2,7 @@
 
 from ssmctb_monai.transforms.brain import BrainMask, BrainMaskd, SelectChannelsd
 from ssmctb_monai.transforms.check_case import CheckCased
-from ssmctb_monai.transforms.intensity import RobustScaleIntensity, RobustScaleIntensityd
+from ssmctb_monai.transforms.intensity import RestoreIntensityd, RobustScaleIntensity, RobustScaleIntensityd
 from ssmctb_monai.transforms.lesion_free import (
     LesionFreePositions,
     LesionFreePositionsd,
@@ -27,6 +27,7 @@ __all__ = [
     "RandPerlinAnomaly",
     "RandPerlinAnomalyd",
     "RandPerlinNoise",
+    "RestoreIntensityd",
     "RobustScaleIntensity",
     "RobustScaleIntensityd",
     "SelectChannelsd",

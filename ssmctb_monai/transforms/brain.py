@@ -112,11 +112,15 @@ class SelectChannelsd(MapTransform):
     Args:
         keys: keys of the images, shape (channels, ...).
         channels_key: key of the list of channel indices, absent where all channels are meant.
+        num_channels: number of channels that an image must have then; ``None`` takes any.
     """
 
-    def __init__(self, keys: KeysCollection = "image", channels_key: str = "channels") -> None:
+    def __init__(
+        self, keys: KeysCollection = "image", channels_key: str = "channels", num_channels: int | None = None
+    ) -> None:
         super().__init__(keys)
         self.channels_key = channels_key
+        self.num_channels = num_channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Picks the channels.
@@ -126,9 +130,18 @@ class SelectChannelsd(MapTransform):
 
         Returns:
             The item, its images with the channels asked for, in that order.
+
+        Raises:
+            ValueError: when another number of channels is left; the file is named.
         """
         item = dict(data)
-        if self.channels_key in item:
-            for key in self.key_iterator(item):
-                item[key] = item[key][list(item[self.channels_key])]
+        for key in self.key_iterator(item):
+            image = item[key]
+            if self.channels_key in item:
+                item[key] = image[list(item[self.channels_key])]
+            if self.num_channels not in (None, len(item[key])):
+                raise ValueError(
+                    f"{source_name(image)} has {len(item[key])} channels, but {self.num_channels} are asked for: give "
+                    "each modality a file of its own."
+                )
         return item

@@ -10,6 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import convert_data_type, convert_to_dst_type
+from torch import Tensor
 
 from ssmctb_monai.transforms.brain import source_name
 
@@ -36,27 +37,47 @@ class RobustScaleIntensity(Transform):
             raise ValueError(f"limit must be positive, got {limit}.")
         self.limit = limit
 
-    def __call__(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> NdarrayOrTensor:
+    def __call__(self, image: NdarrayOrTensor, brain: NdarrayOrTensor, ranges: Tensor | None = None) -> NdarrayOrTensor:
         """Scales an image.
+
+        Args:
+            image: shape (channels, height, width[, depth]).
+            brain: mask of shape (1, height, width[, depth]), 0 or 1.
+            ranges: what :meth:`ranges` found, where that is known already.
+
+        Returns:
+            Image of the same shape, float32, in [0, 1].
+        """
+        ranges = self.ranges(image, brain) if ranges is None else ranges
+        tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
+        inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
+        scaled = torch.zeros_like(tensor)
+        for channel, (median, width), result in zip(tensor, ranges, scaled, strict=True):
+            result[inside] = (0.5 + (channel[inside] - median) / width).clamp(0, 1)
+        return convert_to_dst_type(scaled, image, dtype=torch.float32)[0]
+
+    def ranges(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> Tensor:
+        """Finds the intensities that become 0, 0.5 and 1.
 
         Args:
             image: shape (channels, height, width[, depth]).
             brain: mask of shape (1, height, width[, depth]), 0 or 1.
 
         Returns:
-            Image of the same shape, float32, in [0, 1].
+            Tensor of shape (channels, 2): the intensity that becomes 0.5, and by how much those that become 0 and 1
+            differ.
         """
         tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
         inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
         if not inside.any():
             raise ValueError(f"The brain mask of {source_name(image)} is empty.")
-        scaled = torch.zeros_like(tensor)
+        ranges = torch.empty(len(tensor), 2)
         for index, channel in enumerate(tensor):
             lower, median, upper = percentile(channel[inside], [25, 50, 75])
             if upper <= lower:
                 raise ValueError(f"Half of the brain in {source_name(image)}, channel {index}, has the value {lower}.")
-            scaled[index][inside] = (0.5 + (channel[inside] - median) / (2 * self.limit * (upper - lower))).clamp(0, 1)
-        return convert_to_dst_type(scaled, image, dtype=torch.float32)[0]
+            ranges[index] = torch.stack([median, 2 * self.limit * (upper - lower)])
+        return ranges
 
 
 class RobustScaleIntensityd(MapTransform):
@@ -66,11 +87,19 @@ class RobustScaleIntensityd(MapTransform):
         keys: keys of the images.
         brain_key: key of the brain mask.
         limit: number of interquartile ranges between the median and either end, positive.
+        ranges_key: key under which the range of intensities is stored, for `RestoreIntensityd`.
     """
 
-    def __init__(self, keys: KeysCollection = "image", brain_key: str = "brain", limit: float = 4.0) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        brain_key: str = "brain",
+        limit: float = 4.0,
+        ranges_key: str = "intensity_ranges",
+    ) -> None:
         super().__init__(keys)
         self.brain_key = brain_key
+        self.ranges_key = ranges_key
         self.scale = RobustScaleIntensity(limit)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -84,5 +113,40 @@ class RobustScaleIntensityd(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self.scale(item[key], item[self.brain_key])
+            item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key])
+            item[key] = self.scale(item[key], item[self.brain_key], item[self.ranges_key])
+        return item
+
+
+class RestoreIntensityd(MapTransform):
+    """Gives images that `RobustScaleIntensityd` scaled, or reconstructions of them, the intensities of the scan again.
+
+    Args:
+        keys: keys of the images, in [0, 1].
+        ranges_key: key of the range of intensities that `RobustScaleIntensityd` stored.
+        allow_missing_keys: whether items without such an image pass.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "reconstruction",
+        ranges_key: str = "intensity_ranges",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.ranges_key = ranges_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Restores the intensities.
+
+        Args:
+            data: item with the images, shape (channels, height, width[, depth]), and their ranges.
+
+        Returns:
+            The item, its images in the units of the scan; what scaling clipped stays at the ends of the range.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            median, width = item[self.ranges_key].to(item[key].device).T.unflatten(1, (-1, *[1] * (item[key].ndim - 1)))
+            item[key] = median + (item[key] - 0.5) * width
         return item

@@ -85,3 +85,12 @@ def git_status() -> str | None:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         return None
     return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def messages(error: BaseException | None) -> str:
+    """What MONAI says of an expression, and what stands behind it."""
+    found = []
+    while error is not None:
+        found.append(str(error))
+        error = error.__cause__
+    return "\n".join(found)

@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import EVALUATE, GRIDS, ROOT, TRAIN, git_status, run, write_case
+from bundle_runs import EVALUATE, GRIDS, ROOT, TRAIN, git_status, messages, run, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -26,15 +26,6 @@ FILES = ["cases.csv", "report.html", "report.json", "slices.csv"]
 CASES = ["Made_001", "Made_003", "Made_004", "Made_005"]
 METHODS = ["model", "baseline_flair", "baseline_t1ce"]
 AS_TRAINED = {"modalities": "['flair','t1ce']", "block": "sspcab"}
-
-
-def messages(error):
-    """What MONAI says of an expression, and what stands behind it."""
-    found = []
-    while error is not None:
-        found.append(str(error))
-        error = error.__cause__
-    return "\n".join(found)
 
 
 def read(folder):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ssmctb_monai.data.brats import canonical_modalities, canonical_modality, find_cases, patient_of
+from ssmctb_monai.data.brats import NoCasesError, canonical_modalities, canonical_modality, find_cases, patient_of
 
 
 def touch(root, *names):
@@ -60,6 +60,12 @@ def relative(case, root):
             id="2023",
         ),
         pytest.param(
+            "converted/case-1.b",
+            "case-1.b",
+            {"flair": "_flair.mhd", "t1": "-T1n.NRRD", "t2": "_t2.nhdr", "label": "_seg.nrrd"},
+            id="other-formats",
+        ),
+        pytest.param(
             "TCGA_CS_4942_19970222",
             "TCGA_CS_4942_19970222",
             {"flair": "_flair.nii.gz", "label": "_seg.nii.gz"},
@@ -110,6 +116,47 @@ def test_numbered_vsd_folders_of_hg_and_lg_stay_apart(tmp_path):
     assert [case.case_id for case in find_cases(tmp_path)] == ["HG_0001", "LG_0001"]
 
 
+def test_vsd_folders_of_the_same_name_stay_apart(tmp_path):
+    touch(tmp_path, vsd("siteA/pat1", "MR_Flair", 1), vsd("siteB/pat1", "OT", 2))
+    with pytest.raises(ValueError, match="same name"):
+        find_cases(tmp_path)
+
+
+def test_case_named_after_its_folder(tmp_path):
+    files = {
+        "flair": "FLAIR.nii.gz",
+        "t1": "t1.nii.gz",
+        "t2": "t2w.mha",
+        "label": "seg.nii.gz",
+        "brain": "brainmask.nii",
+    }
+    touch(tmp_path / "site" / "Brats17_TCIA_639_1", *files.values(), "anomaly_map.nii.gz", "t3.nii", "_t1ce.nii")
+    touch(tmp_path / "site", "P2/t1ce.nrrd", "P2/P2_flair.nii")
+    first, second = find_cases(tmp_path)
+    assert (first.case_id, first.patient_id) == ("Brats17_TCIA_639_1", "Brats17_TCIA_639")
+    assert relative(first, tmp_path / "site" / "Brats17_TCIA_639_1") == files
+    assert second.case_id == "P2"
+    assert relative(second, tmp_path / "site" / "P2") == {"flair": "P2_flair.nii", "t1ce": "t1ce.nrrd"}
+
+
+@pytest.mark.parametrize("path", [".", "../P1", "../P1/sub/.."])
+def test_case_named_after_the_data_sets_folder(tmp_path, monkeypatch, path):
+    touch(tmp_path / "P1", "flair.nii.gz", "sub/notes.txt")
+    monkeypatch.chdir(tmp_path / "P1")
+    (case,) = find_cases(path)
+    assert case.case_id == "P1"
+    assert case.images["flair"] == Path(path) / "flair.nii.gz"
+
+
+@pytest.mark.parametrize("others", [("B/P1/flair.nii", "A/P1/flair.nii"), ("A/P1/flair.nii", "B/P1/t1.nii")])
+def test_folders_of_the_same_name_are_not_mixed(tmp_path, others):
+    touch(tmp_path, *others)
+    with pytest.raises(ValueError, match="same name") as error:
+        find_cases(tmp_path)
+    for name in others:
+        assert str(tmp_path / name) in str(error.value)
+
+
 def decathlon(root, modality):
     folder = root / "Task01_BrainTumour"
     for number in (2, 1):
@@ -129,6 +176,13 @@ def test_decathlon_takes_channels_from_dataset_json(tmp_path):
     assert first.label == folder / "labelsTr" / "BRATS_001.nii.gz"
     assert second.case_id == "BRATS_002"
     assert second.label is None
+
+
+def test_decathlon_without_training_images_has_no_cases(tmp_path):
+    touch(tmp_path, "imagesTs/BRATS_003.nii.gz")
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(NoCasesError):
+        find_cases(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"modality": {"0": "CT"}}', '{"modality": ["FLAIR"]}', "{"])

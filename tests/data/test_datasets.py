@@ -23,6 +23,7 @@ from ssmctb_monai.data import (
     PreparedDataset,
     SimpleITKReader,
     SoundCases,
+    datasets,
     load_datalist,
 )
 from ssmctb_monai.transforms import (
@@ -172,6 +173,34 @@ def test_a_failing_case_is_named_and_the_others_stay_cached(tmp_path, failing):
     before = len(log.calls())
     assert len(PreparedDataset(cases, [log, ENSURE], tmp_path / "cache")) == 6
     assert len(log.calls()) == before + 1  # only the one that had failed
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "order"), [(0, 2, "abcde"), (1, 2, "cdeab"), (2, 3, "deabc"), (7, 8, "eabcd")]
+)
+def test_processes_start_at_different_cases(tmp_path, monkeypatch, rank, size, order):
+    """So that they share the work; what comes out is the same in each."""
+    monkeypatch.setattr(datasets.idist, "get_rank", lambda: rank)
+    monkeypatch.setattr(datasets.idist, "get_world_size", lambda: size)
+    log = Counted(tmp_path / "log", failing="b")
+    dataset = PreparedDataset([case(name) for name in "abcde"], [log, ENSURE], tmp_path / "cache", 1, skip_invalid=True)
+    assert (tmp_path / "log").read_text().split() == list(order)
+    assert [item["case_id"] for item in dataset] == list("acde")
+
+
+def test_entries_appear_as_a_whole(tmp_path, monkeypatch):
+    """Another process may look while a large entry is copied from the folder of temporary files."""
+    targets = []
+
+    def move(source, target):
+        targets.append(Path(target))
+        Path(source).rename(target)
+        assert not list((tmp_path / "cache").glob("*.pt"))
+
+    monkeypatch.setattr("monai.data.dataset.shutil.move", move)
+    PreparedDataset([case("a")], [ENSURE], tmp_path / "cache")
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert [target.name for target in targets] == [entry.name]
 
 
 def _truncate(path):

@@ -173,6 +173,23 @@ def test_dicom_series(tmp_path):
     assert "Doe" not in str(image.meta)
 
 
+def test_dicom_series_with_a_missing_slice(tmp_path):
+    array = np.zeros((4, 5, 6), np.int16)
+    write_dicom_series(tmp_path, array, "1.2.3")
+    (tmp_path / "1.2.3.3.dcm").unlink()
+    for read in (read_volume, lambda folder: load(folder, SimpleITKReader())):
+        with pytest.raises(Exception, match="are 3 to 6 mm apart: some are missing"):
+            read(tmp_path)
+
+
+def test_dicom_slices_at_one_position(tmp_path):
+    for number in (3, 4):
+        write_dicom_series(tmp_path / "one", np.zeros((4, 5, 1), np.int16), "1.2.3")
+        next(tmp_path.glob("one/1.2.3.1.dcm")).rename(tmp_path / "one" / f"{number}.dcm")
+    with pytest.raises(ValueError, match="are 0 to 0 mm apart"):
+        read_volume(tmp_path / "one")
+
+
 def test_dicom_folder_with_two_series_needs_a_choice(tmp_path):
     array = np.zeros((4, 5, 3), dtype=np.int16)
     write_dicom_series(tmp_path, array, "1.2.3")

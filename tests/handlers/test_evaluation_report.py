@@ -18,7 +18,7 @@ from monai.transforms import CopyItemsd, LoadImaged
 from torch import nn
 
 from ssmctb_monai.data import InvalidCasesError, SoundCases
-from ssmctb_monai.handlers import EvaluationReport
+from ssmctb_monai.handlers import EvaluationReport, evaluation_report
 from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.reports import report as report_module
 from ssmctb_monai.transforms import CheckCased
@@ -375,3 +375,22 @@ def test_map_that_cannot_be_saved(tmp_path, items):
     with pytest.raises(OSError, match="maps"):
         run(items, tmp_path, map_dir=tmp_path / "maps")
     assert cases_in(tmp_path) == ["a"]
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+def test_processes_wait_for_the_report_before_one_fails(items, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(evaluation_report.idist, "barrier", lambda: written.append(read(tmp_path)))
+    items[1]["label"] = items[0]["label"]  # of another shape
+    with pytest.raises(InvalidCasesError):
+        run(items, tmp_path)
+    assert [report["cases"] for report in written] == [3]
+
+
+def test_interruption_of_one_of_two_processes(items, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_report.idist, "get_world_size", lambda: 2)
+    with pytest.raises(MemoryError):
+        run(items, tmp_path, Brightness(MemoryError("full")))
+    assert read(tmp_path)["description"] == "Interrupted: 2 of 4 cases of one of 2 processes. what it is"

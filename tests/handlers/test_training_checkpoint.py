@@ -15,7 +15,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch import nn
 
-from ssmctb_monai.handlers import TrainingCheckpoint
+from ssmctb_monai.handlers import TrainingCheckpoint, checkpoint
 from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
 
@@ -367,3 +367,58 @@ def test_a_save_of_thresholds_that_dies_midway(tmp_path, monkeypatch):
         assert equal(load(tmp_path / "model.pt"), {**before, **after}[saved_in(tmp_path)])
     run(tmp_path, [0.2], 2, resume=True, thresholds=of_epoch)
     assert saved_in(tmp_path) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    """Two processes had one batch an epoch, now there are two."""
+    run(tmp_path, [0.2, 0.7], 2)
+    last = load(tmp_path / "last.pt")
+    assert last["processes"] == 1
+    last["processes"], last["trainer"] = 2, {**last["trainer"], "epoch_length": 1, "iteration": 2}
+    torch.save(last, tmp_path / "last.pt")
+    trainer, weights = run(tmp_path, [0.3], 3, resume=True)
+    assert list(weights) == [3]
+    assert (trainer.state.epoch, trainer.state.epoch_length, trainer.state.iteration) == (3, 2, 6)
+    assert load(tmp_path / "last.pt")["trainer"]["epoch_length"] == 2
+
+
+def test_a_file_that_names_no_processes_is_of_one(tmp_path):
+    run(tmp_path, [0.2, 0.7], 2)
+    last = load(tmp_path / "last.pt")
+    del last["processes"]
+    torch.save(last, tmp_path / "last.pt")
+    assert list(run(tmp_path, [0.3], 3, resume=True)[1]) == [3]
+    torch.save({**last, "trainer": {**last["trainer"], "epoch_length": 1, "iteration": 2}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="1 batches an epoch, now there are 2"):
+        run(tmp_path, [0.3], 4, resume=True)
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    """Others must not even remove what it has written."""
+    monkeypatch.setattr(checkpoint.idist, "get_rank", lambda: 1)
+    for name in ("last.pt", "model.pt", "model_thresholds.json"):
+        (tmp_path / name).write_text("of the first process")
+    asked = []
+    run(tmp_path, [0.2, 0.7], 2, thresholds=lambda epoch: asked.append(epoch) or {})
+    assert asked == [1, 2]  # they come from the cases of all processes
+    assert [path.read_text() for path in tmp_path.iterdir()] == 3 * ["of the first process"]
+
+
+@pytest.mark.parametrize("lengths", [(2, 2), (2, 3)])
+def test_processes_need_as_many_batches(tmp_path, monkeypatch, lengths):
+    def gather(found, own):
+        assert own == 2
+        found[:] = lengths
+
+    trainer, _ = make(tmp_path, [0.2], 1)
+    handler = TrainingCheckpoint(tmp_path, {}, trainer.network, trainer)
+    monkeypatch.setattr(checkpoint.idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(checkpoint.distributed, "all_gather_object", gather)
+    if lengths == (2, 2):
+        handler.started(trainer)
+    else:
+        with pytest.raises(RuntimeError, match=r"\[2, 3\] batches an epoch"):
+            handler.started(trainer)

@@ -73,3 +73,12 @@ def test_more_than_a_day_left(run):
     """59 epochs of two hours are 118 hours, not 22."""
     left = run([1.0], max_epochs=60, seconds=7200)[0][5]
     assert re.search(r"\b118\b|\b4 ?d", left), left
+
+
+def test_mean_of_two_processes(run, monkeypatch):
+    """The other one has three times the losses."""
+    monkeypatch.setattr(progress.idist, "all_reduce", lambda tensor: tensor + 3 * tensor)
+    monkeypatch.setattr(progress.idist, "get_world_size", lambda: 2)
+    line = run([1.0, 2.0, 6.0], max_epochs=1, seconds=2)[0]
+    assert float(line[2]) == 6
+    assert line[3] == "l2 1.5000 + focal 3.0000"

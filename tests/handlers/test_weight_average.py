@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from ssmctb_monai.handlers import WeightAverage
+from ssmctb_monai.handlers import WeightAverage, weight_average
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 
 
@@ -136,3 +136,23 @@ def test_network_with_a_block_after_a_training_step(block):
 def test_ill_decay(decay):
     with pytest.raises(ValueError, match="decay"):
         WeightAverage(make_network(), decay)
+
+
+def test_processes_agree_on_the_statistics_of_the_first(monkeypatch):
+    """All of them, when an epoch ends; one process needs nobody."""
+    network = make_network()
+    average = WeightAverage(network, 0.9)
+    broadcast = []
+
+    def of_the_first(buffer, src):
+        assert src == 0
+        broadcast.append(buffer.fill_(3))
+
+    monkeypatch.setattr(weight_average.distributed, "broadcast", of_the_first)
+    run(average, network, 2)
+    assert broadcast == []
+    monkeypatch.setattr(weight_average.idist, "get_world_size", lambda: 2)
+    run(average, network, 2)
+    assert {id(buffer) for buffer in broadcast} == {id(buffer) for buffer in average.averaged.buffers()}
+    assert all((buffer == 3).all() for buffer in average.network[1].buffers())
+    assert all((buffer != 3).all() for buffer in network[1].buffers() if buffer.is_floating_point())

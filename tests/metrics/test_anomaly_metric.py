@@ -166,6 +166,18 @@ def test_batches_are_lists_of_cases():
     assert one.compute().cases[3].normal.total == other.compute().cases[3].normal.total
 
 
+def test_names_of_cases():
+    """Behind the lesion-free regions, or the brain masks where there are none."""
+    items = make_items(2)
+    for keys in (["image", "label", "brain", "region"], ["image", "label", "brain"]):
+        metric = AnomalyMetric(settings=SMALL)
+        metric.update([[item[key] for item in items] for key in keys] + [["one", "other"]])
+        assert [case.case_id for case in metric.compute().cases] == ["one", "other"]
+        assert all((case.lesion_free is None) == ("region" not in keys) for case in metric.compute().cases)
+        with pytest.raises(ValueError, match="one: the case was added before"):
+            metric.update([[item[key] for item in items] for key in keys] + [["one", "third"]])
+
+
 def test_reset_forgets():
     item = make_items(1)[0]
     metric = AnomalyMetric(settings=SMALL)
@@ -223,15 +235,22 @@ def figures_of_a_process(rank):
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
     evaluator = make_evaluator(items, metric)
     evaluator.run()
-    return evaluator.state.metrics, len(metric.compute().cases), metric.label_free_thresholds()["model"].value
+    repeated = AnomalyMetric(["model"], settings=SMALL)
+    for index in ((0, 2, 4), (1, 3, 0))[rank]:  # as a sampler does that gives each process as many
+        item = make_items()[index]
+        repeated.update([[item[key]] for key in ("image", "label", "brain", "region")] + [[f"case {index}"]])
+    thresholds = [each.label_free_thresholds()["model"] for each in (metric, repeated)]
+    cases = [[case.case_id for case in each.compute().cases] for each in (metric, repeated)]
+    return evaluator.state.metrics, cases, thresholds
 
 
 def test_two_processes(of_processes):
     """No case is taken for one of the other process."""
     items = make_items()
-    threshold = evaluation_of(items).label_free_thresholds()["model"].value
-    for metrics, count, of_process in of_processes[1]:
-        assert count == 5
+    threshold = evaluation_of(items).label_free_thresholds()["model"]
+    for metrics, (unnamed, named), thresholds in of_processes[1]:
+        assert len(unnamed) == 5
+        assert named == [f"case {index}" for index in range(5)]  # once, also the one that both processes had
         assert metrics == expected_figures(items)
-        assert of_process == threshold
-    assert np.isfinite(threshold)
+        assert thresholds == [threshold, threshold]
+    assert np.isfinite(threshold.value)

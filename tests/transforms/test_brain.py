@@ -203,3 +203,12 @@ def test_channels_as_numpy_and_under_other_keys():
 def test_items_without_channels_pass():
     image = torch.rand(3, 4, 4)
     assert SelectChannelsd()({"image": image})["image"] is image
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, 2), ([1], 1), ([3, 0, 1], 3)])
+def test_number_of_channels(channels, expected):
+    image = named(torch.rand(4 if channels else 2, 5, 4, 3))
+    item = {"image": image, **({"channels": channels} if channels else {})}
+    assert len(SelectChannelsd(num_channels=expected)(item)["image"]) == expected
+    with pytest.raises(ValueError, match=rf"case_7_flair.* has {expected} channels, but 4 are asked for"):
+        SelectChannelsd(num_channels=4)(item)

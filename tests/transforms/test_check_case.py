@@ -152,8 +152,9 @@ def test_what_the_split_refuses_the_preprocessing_refuses_too(case_dir, name, ch
     """`check_cases` sees only cases of a new split; later runs and other datalists are left to the transforms."""
     parser = ConfigParser()
     parser.read_config(TRAIN)
-    steps = [step for part in ("loading", "preprocessing", "scaling") for step in parser.get_parsed_content(part)]
-    assert isinstance(steps[1], CheckCased)
+    parts = ("loading", "spatial_preprocessing", "scaling")
+    steps = [step for part in parts for step in parser.get_parsed_content(part)]
+    assert isinstance(steps[2], CheckCased)
     cases = SoundCases([item_of(case_dir)], Compose(steps))
     assert len(list(cases)) == 1
 

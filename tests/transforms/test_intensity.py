@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ssmctb_monai.transforms import RobustScaleIntensity, RobustScaleIntensityd
+from ssmctb_monai.transforms import RestoreIntensityd, RobustScaleIntensity, RobustScaleIntensityd
 
 
 @pytest.fixture
@@ -126,3 +126,40 @@ def test_dictionary(image, brain):
     torch.testing.assert_close(
         RobustScaleIntensityd()({"image": image, "brain": brain})["image"], RobustScaleIntensity()(image, brain)
     )
+
+
+def test_ranges_by_hand():
+    # Quartiles of 0, 10, …, 80 are 20, 40, 60: with a limit of 2, 0.5 is 40 and the ends are 160 apart.
+    image = torch.tensor([[0.0, 10, 20, 30, 40, 50, 60, 70, 80, -500]])[:, None]
+    brain = torch.tensor([[1.0] * 9 + [0]])[:, None]
+    ranges = RobustScaleIntensity(limit=2).ranges(torch.cat([image, 3 * image + 1]), brain)
+    assert ranges.tolist() == [[40, 160], [121, 480]]
+
+
+@pytest.mark.parametrize("with_meta", [False, True])
+def test_restored_intensities_are_those_of_the_scan(image, brain, with_meta):
+    image = MetaTensor(image, affine=torch.diag(torch.tensor([2.0, 3, 4, 1]))) if with_meta else image
+    item = RobustScaleIntensityd()({"image": image, "brain": brain})
+    item["reconstruction"] = item["image"] * 1
+    restored = RestoreIntensityd()(item)["reconstruction"]
+    inside = (brain > 0).expand_as(image)
+    torch.testing.assert_close(torch.as_tensor(restored)[inside], torch.as_tensor(image)[inside], atol=1e-3, rtol=0)
+    assert isinstance(restored, MetaTensor) is with_meta
+    if with_meta:
+        assert torch.equal(restored.affine, image.affine)
+
+
+def test_clipped_intensities_come_back_at_the_ends_of_the_range(image, brain):
+    image[0][brain[0] > 0] += (
+        torch.linspace(-1, 1, int(brain.sum())).sign() * 1e5 * (torch.arange(int(brain.sum())) < 3)
+    )
+    item = RobustScaleIntensityd(limit=2, ranges_key="limits")({"image": image, "brain": brain})
+    restored = RestoreIntensityd("image", ranges_key="limits")(item)["image"]
+    median, width = item["limits"][0]
+    torch.testing.assert_close(restored[0][brain[0] > 0].min(), median - width / 2)
+
+
+def test_restoring_what_is_missing():
+    with pytest.raises(KeyError, match="reconstruction"):
+        RestoreIntensityd()({"intensity_ranges": torch.ones(1, 2)})
+    assert RestoreIntensityd(allow_missing_keys=True)({"image": 3}) == {"image": 3}

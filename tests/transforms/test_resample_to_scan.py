@@ -123,8 +123,10 @@ def test_way_from_file_to_network_and_back(tmp_path, scan):
     parser = ConfigParser()
     parser.read_config(TRAIN)
     # without "scaling", so that intensities can be compared
-    load, *others = [step for part in ("loading", "preprocessing") for step in parser.get_parsed_content(part)]
-    prepare = Compose([load, CopyItemsd("label", names="scan"), *others])
+    load, channel_first, *others = [
+        step for part in ("loading", "spatial_preprocessing") for step in parser.get_parsed_content(part)
+    ]
+    prepare = Compose([load, channel_first, CopyItemsd("label", names="scan"), *others])
     item = {"image": [str(tmp_path / "flair.nii.gz")], "label": str(tmp_path / "seg.nii.gz")}
     (batch,) = DataLoader(Dataset([item], prepare), batch_size=1)
     inferer = SlidingWindowInferer(roi_size=(32, 32, 32), overlap=0.5, mode="gaussian")

@@ -1,5 +1,5 @@
 """Anomaly detection networks."""
 
-from ssmctb_monai.networks.nets.draem import DRAEM
+from ssmctb_monai.networks.nets.draem import DRAEM, Reconstruction
 
-__all__ = ["DRAEM"]
+__all__ = ["DRAEM", "Reconstruction"]

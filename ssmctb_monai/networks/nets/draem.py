@@ -159,16 +159,60 @@ class DRAEM(nn.Module):
             raise ValueError(
                 f"Expected (batch, {self.in_channels}, ...) with {self.spatial_dims} spatial dimensions, got {x.shape}."
             )
-        padding: list[int] = []
-        for axis in range(x.dim() - 1, 1, -1):
-            padding += [0, -x.shape[axis] % self.stride]
-        padded = F.pad(x, padding, mode="replicate")
+        padded = self._padded(x)
         reconstruction = self.reconstructive(padded)
         logits = self.discriminative(torch.cat([reconstruction, padded], dim=1))
-        for axis in range(2, x.dim()):
-            reconstruction = reconstruction.narrow(axis, 0, x.shape[axis])
-            logits = logits.narrow(axis, 0, x.shape[axis])
+        reconstruction, logits = self._cut(reconstruction, x), self._cut(logits, x)
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
             if self.training:
                 return reconstruction, logits
         return torch.softmax(logits, dim=1)[:, 1:]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Reconstructs the lesion-free image alone.
+
+        Args:
+            x: image as in :meth:`forward`.
+
+        Returns:
+            The reconstruction, of the shape of ``x``.
+        """
+        return self._cut(self.reconstructive(self._padded(x)), x)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        padding: list[int] = []
+        for axis in range(x.dim() - 1, 1, -1):
+            padding += [0, -x.shape[axis] % self.stride]
+        return F.pad(x, padding, mode="replicate")
+
+    def _cut(self, padded: Tensor, x: Tensor) -> Tensor:
+        for axis in range(2, x.dim()):
+            padded = padded.narrow(axis, 0, x.shape[axis])
+        return padded
+
+
+class Reconstruction(nn.Module):
+    """The reconstruction of a DRAEM as a network of its own, for inferers and MONAI's ``EnsembleEvaluator``.
+
+    Args:
+        network: the network; its weights are shared.
+
+    Example:
+        >>> Reconstruction(DRAEM(spatial_dims=2, in_channels=3)).eval()(torch.rand(1, 3, 50, 40)).shape
+        torch.Size([1, 3, 50, 40])
+    """
+
+    def __init__(self, network: DRAEM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstructs the lesion-free image.
+
+        Args:
+            x: image as in `DRAEM`.
+
+        Returns:
+            The reconstruction, of the shape of ``x``.
+        """
+        return self.network.reconstruct(x)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ssmctb_monai.losses import DRAEMLoss
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
-from ssmctb_monai.networks.nets import DRAEM
+from ssmctb_monai.networks.nets import DRAEM, Reconstruction
 
 DIMS = [2, 3]
 SUB_NETWORKS = ["reconstructive", "discriminative"]
@@ -332,6 +332,26 @@ def test_bfloat16_autocast():
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------- reconstruction
+
+
+@pytest.mark.parametrize("spatial_dims", DIMS)
+@pytest.mark.parametrize("size", [32, 45])
+def test_reconstruction_is_that_of_training(spatial_dims, size):
+    network = draem(spatial_dims, in_channels=2, block=None)
+    for module in network.modules():
+        if isinstance(module, NORMS):  # the same statistics in both modes
+            module.eval()
+    x = torch.rand(2, 2, *[size] * spatial_dims)
+    expected, _ = network(x)
+    alone = Reconstruction(network)
+    torch.testing.assert_close(alone(x), expected)
+    assert not torch.allclose(expected, x, atol=0.1)
+    assert alone.eval()(x).shape == x.shape
+    assert not network.training  # its weights are those of the network
+    assert {id(parameter) for parameter in alone.parameters()} == {id(parameter) for parameter in network.parameters()}
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

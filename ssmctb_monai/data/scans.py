@@ -1,0 +1,321 @@
+"""Finding the scans that a trained model is to look at: files, folders and DICOM series, with or without labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import SimpleITK as sitk
+from monai.config import PathLike
+
+from ssmctb_monai.data.brats import (
+    VOLUME_SUFFIXES,
+    BratsCase,
+    CaseFile,
+    NoCasesError,
+    canonical_modalities,
+    group_files,
+    parse_file,
+    parse_name,
+    patient_of,
+    volume_stem,
+    walk_files,
+)
+
+__all__ = ["find_scans"]
+
+logger = logging.getLogger(__name__)
+
+# What names speak of that are not made as those of BRATS are: "T2 FLAIR" is a FLAIR, "t2_fse" no t2f, "patient1" no T1
+_WORDS = re.compile(
+    r"""
+    (?P<flair> flair | (?<![a-z])t2f(?![a-z0-9]) )
+    | (?<![a-z]) (?:[23]d|ax|sag|cor|tra|pre|post)* (?:
+        (?P<t1ce> t1[-_ ]?(?:ce?|gd|post)(?![a-z0-9]) )
+        | (?P<t1> t1(?!\d) | mp2?rage )
+        | (?P<t2> t2(?!\d|[-_ ]?flair) )
+    )
+    | (?<![a-z0-9]) (?:
+        (?P<label>
+            seg | segmentations? | labels?(?:t[rs])? | masks? | brainmasks? | truth | gt | maps? | reconstructions
+        )
+        | (?P<other> adc | asl | bold | ct | dti | dwi | mra | pet | swi )
+    ) (?![a-z0-9])
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_DESCRIPTION = "0008|103e"
+
+
+class _Loose(NamedTuple):
+    """A volume or a DICOM series whose name does not end in a modality.
+
+    Args:
+        path: the file, or the folder of the series.
+        stem: its name without suffix.
+        case_id: name of the scan.
+        said: what its names or the series' description speak of; empty where they say nothing.
+    """
+
+    path: Path
+    stem: str
+    case_id: str
+    said: set[str]
+
+
+def find_scans(
+    path: PathLike, modalities: Sequence[str] | str, exclude: PathLike | None = None
+) -> list[dict[str, Any]]:
+    """Finds the scans in a file or a folder, with or without labels.
+
+    What names say counts: a scan whose name or DICOM series description speaks of another modality is never taken for
+    the one asked for, and one that says nothing is, with a warning.
+
+    - A file is one scan. A brain mask beside it, such as ``CASE_brainmask.nii.gz``, is used.
+    - A folder with DICOM files directly in it is one scan, named after the folder.
+    - Below any other folder, found are cases in the layouts of :func:`~ssmctb_monai.data.brats.find_cases` (the
+      Decathlon's ``imagesTs`` too), other volumes, and folders with DICOM files directly in them. These folders are
+      named as files are, ``P1_flair`` or ``P1/flair``. Passed over is what is hidden or a label, and what is named
+      after a case or lies in the folder of a case without being one of its images. Maps, masks and
+      reconstructions of earlier runs count as labels.
+
+    Args:
+        path: file or folder.
+        modalities: modalities that the model wants, in the order of its channels.
+        exclude: folder that is not entered, such as the one that results are written to.
+
+    Returns:
+        One dictionary a scan, in the order of their names: ``case_id``, ``patient_id``, ``image`` (a path for each
+        modality, in their order, a folder for a DICOM series; for a 4D file that one path, and ``channels`` with the
+        index of each modality in it), and ``brain`` where there is a brain mask. All paths are absolute. Scans that
+        cannot be used have ``problems`` besides, the list of what is wrong, for
+        :class:`~ssmctb_monai.data.datasets.SoundCases` to report.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+        NoCasesError: There is no scan in the folder.
+        ValueError: The file is no volume, its name says something else, or several modalities are asked for; two scans
+            have the same name; a modality is not known; a ``dataset.json`` cannot be understood.
+
+    Example:
+        >>> find_scans("clinic/P1_flair.nii.gz", "flair")  # doctest: +SKIP
+        [{'case_id': 'P1', 'patient_id': 'P1', 'image': ['/data/clinic/P1_flair.nii.gz']}]
+    """
+    names = canonical_modalities(modalities)
+    root = Path(path).expanduser().absolute()
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: name a scan, or a folder of scans.")
+    if not root.is_dir():
+        items = [_file_item(root, names)]
+    elif series := _first_dicom(sorted(root.glob("[!.]*"))):
+        name = _folder_name(root)
+        items = [_loose_item(_Loose(root, name, name, _said([name, _description(series)])), names)]
+    else:
+        items = _folder_items(root, names, Path(exclude).expanduser() if exclude else None)
+    logger.info(
+        "Found %d scans in %s, of which %d cannot be used.", len(items), root, sum("problems" in item for item in items)
+    )
+    return items
+
+
+def _file_item(path: Path, modalities: Sequence[str]) -> dict[str, Any]:
+    if _first_dicom([path]):
+        raise ValueError(f"{path} is a DICOM file: name the folder of its series, {path.parent}.")
+    stem = volume_stem(path)
+    if stem is None:
+        raise ValueError(f"{path} is no volume: expected is {', '.join(VOLUME_SUFFIXES)}, or the folder of a series.")
+    if channels := [file for file in _decathlon_beside(path.parent) if file.path == path]:
+        return _case_item(group_files(channels)[0], modalities)
+    if len(modalities) > 1:
+        raise ValueError(
+            f"{path} is one file, but {', '.join(modalities)} are asked for: name its folder, with files named "
+            f"{_file_names(modalities)}."
+        )
+    named = next(parse_file(path), None)
+    said = {named.kind} if named else _said([stem])
+    if said - set(modalities):
+        raise ValueError(f"The name of {path} says {_listing(said)}, but {modalities[0]} is asked for.")
+    file = named or CaseFile(stem, modalities[0], path)
+    beside = (other for name in sorted(path.parent.glob("[!.]*")) if volume_stem(name) for other in parse_file(name))
+    masks = [other for other in beside if (other.case_id, other.kind) == (file.case_id, "brain")]
+    return _case_item(group_files([file, *masks])[0], modalities)
+
+
+def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -> list[dict[str, Any]]:
+    files = [file for file in _decathlon_beside(root) if file.path.parent == root]
+    volumes = []
+    for folder, group in groupby(walk_files(root, exclude), key=lambda path: path.parent):
+        paths = list(group)
+        if series := _first_dicom(paths):
+            if named := parse_name(folder, folder.name):
+                files.append(named)
+            else:
+                volumes.append(_loose(folder, folder.name, root, series))
+        for path in paths:
+            named_here = list(parse_file(path, test_images=True))
+            files += named_here
+            if not named_here and (stem := volume_stem(path)):
+                volumes.append(_loose(path, stem, root))
+
+    cases = [case for case in group_files(file for file in files if file.kind != "label") if case.images]
+    loose = _without_belongings(volumes, files, cases, root)
+    masks = {file.path.parent / file.case_id: file.path for file in files if file.kind == "brain"}
+    found = [(next(iter(case.images.values())), _case_item(case, modalities)) for case in cases]
+    found += [(scan.path, _loose_item(scan, modalities, masks.get(scan.path.parent / scan.stem))) for scan in loose]
+    if not found:
+        raise NoCasesError(
+            f"No scan found below {root}. Looked for are volumes ({', '.join(VOLUME_SUFFIXES)}) and folders with DICOM "
+            "files; labels, masks, maps and hidden files are no scans."
+        )
+    found.sort(key=lambda pair: pair[1]["case_id"])
+    for (path, item), (other_path, other) in pairwise(found):
+        if item["case_id"] == other["case_id"]:
+            raise ValueError(f"Two scans have the name {item['case_id']}; rename one of {path} and {other_path}.")
+    silent = {scan.case_id for scan in loose if not scan.said}
+    if taken := [path for path, item in found if item["case_id"] in silent and item["image"]]:
+        logger.warning(
+            "%d taken as %s, since their names say nothing else: %s.",
+            len(taken),
+            modalities[0].upper(),
+            _first_five(taken, root),
+        )
+    return [item for _, item in found]
+
+
+def _loose(path: Path, stem: str, root: Path, series: Path | None = None) -> _Loose:
+    folders = path.parent.relative_to(root).parts
+
+    def texts() -> Iterator[str]:
+        yield stem
+        if series:
+            yield _description(series)
+        yield from reversed(folders)
+
+    return _Loose(path, stem, "_".join([*folders, stem]), _said(texts()))
+
+
+def _said(texts: Iterable[str]) -> set[str]:
+    """Returns what the first of the texts that says anything speaks of: modalities, ``label``, other kinds of scan."""
+    for text in texts:
+        if said := {match[0].lower() if match["other"] else str(match.lastgroup) for match in _WORDS.finditer(text)}:
+            return said
+    return set()
+
+
+def _without_belongings(
+    volumes: Sequence[_Loose], files: Sequence[CaseFile], cases: Sequence[BratsCase], root: Path
+) -> list[_Loose]:
+    """Leaves out labels, and what is named after a case or lies in the folder of a case; says so."""
+    known = {case.case_id for case in cases}
+    names = {(file.path.parent, file.case_id) for file in files if file.case_id in known}
+    folders = {folder for folder, case_id in names if _folder_name(folder) == case_id}
+    used = {file.path for file in files}
+    kept: list[_Loose] = []
+    left_out: list[_Loose] = []
+    for scan in volumes:
+        starts = (scan.stem[: match.start()] for match in re.finditer(r"[-_.]", scan.stem))
+        is_owned = scan.path.parent in folders or any((scan.path.parent, start) in names for start in starts)
+        if scan.path not in used:
+            (left_out if "label" in scan.said or is_owned else kept).append(scan)
+    if left_out:
+        logger.info(
+            "Passed over labels and what else belongs to cases: %s.",
+            _first_five([scan.path for scan in left_out], root),
+        )
+    return kept
+
+
+def _case_item(case: BratsCase, modalities: Sequence[str]) -> dict[str, Any]:
+    images = [case.images[name] for name in modalities if name in case.images]
+    item: dict[str, Any] = {"case_id": case.case_id, "patient_id": case.patient_id, "image": [str(i) for i in images]}
+    problems = []
+    if lacking := [name for name in modalities if name not in case.images]:
+        problems.append(f"no {', '.join(lacking)} image beside {next(iter(case.images.values()))}")
+    if case.channels:
+        item["channels"] = [case.channels.get(name) for name in modalities]
+        item["image"] = item["image"][:1]
+        if not lacking and (None in item["channels"] or len(set(images)) > 1):
+            problems.append("channels need one 4D file, and an index in it for each modality")
+    if case.brain:
+        item["brain"] = str(case.brain)
+    problems += [problem for image in images if image.is_dir() for problem in _series_problems(image)]
+    return {**item, "problems": problems} if problems else item
+
+
+def _loose_item(scan: _Loose, modalities: Sequence[str], brain: Path | None = None) -> dict[str, Any]:
+    others = scan.said - set(modalities)
+    patient_id = patient_of(scan.case_id)
+    if len(modalities) == 1 and not others:
+        return _case_item(BratsCase(scan.case_id, patient_id, {modalities[0]: scan.path}, None, brain, {}), modalities)
+    said = _listing(others) or "nothing of which it is"
+    problem = (
+        f"no {', '.join(modalities)} image: names or series description of {scan.path} say {said}; "
+        f"name files, or the folders of series, {_file_names(modalities)}"
+    )
+    return {"case_id": scan.case_id, "patient_id": patient_id, "image": [], "problems": [problem]}
+
+
+def _decathlon_beside(folder: Path) -> list[CaseFile]:
+    """Returns what the ``dataset.json`` beside a folder of the Decathlon's images says, where it is such a folder."""
+    dataset = folder.parent / "dataset.json"
+    is_images = folder.name in ("imagesTr", "imagesTs") and dataset.is_file()
+    return list(parse_file(dataset, test_images=True)) if is_images else []
+
+
+def _first_dicom(paths: Iterable[Path]) -> Path | None:
+    """Returns the first DICOM file that is neither an index of others nor a result of this package."""
+    candidates = (path for path in paths if path.name.upper() != "DICOMDIR" and volume_stem(path) is None)
+    return next((path for path in candidates if "label" not in _said([path.stem]) and _is_dicom(path)), None)
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".dcm":
+        return True
+    try:
+        with path.open("rb") as file:
+            file.seek(128)
+            return file.read(4) == b"DICM"
+    except OSError:  # what may not be read is no reason to refuse the other files
+        return False
+
+
+def _description(series: Path) -> str:
+    """Returns the description of the series that a DICOM file belongs to, empty where it has none."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(series))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # the reader of the scan will say what is wrong
+        return ""
+    return reader.GetMetaData(_DESCRIPTION) if reader.HasMetaDataKey(_DESCRIPTION) else ""
+
+
+def _series_problems(folder: Path) -> list[str]:
+    count = len(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+    if count > 1:
+        return [f"{folder} holds {count} DICOM series: put each series into a folder of its own"]
+    return [] if count else [f"{folder} holds no DICOM series that can be read"]
+
+
+def _folder_name(folder: Path) -> str:
+    return Path(os.path.abspath(folder)).name
+
+
+def _file_names(modalities: Sequence[str]) -> str:
+    return ", ".join(f"CASE_{name}" for name in modalities)
+
+
+def _listing(said: Iterable[str]) -> str:
+    return ", ".join("brain mask" if word == "brain" else word for word in sorted(said))
+
+
+def _first_five(paths: Sequence[Path], root: Path) -> str:
+    rest = [f"and {len(paths) - 5} more"] if len(paths) > 5 else []
+    return ", ".join([*(path.relative_to(root).as_posix() for path in paths[:5]), *rest])

@@ -1,0 +1,383 @@
+"""`inference.json` of both bundles: any scan in, its anomaly map on the scan's own grid out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from bundle_runs import ROOT, environment, messages
+from monai.utils import set_determinism
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from ssmctb_monai.data.readers import read_volume
+from ssmctb_monai.networks.nets import DRAEM
+
+POINT = np.array([12.0, -25.0, 18.0])  # of the bright blob, mm, RAS
+BLOB = 500  # its height; half a head of 47 mm holds about 8 * 5 * 35 = 1400 intensities of [0, 1]
+THRESHOLD = 0.62
+WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
+SAGITTAL = np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]])  # PSL
+GRIDS = {  # rotation, spacing and shape
+    "1 mm": (np.eye(3), (1, 1, 1), (110, 120, 100)),
+    "thick slices, LPS": (np.diag([-1.0, -1, 1]), (0.9, 0.9, 6), (122, 134, 17)),
+    "sagittal slices": (SAGITTAL, (1.2, 1.2, 3), (100, 84, 37)),
+    "oblique": (Rotation.from_euler("zyx", [20, -12, 8], degrees=True).as_matrix(), (1.5, 1.1, 2.2), (84, 120, 52)),
+    "smaller than a window": (np.eye(3), (3, 3, 3), (13, 13, 13)),
+}
+
+
+def volume(grid):
+    """A head that is brighter on the right, with a bright blob at `POINT`, and its affine."""
+    rotation, spacing, shape = GRIDS[grid]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * spacing
+    centre = POINT if grid == "smaller than a window" else np.array([0.0, -10, 5])
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    radius = min(47, 0.47 * (np.abs(affine[:3, :3]) @ shape).min())
+    brain = np.linalg.norm(places - centre, axis=-1) < radius
+    blob = np.exp(-(((places - POINT) ** 2).sum(axis=-1)) / (2 * 5**2))
+    return np.where(brain, 1000 + 5 * places[..., 0] + BLOB * blob, 0).astype(np.int16), affine
+
+
+def write_nifti(path, array, affine):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def itk_image(array, affine):
+    image = sitk.GetImageFromArray(array.T)
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def write_mha(path, array, affine):
+    sitk.WriteImage(itk_image(array, affine), str(path))
+
+
+def write_dicom(folder, array, affine):
+    folder.mkdir(parents=True)
+    image = itk_image(array, affine)
+    tags = {"0020|000e": "1.2.3.4.5", "0020|000d": "1.2.3.4", "0020|0052": "1.2.3.6", "0008|0060": "MR"}
+    tags |= {"0020|0037": "\\".join(f"{v:.10g}" for v in np.reshape(image.GetDirection(), (3, 3))[:, :2].T.ravel())}
+    for z in range(image.GetSize()[2]):
+        part = image[:, :, z : z + 1]
+        position = image.TransformIndexToPhysicalPoint((0, 0, z))
+        own = {"0020|0032": "\\".join(f"{v:.10g}" for v in position), "0020|0013": str(z + 1)}
+        for tag, value in {**tags, **own}.items():
+            part.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{z:03d}.dcm"))
+        writer.Execute(part)
+
+
+@pytest.fixture(scope="module", params=["brats2d", "brats3d"])
+def bundle(request, tmp_path_factory):
+    """Each bundle, with the checkpoint of a network that has not been trained."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    network = DRAEM(2 if request.param == "brats2d" else 3, 1, 8, 8)
+    torch.save(network.state_dict(), folder / "model.pt")
+    torch.save({}, folder / "nothing.pt")
+    return SimpleNamespace(name=request.param, ckpt_file=str(folder / "model.pt"), nothing=str(folder / "nothing.pt"))
+
+
+@pytest.fixture
+def inference(workflow, bundle, tmp_path, monkeypatch):
+    """Runs inference in this process; with ``sees`` the map is what the network is shown."""
+    monkeypatch.chdir(ROOT)
+
+    def run(dataset_dir, sees=False, **overrides):
+        given = {"ckpt_file": bundle.ckpt_file, **WIDTHS}
+        if sees:
+            given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}}
+        given |= {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "out"), "threshold": THRESHOLD}
+        made = workflow(ROOT / "bundles" / bundle.name / "inference.json", "infer", **{**given, **overrides})
+        made.run()
+        return made
+
+    return run
+
+
+def table(folder):
+    with (folder / "out" / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return {row["case_id"]: row for row in csv.DictReader(file)}
+
+
+def load(folder, name, kind="maps"):
+    image = nibabel.load(folder / "out" / kind / f"{name}.nii.gz")
+    return image.get_fdata(), image.affine
+
+
+def check_point(found, scan, affine, row):
+    """The map's blob lies where the scan's is, in mm, and the row says in which slice."""
+    array, own = found
+    assert array.shape == scan.shape
+    np.testing.assert_allclose(own, affine, atol=1e-4)
+    assert (array[scan == 0] == 0).all()
+    assert array.max() > 0.75
+    upper_half = np.clip(array - (0.5 + array.max()) / 2, 0, None)
+    centre = affine[:3, :3] @ np.array(ndimage.center_of_mass(upper_half)) + affine[:3, 3]
+    assert np.linalg.norm(centre - POINT) < max(1, np.linalg.norm(affine[:3, :3], axis=0).max() / 4)  # mm
+    axis = int(row["slice_axis"])
+    assert axis == np.argmax(np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0))
+    expected = np.linalg.solve(affine, [*POINT, 1])[axis]
+    assert abs(int(row["slice"]) - expected) < 1.5
+
+
+# ------------------------------------------------------------------------------------------------------------ geometry
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_known_point_lands_where_it_is(inference, tmp_path, grid):
+    array, affine = volume(grid)
+    write_nifti(tmp_path / "scan.nii.gz", array, affine)
+    inference(tmp_path / "scan.nii.gz", sees=True, save_mask=True)
+    row = table(tmp_path)["scan"]
+    found = load(tmp_path, "scan")
+    check_point(found, array, affine, row)
+    mask = load(tmp_path, "scan", "masks")[0]
+    np.testing.assert_array_equal(mask, (found[0] >= THRESHOLD) & (array > 0))
+    voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert float(row["flagged_ml"]) == pytest.approx(mask.sum() * voxel, rel=1e-4)
+
+
+@pytest.mark.parametrize("write", [write_mha, write_dicom])
+def test_other_files(inference, tmp_path, write):
+    array, affine = volume("oblique")
+    path = tmp_path / ("scan.mha" if write is write_mha else "series/scan")
+    write(path, array, affine)
+    inference(path if write is write_mha else path.parent, sees=True)
+    assert list(table(tmp_path)) == ["scan"]
+    check_point(load(tmp_path, "scan"), array, affine, table(tmp_path)["scan"])
+
+
+def test_dicom_out(inference, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    array, affine = volume("thick slices, LPS")
+    write_dicom(tmp_path / "scans" / "P1", array, affine)
+    write_nifti(tmp_path / "scans" / "P2.nii.gz", array, affine)
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scans", sees=True, save_mask=True, save_dicom=True)
+    assert "no DICOM series" in messages(error.value)
+    assert table(tmp_path)["P1"]["problem"] == ""
+    found, _ = load(tmp_path, "P1")
+    for kind, expected in {"map": found, "mask": load(tmp_path, "P1", "masks")[0]}.items():
+        written = pydicom.dcmread(tmp_path / "out" / "dicom" / f"P1_{kind}.dcm")
+        frames = written.PerFrameFunctionalGroupsSequence
+        origins = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
+        order = np.argsort(origins[:, 2])  # from the feet up, as the scan
+        np.testing.assert_allclose(written.pixel_array[order].T, expected, atol=1e-6)
+        np.testing.assert_allclose(origins[order[0]], np.diag([-1, -1, 1]) @ affine[:3, 3], atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+
+def test_map_is_what_the_network_says(inference, bundle, tmp_path):
+    """On a grid that needs no resampling, beside a computation without the bundle."""
+    shape = (64, 64, 48) if bundle.name == "brats3d" else (96, 96, 12)
+    affine = np.diag([2.0, 2, 2, 1])
+    array = np.random.default_rng(0).integers(100, 200, shape).astype(np.int16)
+    write_nifti(tmp_path / "scan.nii.gz", array, affine)
+    brain = np.ones(shape, np.uint8)
+    write_nifti(tmp_path / "scan_brainmask.nii.gz", brain, affine)
+    write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
+    (tmp_path / "scan.nii.gz").unlink()
+    made = inference(tmp_path)
+    network = DRAEM(2 if bundle.name == "brats2d" else 3, 1, 8, 8).eval()
+    network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
+    lower, median, upper = np.percentile(array, [25, 50, 75])
+    scaled = torch.from_numpy(0.5 + (array - median) / (8 * (upper - lower))).float().clip(0, 1)[None, None]
+    with torch.no_grad():
+        if bundle.name == "brats2d":
+            expected = torch.stack([network(scaled[..., z])[0, 0] for z in range(shape[-1])], dim=-1)
+        else:
+            expected = made.parser.get_parsed_content("inferer").inferer.inferer(scaled, network)[0, 0]
+    found, _ = load(tmp_path, "scan")
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    top = np.sort(found.reshape(-1, shape[-1]), axis=0)[-20:].mean(axis=0)
+    row = table(tmp_path)["scan"]
+    assert float(row["anomaly_score"]) == pytest.approx(top.max(), abs=1e-5)
+    assert int(row["slice"]) == top.argmax()
+
+
+def test_reconstruction_has_the_intensities_of_the_scan(inference, tmp_path, monkeypatch):
+    array, affine = volume("1 mm")
+    write_nifti(tmp_path / "scan.nii.gz", array, affine)
+    monkeypatch.setattr(DRAEM, "reconstruct", lambda self, x: x)  # a perfect one
+    inference(tmp_path / "scan.nii.gz", save_reconstruction=True)
+    reconstruction, own = load(tmp_path, "scan", "reconstructions")
+    np.testing.assert_allclose(own, affine)
+    deep = ndimage.binary_erosion(array > 0, iterations=4)
+    places = np.moveaxis(np.indices(array.shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    far = deep & (np.linalg.norm(places - POINT, axis=-1) > 25)
+    assert reconstruction[far].mean() == pytest.approx(array[far].mean(), abs=1)
+    assert (reconstruction[array == 0] == 0).all()
+    assert np.corrcoef(reconstruction[deep], array[deep])[0, 1] > 0.99
+
+
+def test_maps_only_unless_more_is_asked_for(inference, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    inference(tmp_path / "scan.nii.gz")
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert found == ["maps/scan.nii.gz", "settings.json", "summary.csv"]
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["modalities"] == ["flair"]
+    assert len(settings["checkpoint"]) == 64
+
+
+def test_threshold_of_the_checkpoint(inference, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    torch.save({}, tmp_path / "own.pt")
+    threshold = {"model": {"value": 0.71, "false_positive_rate": 0.01, "source": "made"}}
+    (tmp_path / "own_thresholds.json").write_text(json.dumps(threshold))
+    made = inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"))
+    assert table(tmp_path)["scan"]["threshold"] == str(THRESHOLD)  # an override
+    del made
+    parser_overrides = {"ckpt_file": str(tmp_path / "own.pt"), "threshold": None}
+    config = json.loads((ROOT / "bundles" / "brats3d" / "inference.json").read_text())
+    parser_overrides["threshold"] = config["threshold"]
+    inference(tmp_path / "scan.nii.gz", sees=True, **parser_overrides)
+    assert table(tmp_path)["scan"]["threshold"] == "0.71"
+
+
+def test_several_modalities(inference, bundle, tmp_path):
+    array, affine = volume("smaller than a window")
+    for kind, image in {"flair": array, "t1ce": 1500 - array, "seg": array > 700}.items():
+        write_nifti(tmp_path / "scans" / "P1" / f"P1_{kind}.nii.gz", (image * (array > 0)).astype(np.int16), affine)
+    torch.save(DRAEM(2 if bundle.name == "brats2d" else 3, 2, 8, 8).state_dict(), tmp_path / "two.pt")
+    overrides = {"modalities": ["t1ce", "flair"], "ckpt_file": str(tmp_path / "two.pt"), "save_reconstruction": True}
+    inference(tmp_path / "scans", **overrides)
+    assert list(table(tmp_path)) == ["P1"]
+    assert load(tmp_path, "P1", "reconstructions")[0].shape == (*array.shape, 2)
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def spoil(folder):
+    """Four scans, of which two cannot be used."""
+    array, affine = volume("smaller than a window")
+    for name in ("a", "b", "c", "d"):
+        write_nifti(folder / f"{name}.nii.gz", array, affine)
+    (folder / "b.nii.gz").write_bytes((folder / "b.nii.gz").read_bytes()[:300])
+    write_nifti(folder / "c.nii.gz", np.zeros_like(array), affine)
+
+
+def test_a_bad_scan_does_not_stop_the_others(inference, tmp_path):
+    spoil(tmp_path / "scans")
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scans", sees=True)
+    assert "b.nii.gz cannot be read" in messages(error.value)
+    assert "c.nii.gz holds nothing but background" in messages(error.value)
+    rows = table(tmp_path)
+    assert [bool(rows[name]["problem"]) for name in "abcd"] == [False, True, True, False]
+    assert "b.nii.gz" in rows["b"]["problem"]
+    assert sorted(path.name for path in (tmp_path / "out" / "maps").iterdir()) == ["a.nii.gz", "d.nii.gz"]
+
+
+def test_nothing_left_to_do(inference, tmp_path, caplog):
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    inference(tmp_path / "scan.nii.gz", sees=True)
+    file = tmp_path / "out" / "maps" / "scan.nii.gz"
+    before = file.stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        inference(tmp_path / "scan.nii.gz", sees=True)
+    assert "1 of 1 scans are done already" in caplog.text
+    assert file.stat().st_mtime_ns == before
+
+
+def test_results_inside_the_folder_of_the_scans_are_no_scans(inference, tmp_path):
+    write_nifti(tmp_path / "scans" / "scan.nii.gz", *volume("smaller than a window"))
+    for _ in range(2):
+        inference(tmp_path / "scans", sees=True, output_dir=str(tmp_path / "scans" / "results"), save_mask=True)
+    with (tmp_path / "scans" / "results" / "summary.csv").open(newline="") as file:
+        assert [row["case_id"] for row in csv.DictReader(file)] == ["scan"]
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def command(bundle, folder, *words):
+    options = ["--dataset_dir", folder / "scans", "--output_dir", folder / "out", "--ckpt_file", bundle.ckpt_file]
+    options += [word for name, value in WIDTHS.items() for word in (f"--{name}", value)]
+    config = f"bundles/{bundle.name}/inference.json"
+    return [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "inference",
+        "--config_file",
+        config,
+        *map(str, options),
+        *words,
+    ]
+
+
+def test_killed_command_and_rerun(bundle, tmp_path):
+    """Killed behind the second scan; the rerun does the others, and the exit status tells of the bad one."""
+    spoil(tmp_path / "scans")
+    for name in ("0", "1", "2"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii.gz", *volume("smaller than a window"))
+    process = subprocess.Popen(
+        command(bundle, tmp_path),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "Scan 2/7" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(60)
+    done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "maps").glob("[!.]*")}
+    assert {"0.nii.gz", "1.nii.gz"} <= done.keys()
+    assert len(done) < 5
+    for name in done:
+        read_volume(tmp_path / "out" / "maps" / name)  # whole
+    time.sleep(0.01)
+    result = subprocess.run(command(bundle, tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "b.nii.gz" in result.stderr
+    assert "c.nii.gz holds nothing but background" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "maps").iterdir()) == [f"{n}.nii.gz" for n in "012ad"]
+    for name, before in done.items():
+        assert (tmp_path / "out" / "maps" / name).stat().st_mtime_ns == before
+    rows = table(tmp_path)
+    assert [name for name, row in rows.items() if row["problem"]] == ["b", "c"]
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_missing_checkpoint(inference, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scan.nii.gz", ckpt_file=str(tmp_path / "no.pt"))
+    assert "train first, or name a checkpoint" in messages(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(autouse=True)
+def determinism():
+    yield
+    set_determinism(None)
