@@ -10,10 +10,10 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.config import PathLike
-from monai.transforms import SaveImage
 
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import SoundCases
+from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.progress import Clock
 from ssmctb_monai.reports.report import format_report, write_report
@@ -25,7 +25,7 @@ class EvaluationReport:
     """Adds every case to an evaluation and writes the report, also of the cases before an interruption.
 
     A case that cannot be evaluated is logged, and the others go on; when the report is written, all such cases are
-    raised together, so that the exit status tells.
+    raised together, so that the exit status tells. Of several processes the first one writes the report of all cases.
 
     Args:
         evaluation: the evaluation.
@@ -61,7 +61,6 @@ class EvaluationReport:
         self.description = description
         self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
         self.map_dir = None if map_dir is None else Path(map_dir)
-        self.save_map = SaveImage(resample=False, print_log=False)
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -108,8 +107,7 @@ class EvaluationReport:
             self.evaluation.fail(case_id, str(error))
         else:
             if self.map_dir is not None:
-                self.map_dir.mkdir(parents=True, exist_ok=True)
-                self.save_map(item[next(iter(self.maps.values()))], filename=self.map_dir / case_id)
+                write_nifti(item[next(iter(self.maps.values()))], self.map_dir / f"{case_id}.nii.gz")
         done = len(self.evaluation.cases) + len(self.evaluation.failed) + len(self.dataset.problems)
         left = self.clock.left(done, len(self.dataset.data))
         logger.info("Case %d/%d, %s | %s left", done, len(self.dataset.data), case_id, left)
@@ -122,6 +120,7 @@ class EvaluationReport:
         """
         self._take_problems()
         failed = self._write(self.evaluation.gather(), self.description)
+        idist.barrier()  # a process that ends with an error takes the others with it, also the one that writes
         if failed:
             advice = (
                 f"{self.output_dir} reports the others." if self.evaluation.cases else "There is nothing to report."
@@ -136,7 +135,8 @@ class EvaluationReport:
             error: what interrupts it.
         """
         if self.evaluation.cases and not self.is_written:
-            done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases."
+            share = f" of one of {idist.get_world_size()} processes" if idist.get_world_size() > 1 else ""
+            done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases{share}."
             logger.error("%s", done)
             self._take_problems()
             self._write(self.evaluation, f"{done} {self.description or ''}".strip())

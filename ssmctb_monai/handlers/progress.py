@@ -6,6 +6,8 @@ import logging
 import time
 from datetime import timedelta
 
+import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
@@ -15,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingProgress:
-    """Logs a line an epoch: mean loss and its parts, time and time left.
+    """Logs a line an epoch: mean loss and its parts over all processes, time and time left.
 
     Args:
         loss: the loss in use, for its parts.
@@ -64,7 +66,8 @@ class TrainingProgress:
             engine: trainer.
         """
         state, now = engine.state, time.monotonic()
-        means = {name: float(value) / state.epoch_length for name, value in self.sums.items()}
+        sums = idist.all_reduce(torch.stack(list(self.sums.values())))
+        means = dict(zip(self.sums, (sums / (state.epoch_length * idist.get_world_size())).tolist(), strict=True))
         parts = " + ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
         left = (now - self.start) / (state.epoch - self.first_epoch + 1) * (state.max_epochs - state.epoch)
         logger.info(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -14,8 +15,9 @@ class WeightAverage:
 
     Tarvainen and Valpola, *Mean teachers are better role models*, NeurIPS 2017, https://arxiv.org/abs/1703.01780. The
     first step copies the network, step n > 0 uses min(decay, (1 + n) / (10 + n)), so that the first weights are soon
-    forgotten. On PyTorch's `AveragedModel`,
-    which counts its steps in its state, and so resumes where it was (unlike ignite's ``EMAHandler`` with a warm-up).
+    forgotten. On PyTorch's `AveragedModel`, which counts its steps in its state, and so resumes where it was (unlike
+    ignite's ``EMAHandler`` with a warm-up). On several processes batch statistics are those of the first one, as in
+    `DistributedDataParallel`; all averages are equal when an epoch ends.
 
     Args:
         network: network in training.
@@ -56,6 +58,7 @@ class WeightAverage:
             engine: trainer.
         """
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def __call__(self, engine: Engine) -> None:
         """Takes a step.
@@ -64,3 +67,13 @@ class WeightAverage:
             engine: trainer.
         """
         self.averaged.update_parameters(self.source)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Gives all processes the averaged batch statistics of the first one.
+
+        Args:
+            engine: trainer.
+        """
+        if idist.get_world_size() > 1:
+            for buffer in self.averaged.buffers():
+                distributed.broadcast(buffer, src=0)

@@ -24,12 +24,13 @@ class AnomalyMetric(Metric):
     Args:
         methods: names of the methods, in the order of their maps.
         output_transform: from the engine's output to a batch or a list of tensors of shape (1, …) each of the methods'
-            anomaly maps, labels, brain masks and, where label-free thresholds are asked for, lesion-free regions;
-            ``monai.handlers.from_engine([...])`` does it.
+            anomaly maps, labels, brain masks and, where label-free thresholds are asked for, lesion-free regions, then
+            a list of names where cases have any; ``monai.handlers.from_engine([...])`` does it.
         settings: what to count.
         thresholds: threshold of each method, by its name; figures at the threshold are NaN without.
 
-    Cases that a sampler gives to two processes count twice, as in MONAI's metrics; ``even_divisible=False`` avoids it.
+    A case that a sampler gives to two processes, so that each has as many, counts once where cases have names, else
+    twice, as in MONAI's metrics.
 
     Example:
         >>> metric = AnomalyMetric(["model"], from_engine(["pred", "label", "brain"]))
@@ -53,18 +54,20 @@ class AnomalyMetric(Metric):
         self.evaluation = AnomalyEvaluation(self.thresholds, self.settings)
         self._gathered: AnomalyEvaluation | None = None
 
-    def update(self, output: Sequence[Sequence[Tensor]]) -> None:
+    def update(self, output: Sequence[Sequence[Tensor | str]]) -> None:
         """Adds cases.
 
         Args:
-            output: anomaly maps of each method, labels, brain masks and, if any, lesion-free regions.
+            output: anomaly maps of each method, labels, brain masks and, if any, lesion-free regions and names.
         """
         self._gathered = None
-        for tensors in zip(*output, strict=True):
+        for case in zip(*output, strict=True):
+            names = [item for item in case if isinstance(item, str)]
+            tensors = [item for item in case if not isinstance(item, str)]
             maps = dict(zip(self.methods, tensors, strict=False))
             label, brain, *lesion_free = tensors[len(maps) :]
             self.evaluation.add(
-                f"process {idist.get_rank()}, case {len(self.evaluation.cases) + 1}",
+                names[0] if names else f"process {idist.get_rank()}, case {len(self.evaluation.cases) + 1}",
                 maps,
                 label,
                 brain,

@@ -184,7 +184,7 @@ class AnomalyEvaluation:
             by_case = {case.case_id: case for statistics, _, _ in states for case in statistics.get(method, [])}
             joined.statistics[method] = [by_case[case_id] for case_id in sorted(by_case)]
         joined.views = list({(v.case_id, v.kind): v for _, views, _ in states for v in views}.values())
-        joined.failed = {case_id: problem for _, _, failed in states for case_id, problem in failed.items()}
+        joined.failed = dict(sorted(pair for _, _, failed in states for pair in failed.items()))
         return joined
 
     def label_free_thresholds(self, false_positive_rate: float = FALSE_POSITIVE_RATE) -> dict[str, LabelFreeThreshold]:

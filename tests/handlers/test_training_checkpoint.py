@@ -100,17 +100,17 @@ def test_model_is_the_bare_state_dict_of_the_best_epoch(tmp_path):
 
 def test_last_holds_everything_of_the_last_epoch(tmp_path):
     _, weights = run(tmp_path, [0.7, 0.2, 0.3], 3)
-    last = load(tmp_path / "last.pt")
+    last = load(tmp_path / "training.pt")
     assert equal(last["network"], weights[3])
     assert {"network", "optimizer", "lr_scheduler", "trainer"} <= last.keys()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 
 
 def test_both_files_are_there_after_every_epoch(tmp_path):
     trainer, weights = make(tmp_path / "new" / "folder", [0.1, 0.2, 0.3], 3)
 
     def check():
-        for name in ("model.pt", "last.pt"):
+        for name in ("model.pt", "training.pt"):
             state = load(tmp_path / "new" / "folder" / name)
             assert equal(state.get("network", state), weights[trainer.state.epoch])
 
@@ -121,18 +121,18 @@ def test_both_files_are_there_after_every_epoch(tmp_path):
 def test_only_validated_epochs_can_be_the_best(tmp_path):
     _, weights = run(tmp_path, [0.5, 0.4], 5, interval=2)
     assert equal(load(tmp_path / "model.pt"), weights[2])
-    assert equal(load(tmp_path / "last.pt")["network"], weights[5])
+    assert equal(load(tmp_path / "training.pt")["network"], weights[5])
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("name", ["last.pt", "model.pt"])
+@pytest.mark.parametrize("name", ["training.pt", "model.pt"])
 def test_a_save_that_dies_midway_leaves_the_old_file(tmp_path, monkeypatch, name, error):
     _, weights = run(tmp_path, [0.1, 0.2], 2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     real = torch.save
 
     def die(state, file, **kwargs):
-        if ("network" in state) != (name == "last.pt"):
+        if ("network" in state) != (name == "training.pt"):
             return real(state, file, **kwargs)
         if hasattr(file, "write"):
             file.write(b"half a checkpoint")
@@ -146,7 +146,7 @@ def test_a_save_that_dies_midway_leaves_the_old_file(tmp_path, monkeypatch, name
     with pytest.raises(type(error)):
         trainer.run()
     assert (tmp_path / name).read_bytes() == before[name]
-    assert equal(load(tmp_path / "last.pt")["network"], weights[2])
+    assert equal(load(tmp_path / "training.pt")["network"], weights[2])
     assert {path.name for path in tmp_path.iterdir()} == before.keys()  # no half file is left over
 
 
@@ -186,24 +186,24 @@ def test_max_epochs_may_be_raised(tmp_path):
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path):
     run(tmp_path, [0.1, 0.2], 2)
-    before = load(tmp_path / "last.pt")["network"]
+    before = load(tmp_path / "training.pt")["network"]
     trainer, weights = run(tmp_path, [], 2, resume=True)
     assert not weights
     assert trainer.state.epoch == 2
-    assert equal(load(tmp_path / "last.pt")["network"], before)
+    assert equal(load(tmp_path / "training.pt")["network"], before)
 
 
 def test_resume_says_from_where(tmp_path, caplog):
     run(tmp_path, [0.1, 0.2], 2)
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
         run(tmp_path, [0.3], 3, resume=True)
-    assert "last.pt" in caplog.text
+    assert "training.pt" in caplog.text
     assert "epoch 2" in caplog.text
 
 
 def test_nothing_to_resume_from(tmp_path):
     trainer, weights = make(tmp_path, [0.1], 1, resume=True)
-    with pytest.raises(FileNotFoundError, match=r"last\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"training\.pt"):
         trainer.run()
     assert not weights
 
@@ -219,12 +219,12 @@ def test_nothing_to_resume_from(tmp_path):
 )
 def test_another_configuration(tmp_path, other):
     run(tmp_path, [0.1, 0.2], 2)
-    before = (tmp_path / "last.pt").read_bytes()
+    before = (tmp_path / "training.pt").read_bytes()
     trainer, weights = make(tmp_path, [0.3], 3, resume=True, **other)
-    with pytest.raises(ValueError, match=r"last\.pt was made with another configuration"):
+    with pytest.raises(ValueError, match=r"training\.pt was made with another configuration"):
         trainer.run()
     assert not weights
-    assert (tmp_path / "last.pt").read_bytes() == before
+    assert (tmp_path / "training.pt").read_bytes() == before
 
 
 def test_only_weights_are_loaded(tmp_path, monkeypatch):
@@ -245,10 +245,10 @@ def test_starting_anew_over_a_run_warns(tmp_path, caplog):
         run(tmp_path, [0.9, 0.8], 2)
         assert not [record for record in caplog.records if record.name.startswith("ssmctb_monai")]
         _, weights = run(tmp_path, [0.1], 1)
-    assert "last.pt" in caplog.text
+    assert "training.pt" in caplog.text
     assert "--resume true" in caplog.text
     assert equal(load(tmp_path / "model.pt"), weights[1])  # the old run's figure does not count
-    assert equal(load(tmp_path / "last.pt")["network"], weights[1])
+    assert equal(load(tmp_path / "training.pt")["network"], weights[1])
 
 
 # ---------------------------------------------------------------------------------------------------------- thresholds
@@ -277,7 +277,7 @@ def test_thresholds_are_those_of_the_best_epoch(tmp_path):
     assert saved_in(tmp_path) == 2
     assert calls == [1, 2]
     assert equal(load(tmp_path / "model.pt"), weights[2])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt", "model_thresholds.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "model_thresholds.json", "training.pt"]
 
 
 def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path):
@@ -300,7 +300,7 @@ def test_no_thresholds_without_a_validation(tmp_path):
     """The network is that of the last epoch, for which there are none."""
     (tmp_path / "model_thresholds.json").write_text("of another run")
     run(tmp_path, [], 2, interval=5, thresholds=of_epoch)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 
 
 def test_thresholds_of_an_earlier_run_are_removed_at_the_start(tmp_path):
@@ -334,7 +334,7 @@ def test_thresholds_that_cannot_be_found(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
         _, weights = run(tmp_path, [0.1, 0.2], 2, thresholds=lambda epoch: of_epoch(1) if epoch == 1 else fail(epoch))
     assert equal(load(tmp_path / "model.pt"), weights[2])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
     (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("ssmctb_monai")]
     assert "model.pt" in warning
     assert "There is no lesion-free region." in warning
@@ -375,23 +375,23 @@ def test_a_save_of_thresholds_that_dies_midway(tmp_path, monkeypatch):
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     """Two processes had one batch an epoch, now there are two."""
     run(tmp_path, [0.2, 0.7], 2)
-    last = load(tmp_path / "last.pt")
+    last = load(tmp_path / "training.pt")
     assert last["processes"] == 1
     last["processes"], last["trainer"] = 2, {**last["trainer"], "epoch_length": 1, "iteration": 2}
-    torch.save(last, tmp_path / "last.pt")
+    torch.save(last, tmp_path / "training.pt")
     trainer, weights = run(tmp_path, [0.3], 3, resume=True)
     assert list(weights) == [3]
     assert (trainer.state.epoch, trainer.state.epoch_length, trainer.state.iteration) == (3, 2, 6)
-    assert load(tmp_path / "last.pt")["trainer"]["epoch_length"] == 2
+    assert load(tmp_path / "training.pt")["trainer"]["epoch_length"] == 2
 
 
 def test_a_file_that_names_no_processes_is_of_one(tmp_path):
     run(tmp_path, [0.2, 0.7], 2)
-    last = load(tmp_path / "last.pt")
+    last = load(tmp_path / "training.pt")
     del last["processes"]
-    torch.save(last, tmp_path / "last.pt")
+    torch.save(last, tmp_path / "training.pt")
     assert list(run(tmp_path, [0.3], 3, resume=True)[1]) == [3]
-    torch.save({**last, "trainer": {**last["trainer"], "epoch_length": 1, "iteration": 2}}, tmp_path / "last.pt")
+    torch.save({**last, "trainer": {**last["trainer"], "epoch_length": 1, "iteration": 2}}, tmp_path / "training.pt")
     with pytest.raises(ValueError, match="1 batches an epoch, now there are 2"):
         run(tmp_path, [0.3], 4, resume=True)
 
@@ -399,7 +399,7 @@ def test_a_file_that_names_no_processes_is_of_one(tmp_path):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     """Others must not even remove what it has written."""
     monkeypatch.setattr(checkpoint.idist, "get_rank", lambda: 1)
-    for name in ("last.pt", "model.pt", "model_thresholds.json"):
+    for name in ("training.pt", "model.pt", "model_thresholds.json"):
         (tmp_path / name).write_text("of the first process")
     asked = []
     run(tmp_path, [0.2, 0.7], 2, thresholds=lambda epoch: asked.append(epoch) or {})
