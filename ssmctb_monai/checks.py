@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from monai.config import PathLike
 
@@ -50,3 +53,43 @@ def check_file(path: PathLike, advice: str) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}: {advice}.")
     return Path(path)
+
+
+def settings_file(ckpt_file: PathLike) -> Path:
+    """Returns the file beside a checkpoint that holds the settings of its training.
+
+    Args:
+        ckpt_file: file of the checkpoint.
+
+    Example:
+        >>> settings_file("models/model.pt").name
+        'model_settings.json'
+    """
+    return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_settings.json")
+
+
+def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any]) -> Path:
+    """Accepts a checkpoint whose training had the same settings, as far as they are known.
+
+    Args:
+        ckpt_file: file of the checkpoint.
+        settings: settings by their names, as the file beside the checkpoint has them.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when settings differ; all of them are named.
+    """
+    checkpoint = check_file(ckpt_file, "train first, or name a checkpoint by --ckpt_file")
+    if settings_file(checkpoint).is_file():
+        trained = json.loads(settings_file(checkpoint).read_text(encoding="utf-8"))
+        given = json.loads(json.dumps(settings))
+        if differing := [name for name in given if name in trained and trained[name] != given[name]]:
+            wanted = ", ".join(f"{name} {trained[name]}" for name in differing)
+            got = ", ".join(f"{name} {given[name]}" for name in differing)
+            raise ValueError(
+                f"{ckpt_file} was trained with {wanted}, not with {got}: give the overrides of its training."
+            )
+    return checkpoint

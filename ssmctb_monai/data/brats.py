@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -255,15 +255,22 @@ def group_files(files: Iterable[CaseFile]) -> list[BratsCase]:
     ]
 
 
-def walk_files(root: Path, exclude: Path | None = None) -> Iterator[Path]:
+def walk_files(
+    root: Path, exclude: Path | None = None, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
     """Yields the files below a folder, one folder after the other, hidden ones passed over.
 
     Args:
         root: folder to search.
         exclude: folder below it that is not entered.
+        onerror: called with the error of a folder that cannot be listed, instead of raising it.
     """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     excluded = exclude and exclude.resolve()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=onerror or fail, followlinks=True):
         visible = sorted(name for name in subfolders if not name.startswith("."))
         subfolders[:] = [name for name in visible if not excluded or Path(folder, name).resolve() != excluded]
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))

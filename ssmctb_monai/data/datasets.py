@@ -31,12 +31,14 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
     """Computes a hash that changes with an item, with its files and with the package's version.
 
     Args:
-        item: item with paths of files, or of folders with DICOM files; size and time of files stand for their content.
+        item: item with absolute paths of files, or of folders with DICOM files; size and time of files stand for their
+            content.
 
     Returns:
         The hash as hexadecimal digits.
     """
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
+    paths = [path for path in paths if path.is_absolute()]  # no name that happens to be that of a file
     found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
     return pickle_hashing([item, files, __version__])
@@ -226,7 +228,7 @@ class SoundCases(IterableDataset):
                 prepared = self._prepare(item)
             except Exception as error:
                 problem = self.problems[item["case_id"]] = _reason(error)
-                logger.error("%s cannot be evaluated: %s", item["case_id"], problem)
+                logger.error("%s cannot be used: %s", item["case_id"], problem)
                 logger.debug("The error in full:", exc_info=error)
             else:
                 yield prepared

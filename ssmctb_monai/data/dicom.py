@@ -59,7 +59,7 @@ def write_parametric_map(anomaly_map: np.ndarray | torch.Tensor, series_dir: Pat
     Example:
         >>> write_parametric_map(anomaly_map, "P1/flair", "results/P1_map.dcm")  # doctest: +SKIP
     """
-    highdicom = _import_highdicom()
+    highdicom = import_highdicom()
     from pydicom.sr.codedict import codes
 
     series = _read_series(series_dir, path)
@@ -110,7 +110,7 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
     Example:
         >>> write_segmentation(anomaly_map > 0.5, "P1/flair", "results/P1_mask.dcm")  # doctest: +SKIP
     """
-    highdicom = _import_highdicom()
+    highdicom = import_highdicom()
     from pydicom.sr.codedict import codes
 
     series = _read_series(series_dir, path)
@@ -151,7 +151,8 @@ class _Series:
     affine: np.ndarray
 
 
-def _import_highdicom() -> Any:
+def import_highdicom() -> Any:
+    """Returns the module, and raises ImportError that says how to install it."""
     try:
         import highdicom
     except ImportError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,7 +158,7 @@ class SimpleITKReader(ImageReader):
         """
         return all(str(name).lower().endswith(SUFFIXES) or Path(name).is_dir() for name in ensure_tuple(filename))
 
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Callable[[], Volume]]:
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[partial[Volume]]:
         """Names one file or several; :meth:`get_data` opens them.
 
         Args:
@@ -186,13 +186,14 @@ class SimpleITKReader(ImageReader):
         """
         volumes = [read() for read in ensure_tuple(img)]
         first = volumes[0]
+        names = ", ".join(str(read.args[0]) for read in ensure_tuple(img))
         for volume in volumes[1:]:
             if volume.spatial_shape != first.spatial_shape:
                 raise ValueError(
-                    f"Images of shapes {first.spatial_shape} and {volume.spatial_shape} cannot be stacked."
+                    f"Images of shapes {first.spatial_shape} and {volume.spatial_shape} cannot be stacked: {names}."
                 )
-            if affine_difference(volume.affine, first.affine) > AFFINE_TOLERANCE:
-                raise ValueError(f"Images with different affines cannot be stacked: {first.affine}, {volume.affine}.")
+            if (difference := affine_difference(volume.affine, first.affine)) > AFFINE_TOLERANCE:
+                raise ValueError(f"Images whose affines differ by {difference:.6g} mm cannot be stacked: {names}.")
 
         arrays = [volume.array for volume in volumes]
         channel_dim: float = -1 if first.array.ndim > first.spatial_dims else float("nan")

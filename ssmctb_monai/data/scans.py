@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,21 +34,25 @@ logger = logging.getLogger(__name__)
 # What names speak of that are not made as those of BRATS are: "T2 FLAIR" is a FLAIR, "t2_fse" no t2f, "patient1" no T1
 _WORDS = re.compile(
     r"""
-    (?P<flair> flair | (?<![a-z])t2f(?![a-z0-9]) )
+    (?P<flair> flair | (?<![a-z])t2f(?![a-z0-9]) | tirm | dark[-_ ]?fluid )
     | (?<![a-z]) (?:[23]d|ax|sag|cor|tra|pre|post)* (?:
         (?P<t1ce> t1[-_ ]?(?:ce?|gd|post)(?![a-z0-9]) )
         | (?P<t1> t1(?!\d) | mp2?rage )
-        | (?P<t2> t2(?!\d|[-_ ]?flair) )
+        | (?P<t2> t2(?!\d|[-_ ]?(?:flair|\*|star|ffe|gre)) )
     )
     | (?<![a-z0-9]) (?:
         (?P<label>
             seg | segmentations? | labels?(?:t[rs])? | masks? | brainmasks? | truth | gt | maps? | reconstructions
         )
-        | (?P<other> adc | asl | bold | ct | dti | dwi | mra | pet | swi )
+        | (?P<other>
+            e?adc | asl | bold | ct | diff(?:usion)? | dti | dwi | locali[sz]er | mra | pd | perf(?:usion)? | pet
+            | phase | scout | survey | swan | swi | t2[-_ ]?(?:\*|star|ffe|gre) | tof | trace
+        )
     ) (?![a-z0-9])
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_CONTRAST = re.compile(r"contrast|gado|post[-_ ]?t1|\+ ?c|(?<![a-z])(?:ce|gad|gd|km|pc|post)(?![a-z])", re.IGNORECASE)
 _DESCRIPTION = "0008|103e"
 
 
@@ -99,8 +103,8 @@ def find_scans(
     Raises:
         FileNotFoundError: There is nothing at ``path``.
         NoCasesError: There is no scan in the folder.
-        ValueError: The file is no volume, its name says something else, or several modalities are asked for; two scans
-            have the same name; a modality is not known; a ``dataset.json`` cannot be understood.
+        ValueError: The file is no volume, its name says something else, or several modalities are asked for; two cases
+            of a data set have the same name; a modality is not known; a ``dataset.json`` cannot be understood.
 
     Example:
         >>> find_scans("clinic/P1_flair.nii.gz", "flair")  # doctest: +SKIP
@@ -149,7 +153,10 @@ def _file_item(path: Path, modalities: Sequence[str]) -> dict[str, Any]:
 def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -> list[dict[str, Any]]:
     files = [file for file in _decathlon_beside(root) if file.path.parent == root]
     volumes = []
-    for folder, group in groupby(walk_files(root, exclude), key=lambda path: path.parent):
+    unread: list[OSError] = []
+    for folder, group in groupby(walk_files(root, exclude, unread.append), key=lambda path: path.parent):
+        if _holds_results(folder):
+            continue
         paths = list(group)
         if series := _first_dicom(paths):
             if named := parse_name(folder, folder.name):
@@ -167,15 +174,14 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
     masks = {file.path.parent / file.case_id: file.path for file in files if file.kind == "brain"}
     found = [(next(iter(case.images.values())), _case_item(case, modalities)) for case in cases]
     found += [(scan.path, _loose_item(scan, modalities, masks.get(scan.path.parent / scan.stem))) for scan in loose]
+    found += [(Path(error.filename), _unread_item(error, root)) for error in unread]
     if not found:
         raise NoCasesError(
             f"No scan found below {root}. Looked for are volumes ({', '.join(VOLUME_SUFFIXES)}) and folders with DICOM "
             "files; labels, masks, maps and hidden files are no scans."
         )
     found.sort(key=lambda pair: pair[1]["case_id"])
-    for (path, item), (other_path, other) in pairwise(found):
-        if item["case_id"] == other["case_id"]:
-            raise ValueError(f"Two scans have the name {item['case_id']}; rename one of {path} and {other_path}.")
+    found = [_only_one(list(group)) for _, group in groupby(found, key=lambda pair: pair[1]["case_id"])]
     silent = {scan.case_id for scan in loose if not scan.said}
     if taken := [path for path, item in found if item["case_id"] in silent and item["image"]]:
         logger.warning(
@@ -185,6 +191,26 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
             _first_five(taken, root),
         )
     return [item for _, item in found]
+
+
+def _only_one(found: Sequence[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[str, Any]]:
+    """Takes the only scan of its name; several cannot be used, since their results would have one name too."""
+    if len(found) > 1:
+        problem = f"several scans have this name; rename all but one of {', '.join(str(path) for path, _ in found)}"
+        return found[0][0], {**found[0][1], "image": [], "problems": [problem]}
+    return found[0]
+
+
+def _unread_item(error: OSError, root: Path) -> dict[str, Any]:
+    name = "_".join(Path(error.filename).relative_to(root).parts) or _folder_name(root)
+    problems = [f"the folder {error.filename} cannot be read: {error.strerror}"]
+    return {"case_id": name, "patient_id": name, "image": [], "problems": problems}
+
+
+def _holds_results(folder: Path) -> bool:
+    """Tells whether an earlier run wrote the files of a folder, whatever they are named after."""
+    is_named_so = folder.name in ("maps", "masks", "reconstructions", "dicom")
+    return is_named_so and any((folder.parent / name).is_file() for name in ("summary.csv", "report.json"))
 
 
 def _loose(path: Path, stem: str, root: Path, series: Path | None = None) -> _Loose:
@@ -202,7 +228,12 @@ def _loose(path: Path, stem: str, root: Path, series: Path | None = None) -> _Lo
 def _said(texts: Iterable[str]) -> set[str]:
     """Returns what the first of the texts that says anything speaks of: modalities, ``label``, other kinds of scan."""
     for text in texts:
-        if said := {match[0].lower() if match["other"] else str(match.lastgroup) for match in _WORDS.finditer(text)}:
+        said = {match[0].lower() if match["other"] else str(match.lastgroup) for match in _WORDS.finditer(text)}
+        if "t1" in said and _CONTRAST.search(text):
+            said = said - {"t1"} | {"t1ce"}
+        if "flair" in said:
+            said -= {"t2"}  # a FLAIR is T2-weighted, and its description may say so
+        if said:
             return said
     return set()
 

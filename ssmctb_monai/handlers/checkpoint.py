@@ -14,6 +14,8 @@ from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import distributed, nn
 
+from ssmctb_monai.checks import settings_file
+from ssmctb_monai.files import write_json
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold, save_thresholds, thresholds_file
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class TrainingCheckpoint:
         resume: whether to go on from ``training.pt``; otherwise training starts anew and replaces all files.
         thresholds: gives the label-free thresholds of the epoch that was validated last, called in every process; those
             of the best one are kept in ``model_thresholds.json``.
+        settings: what the network must be used with, such as modalities and spacing, kept in ``model_settings.json``
+            for :func:`~ssmctb_monai.checks.check_checkpoint`.
 
     Raises:
         FileNotFoundError: when there is no ``training.pt`` to resume from.
@@ -54,15 +58,17 @@ class TrainingCheckpoint:
         evaluator: Engine,
         resume: bool = False,
         thresholds: Callable[[], Mapping[str, LabelFreeThreshold]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.best_path = Path(save_dir) / "training.pt", Path(save_dir) / "model.pt"
-        self.thresholds_path = thresholds_file(self.best_path)
+        self.thresholds_path, self.settings_path = thresholds_file(self.best_path), settings_file(self.best_path)
         self.save = DiskSaver(str(save_dir), require_empty=False)
         self.save_dict = dict(save_dict)
         self.network = network
         self.evaluator = evaluator
         self.resume = resume
         self.thresholds = thresholds
+        self.settings = settings
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -114,7 +120,7 @@ class TrainingCheckpoint:
     def _start_anew(self) -> None:
         if self.path.is_file():
             logger.warning("Training starts anew and replaces %s; `--resume true` would go on from it.", self.path)
-        for file in (self.path, self.best_path, self.thresholds_path):
+        for file in (self.path, self.best_path, self.thresholds_path, self.settings_path):
             file.unlink(missing_ok=True)
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -146,6 +152,8 @@ class TrainingCheckpoint:
         if is_best or is_only_one:
             self.thresholds_path.unlink(missing_ok=True)  # they belong to an earlier network
             self.save(self.network.state_dict(), self.best_path.name)
+            if self.settings is not None:
+                write_json(self.settings, self.settings_path)
         if thresholds:
             save_thresholds(thresholds, self.thresholds_path)
         state = {name: source.state_dict() for name, source in self._states(engine).items()}

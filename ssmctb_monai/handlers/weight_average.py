@@ -75,5 +75,5 @@ class WeightAverage:
             engine: trainer.
         """
         if idist.get_world_size() > 1:
-            for buffer in self.averaged.buffers():
+            for buffer in self.network.buffers():
                 distributed.broadcast(buffer, src=0)

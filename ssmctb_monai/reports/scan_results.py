@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
 
 from ssmctb_monai.data.datasets import fingerprint
-from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
+from ssmctb_monai.data.dicom import import_highdicom, write_parametric_map, write_segmentation
 from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.files import UNFINISHED, whole_file, write_json
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth
@@ -39,19 +39,21 @@ class ScanResults:
     Columns of the summary: ``anomaly_score``, that of the most suspicious axial slice (mean of its 20 highest voxels);
     ``threshold`` and ``flagged_ml``, the volume of the brain at or above it; ``brain_ml``; ``slice`` and
     ``slice_axis``, the most suspicious slice as index along that axis of the scan's voxel grid, both counted from 0;
-    ``image``, the files; ``made_from``, a hash of scan and settings; ``problem``, what was wrong with a scan that has
-    no result.
+    ``image``, the files, joined by ``;``; ``made_from``, a hash of scan and settings; ``problem``, what was wrong with
+    a scan that has no result.
 
     Args:
         output_dir: folder of the results.
-        settings: all that results depend on besides the scan: checkpoint, modalities, spacing, …
+        settings: what results are made with, such as checkpoint, modalities and spacing; a scan is done again when they
+            change.
         threshold: voxels with at least this score are flagged; ``None`` flags none.
         save_mask: whether to write what is flagged.
         save_reconstruction: whether to write the reconstruction.
         save_dicom: whether to write map and mask as DICOM too, from scans that are DICOM series.
 
     Raises:
-        ValueError: when masks are asked for without a threshold.
+        ImportError: when DICOM is asked for and highdicom is missing.
+        ValueError: when the threshold is not a number in [0, 1], or masks are asked for without one.
 
     Example:
         >>> results = ScanResults("runs/scans", {"checkpoint": "…"}, threshold=0.8, save_mask=True)
@@ -68,10 +70,14 @@ class ScanResults:
         save_reconstruction: bool = False,
         save_dicom: bool = False,
     ) -> None:
+        if threshold is not None and (not isinstance(threshold, int | float) or not 0 <= threshold <= 1):
+            raise ValueError(f"The threshold must be a number in [0, 1], as the scores are, got {threshold!r}.")
         if save_mask and threshold is None:
             raise ValueError(
                 "There is no threshold for masks: training writes one beside the checkpoint; or give `--threshold`."
             )
+        if save_dicom:
+            import_highdicom()
         self.output_dir = Path(output_dir)
         self.settings = {**settings, "threshold": threshold}
         self.threshold = threshold
@@ -93,12 +99,14 @@ class ScanResults:
 
         Returns:
             Those to do; where DICOM is asked for, one that is no DICOM series has that among its ``problems``.
+
+        Raises:
+            ValueError: when the folder holds another ``summary.csv``.
         """
-        for leftover in self.output_dir.glob(f"**/{UNFINISHED}*"):
-            leftover.unlink()
-        if self.summary.is_file():
-            with self.summary.open(newline="", encoding="utf-8") as file:
-                self.rows = {row["case_id"]: row for row in csv.DictReader(file)}
+        for pattern in (f"{UNFINISHED}*", f"*/{UNFINISHED}*"):
+            for leftover in self.output_dir.glob(pattern):
+                leftover.unlink()
+        self.rows = self._read_summary()
         write_json(self.settings, self.output_dir / "settings.json")
         if self.threshold is None:
             logger.warning("There is no threshold: nothing is flagged. Training writes one beside the checkpoint.")
@@ -109,6 +117,15 @@ class ScanResults:
             logger.info("%d of %d scans are done already, in %s.", done, len(scans), self.output_dir)
         return to_do
 
+    def _read_summary(self) -> dict[str, dict[str, Any]]:
+        if not self.summary.is_file():
+            return {}
+        with self.summary.open(newline="", encoding="utf-8", errors="replace") as file:
+            table = csv.DictReader(file)
+            if table.fieldnames != list(COLUMNS):
+                raise ValueError(f"{self.summary} is no summary of scans: choose another --output_dir, or remove it.")
+            return {row["case_id"]: row for row in table}
+
     def _checked(self, scan: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.save_dicom or scan.get("problems") or Path(scan["image"][0]).is_dir():
             return scan
@@ -117,19 +134,38 @@ class ScanResults:
     def _is_done(self, scan: Mapping[str, Any]) -> bool:
         row = self.rows.get(scan["case_id"], {"made_from": None, "problem": None})
         is_same = row["made_from"] == self._made_from(scan) and not row["problem"]
-        return is_same and all(file.is_file() for file in self._files(scan["case_id"]).values())
+        return is_same and all(file.is_file() for file in self._wanted(scan["case_id"]).values())
 
     def _made_from(self, scan: Mapping[str, Any]) -> str:
         return pickle_hashing([fingerprint(scan), self.settings]).decode()[:16]
 
     def _files(self, case_id: str) -> dict[str, Path]:
-        """Files of a scan's results, by their kind."""
-        files = {"map": f"maps/{case_id}.nii.gz"}
-        files |= {"mask": f"masks/{case_id}.nii.gz"} if self.save_mask else {}
-        files |= {"reconstruction": f"reconstructions/{case_id}.nii.gz"} if self.save_reconstruction else {}
-        files |= {"dicom map": f"dicom/{case_id}_map.dcm"} if self.save_dicom else {}
-        files |= {"dicom mask": f"dicom/{case_id}_mask.dcm"} if self.save_dicom and self.save_mask else {}
-        return {kind: self.output_dir / file for kind, file in files.items()}
+        """All files that a scan may have, by their kind."""
+        return {
+            "map": self.output_dir / "maps" / f"{case_id}.nii.gz",
+            "mask": self.output_dir / "masks" / f"{case_id}.nii.gz",
+            "reconstruction": self.output_dir / "reconstructions" / f"{case_id}.nii.gz",
+            "dicom map": self.output_dir / "dicom" / f"{case_id}_map.dcm",
+            "dicom mask": self.output_dir / "dicom" / f"{case_id}_mask.dcm",
+        }
+
+    def _wanted(self, case_id: str) -> dict[str, Path]:
+        """The files that are asked for."""
+        wanted = {
+            "map": True,
+            "mask": self.save_mask,
+            "reconstruction": self.save_reconstruction,
+            "dicom map": self.save_dicom,
+            "dicom mask": self.save_dicom and self.save_mask,
+        }
+        return {kind: file for kind, file in self._files(case_id).items() if wanted[kind]}
+
+    def _remove(self, case_id: str) -> None:
+        """Removes the results of an earlier run, the row first: without it, they count as missing."""
+        if self.rows.pop(case_id, None):
+            self._write_summary()
+        for file in self._files(case_id).values():
+            file.unlink(missing_ok=True)
 
     def add(
         self, case_id: str, anomaly_map: MetaTensor, brain: MetaTensor, reconstruction: MetaTensor | None = None
@@ -145,12 +181,17 @@ class ScanResults:
         Raises:
             ValueError: when the map holds NaN in the brain, or no axial slice holds 20 voxels of the brain.
         """
-        row = self._row(case_id, anomaly_map, brain)
+        anomaly_map, brain = anomaly_map.cpu(), brain.cpu()
+        try:
+            row = self._row(case_id, anomaly_map, brain)
+        except ValueError as error:
+            raise ValueError(f"{case_id} has no result: {error}") from error
+        self._remove(case_id)
         images = {"map": anomaly_map, "reconstruction": reconstruction}
         if self.threshold is not None:
             images["mask"] = ((anomaly_map >= self.threshold) & (brain > 0)).to(torch.uint8)
         series = self.scans[case_id]["image"][0]
-        for kind, file in self._files(case_id).items():
+        for kind, file in self._wanted(case_id).items():
             if kind == "dicom map":
                 write_parametric_map(anomaly_map, series, file)
             elif kind == "dicom mask":
@@ -166,18 +207,17 @@ class ScanResults:
             case_id: name of the scan.
             problem: what was wrong.
         """
-        for file in self._files(case_id).values():
-            file.unlink(missing_ok=True)  # of an earlier run, with other settings
+        self._remove(case_id)
         self._store({"case_id": case_id, "problem": problem})
 
     def _row(self, case_id: str, anomaly_map: MetaTensor, brain: MetaTensor) -> dict[str, Any]:
-        scores, inside = (tensor.detach().cpu().numpy()[0] for tensor in (anomaly_map, brain))
+        scores, inside = (tensor.detach().numpy()[0] for tensor in (anomaly_map, brain))
         affine = anomaly_map.affine.numpy()
         scan = CaseTruth(case_id, case_id, np.zeros_like(inside), inside, affine, EvaluationSettings())
         statistics = CaseStatistics.of(scan.cut(scores), scan, self.threshold)
         slices = statistics.slices
         if not len(slices["slice"]):
-            raise ValueError(f"{case_id}: no axial slice holds {scan.settings.top_k} voxels of the brain.")
+            raise ValueError(f"no axial slice holds {scan.settings.top_k} voxels of the brain.")
         highest = slices["slice"][slices["score"].argmax()]  # from the feet up
         axis = int(np.argmax(scan.orientation[:, 0] == 2))
         flagged = statistics.flagged
@@ -193,9 +233,12 @@ class ScanResults:
         }
 
     def _store(self, row: dict[str, Any]) -> None:
-        """Adds a row to the table, which is written anew."""
-        row["image"] = " ".join(self.scans[row["case_id"]]["image"])
+        """Adds a row to the table."""
+        row["image"] = ";".join(self.scans[row["case_id"]]["image"])
         self.rows[row["case_id"]] = {column: "" if row.get(column) is None else row[column] for column in COLUMNS}
+        self._write_summary()
+
+    def _write_summary(self) -> None:
         with whole_file(self.summary) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, COLUMNS)
             table.writeheader()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import FillHoles, KeepLargestConnectedComponent, MapTransform, Transform
 from monai.utils import convert_data_type, convert_to_dst_type
+
+logger = logging.getLogger(__name__)
+
+NEARLY_ALL = 0.95  # of the image; a brain that fills its box leaves the corners
 
 
 def source_name(data: Any) -> str:
@@ -30,7 +35,7 @@ class BrainMask(Transform):
 
     The background is the most frequent value on the faces of the image, in each channel: 0 in most BRATS files, the
     minimum in z-scored ones. A voxel is brain where any channel differs from it. In an image with skull the mask is
-    the head.
+    the head; where the background is noisy, it is nearly the whole image, of which the log warns.
 
     Raises:
         ValueError: when the image holds NaN or infinite values, or nothing but background; the file is named.
@@ -61,6 +66,12 @@ class BrainMask(Transform):
         largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
         # By way of NumPy: MONAI's transforms give the mask an affine of its own, which would take the image's place.
         filled = convert_data_type(FillHoles()(largest), np.ndarray)[0]
+        if filled.mean() > NEARLY_ALL:
+            logger.warning(
+                "%s has no background of one value: %.0f %% of it count as brain: give a brain mask, or the brain.",
+                source_name(image),
+                100 * filled.mean(),
+            )
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
 
 

@@ -45,14 +45,16 @@ class CheckCased(MapTransform):
             The same item.
 
         Raises:
-            ValueError: when voxels are NaN or infinite, a segmentation is negative, fractional or has several
-                channels, or shape or affine (by more than 0.001 mm) differ from those of the first key.
+            ValueError: when an image is no volume, voxels are NaN or infinite, a segmentation is negative, fractional
+                or has several channels, or shape or affine (by more than 0.001 mm) differ from those of the first key.
         """
         item = dict(data)
         reference: Any = None
         for key in self.key_iterator(item):
             volume, name = item[key], source_name(item[key])
             array = convert_data_type(volume, np.ndarray)[0]
+            if array.ndim != 4:
+                raise ValueError(f"{name} has shape {tuple(array.shape[1:])}, but a volume has three axes.")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds NaN or infinite values: repair or leave out this case.")
             if key == self.label_key and len(array) != 1:

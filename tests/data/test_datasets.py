@@ -26,6 +26,7 @@ from ssmctb_monai.data import (
     datasets,
     load_datalist,
 )
+from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.transforms import (
     LesionFreePositionsd,
     RandLesionFreeCropd,
@@ -417,7 +418,7 @@ def test_sound_cases_are_yielded_in_order_and_the_others_reported(loader, caplog
     assert cases.problems == PROBLEMS
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage() for record in errors] == [
-        f"{name} cannot be evaluated: {problem}" for name, problem in PROBLEMS.items()
+        f"{name} cannot be used: {problem}" for name, problem in PROBLEMS.items()
     ]
 
 
@@ -526,4 +527,25 @@ def test_files_that_cannot_be_used_are_named(tmp_path, caplog):
         assert str(tmp_path / file) in cases.problems[name]
         assert "\n" not in cases.problems[name]
         assert "applying transform" not in cases.problems[name]
-        assert f"{name} cannot be evaluated: {cases.problems[name]}" in caplog.text
+        assert f"{name} cannot be used: {cases.problems[name]}" in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------- fingerprint
+
+
+def test_fingerprint_follows_the_files(tmp_path, monkeypatch):
+    (tmp_path / "a.nii").write_text("scan")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1.dcm").write_text("slice")
+    item = {"case_id": "P1", "image": [str(tmp_path / "a.nii"), str(tmp_path / "series")]}
+    before = fingerprint(item)
+    assert fingerprint(dict(item)) == before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "P1").mkdir()  # named as the case, and none of its files
+    assert fingerprint(item) == before
+    seen = {before}
+    for path in (tmp_path / "a.nii", tmp_path / "series" / "1.dcm", tmp_path / "series" / "2.dcm"):
+        path.write_text("another")
+        seen.add(fingerprint(item))
+    seen.add(fingerprint({**item, "case_id": "P2"}))
+    assert len(seen) == 5

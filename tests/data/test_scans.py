@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from ssmctb_monai.data import SoundCases, find_scans, load_datalist, prepare_datalist
+from ssmctb_monai.data import SoundCases, find_cases, find_scans, load_datalist, prepare_datalist
 from ssmctb_monai.data.brats import NoCasesError
 from ssmctb_monai.data.readers import read_volume
 
@@ -92,6 +92,19 @@ def test_one_file(tmp_path, name, case_id):
         ("P1 T1 post.mha", "t1ce"),
         ("P1_MPRAGE.nii", "t1"),
         ("P1_ADC.nii", "adc"),
+        ("sub1_t1w_post_contrast.nii", "t1ce"),
+        ("sub2_postT1.nii", "t1ce"),
+        ("sub3_T1_MPRAGE_gad.nii", "t1ce"),
+        ("sub4_T1+C.nii", "t1ce"),
+        ("sag t1 +gd.nii", "t1ce"),
+        ("t1_vibe_km.nii", "t1ce"),
+        ("P1_T2star.nii", "t2star"),
+        ("P1_T2_FFE.nii", "t2_ffe"),
+        ("PD TSE.nii", "pd"),
+        ("TOF 3D.nii", "tof"),
+        ("3-plane localizer.nii", "localizer"),
+        ("ep2d_diff_b1000_trace.nii", "diff, trace"),
+        ("P1_eADC.nii", "eadc"),
         ("P1_FLAIR_mask.nii", "flair, label"),
         ("P1_T1_to_FLAIR_reg.nii", "flair, t1"),
         ("Segmentation.seg.nrrd", "label, label"),
@@ -103,6 +116,21 @@ def test_file_named_as_something_else_is_refused(tmp_path, name, said):
     with pytest.raises(ValueError, match=rf"says {listing}, but flair is asked for") as error:
         find_scans(tmp_path / name, "flair")
     assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("t2_tirm_tra_dark-fluid.nii", "flair"),
+        ("T2 FLAIR ax.nii", "flair"),
+        ("T1_post_gd.nii", "t1ce"),
+        ("T1_compost.nii", "t1"),
+        ("T1_P1.nii", "t1"),
+    ],
+)
+def test_file_named_in_words(tmp_path, name, modality):
+    touch(tmp_path, name)
+    assert find_scans(tmp_path / name, modality)[0]["image"] == [str(tmp_path / name)]
 
 
 def test_file_that_is_the_other_modality_when_that_is_asked_for(tmp_path):
@@ -323,20 +351,56 @@ def test_relative_paths(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "names",
     [
-        ("a/P1.nii", "a_P1.nii"),
-        ("P1.nii", "P1.nii.gz"),
-        ("P1.nii", "x/P1_flair.nii"),
         ("x/P1/flair.nii", "y/P1/flair.nii"),
         ("x/P1/flair.nii", "y/P1/brainmask.nii"),
         ("P1_flair.nii", "P1_flair.mha"),
     ],
 )
-def test_two_scans_of_the_same_name_are_named(tmp_path, names):
+def test_two_cases_of_the_same_name_are_named(tmp_path, names):
     touch(tmp_path, *names)
     with pytest.raises(ValueError, match="name") as error:
         find_scans(tmp_path, "flair")
     for name in names:
         assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names", [("a/P1.nii", "a_P1.nii"), ("a_P1.nii", "a_P1.nii.gz"), ("a_P1.nii", "x/a_P1_flair.nii")]
+)
+def test_two_scans_of_the_same_name_do_not_stop_the_others(tmp_path, names):
+    touch(tmp_path, *names, "b.nii")
+    double, other = find_scans(tmp_path, "flair")
+    assert (other["case_id"], "problems" in other) == ("b", False)
+    assert (double["case_id"], double["image"]) == ("a_P1", [])
+    (text,) = double["problems"]
+    assert "several scans have this name; rename" in text
+    for name in names:
+        assert str(tmp_path / name) in text
+
+
+def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    touch(tmp_path, "a.nii", "closed/b.nii")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    one, other = find_scans(tmp_path, "flair")
+    assert (one["case_id"], "problems" in one) == ("a", False)
+    assert other["case_id"] == "closed"
+    assert other["problems"] == [f"the folder {tmp_path / 'closed'} cannot be read: Permission denied"]
+    with pytest.raises(PermissionError):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["summary.csv", "report.json"])
+def test_maps_of_an_earlier_run_are_no_scans_whatever_their_names(tmp_path, table):
+    touch(tmp_path, "P1_FLAIR_brain.nii.gz", f"out/{table}", "out/maps/P1_FLAIR_brain.nii.gz", "maps/P2_flair.nii.gz")
+    touch(tmp_path, "out/masks/P1_FLAIR_brain.nii.gz", "out/reconstructions/P1_FLAIR_brain.nii.gz")
+    assert [item["case_id"] for item in find_scans(tmp_path, "flair")] == ["P1_FLAIR_brain", "P2"]
 
 
 @pytest.mark.parametrize("part", ["imagesTr", "imagesTs"])

@@ -105,7 +105,7 @@ def test_bad_scans_are_named_and_the_others_done(tmp_path, scans, caplog):
     message = str(error.value)
     assert "P1:" in message
     assert "NaN or infinite" in message
-    assert "P3: no axial slice holds 20 voxels of the brain" in message
+    assert "P3 has no result: no axial slice holds 20 voxels of the brain" in message
     assert f"{tmp_path / 'out'} has the results of the others" in message
     assert [bool(row["problem"]) for row in table(tmp_path).values()] == [True, False, True, False]
     assert sorted(path.name for path in (tmp_path / "out" / "maps").iterdir()) == ["P2.nii.gz", "P4.nii.gz"]

@@ -15,6 +15,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch import nn
 
+from ssmctb_monai.checks import check_checkpoint
 from ssmctb_monai.handlers import TrainingCheckpoint, checkpoint
 from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
@@ -36,7 +37,7 @@ class Scripted(Metric):
         return next(self.figures)
 
 
-def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None, thresholds=None):
+def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None, thresholds=None, settings=None):
     """A tiny linear trainer; also the network's weights by epoch."""
     torch.manual_seed(0)
     network = nn.Linear(width, 1)
@@ -68,7 +69,7 @@ def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=N
     ValidationHandler(interval, evaluator).attach(trainer)
     save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
     given = None if thresholds is None else lambda: thresholds(trainer.state.epoch)
-    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given).attach(trainer)
+    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given, settings).attach(trainer)
     return trainer, weights
 
 
@@ -289,6 +290,16 @@ def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path
     trainer.add_event_handler(Events.EPOCH_COMPLETED, check)
     trainer.run()
     assert saved_in(tmp_path) == 3
+
+
+def test_settings_lie_beside_the_best_network(tmp_path):
+    settings = {"modalities": ("flair", "t1ce"), "width": 1}
+    run(tmp_path, [0.2, 0.7], 2, settings=settings)
+    assert check_checkpoint(tmp_path / "model.pt", settings) == tmp_path / "model.pt"
+    with pytest.raises(ValueError, match="trained with width 1, not with width 2"):
+        check_checkpoint(tmp_path / "model.pt", {**settings, "width": 2})
+    run(tmp_path, [0.1], 1, interval=5)  # anew, without a validation and without settings
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 
 
 def test_thresholds_of_epochs_that_were_validated_only(tmp_path):

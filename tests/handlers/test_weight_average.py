@@ -139,7 +139,7 @@ def test_ill_decay(decay):
 
 
 def test_processes_agree_on_the_statistics_of_the_first(monkeypatch):
-    """All of them, when an epoch ends; one process needs nobody."""
+    """All of them, when an epoch ends; one process needs nobody, and the counter of steps is everybody's own."""
     network = make_network()
     average = WeightAverage(network, 0.9)
     broadcast = []
@@ -153,6 +153,6 @@ def test_processes_agree_on_the_statistics_of_the_first(monkeypatch):
     assert broadcast == []
     monkeypatch.setattr(weight_average.idist, "get_world_size", lambda: 2)
     run(average, network, 2)
-    assert {id(buffer) for buffer in broadcast} == {id(buffer) for buffer in average.averaged.buffers()}
+    assert {id(buffer) for buffer in broadcast} == {id(buffer) for buffer in average.network.buffers()}
     assert all((buffer == 3).all() for buffer in average.network[1].buffers())
     assert all((buffer != 3).all() for buffer in network[1].buffers() if buffer.is_floating_point())

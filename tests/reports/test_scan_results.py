@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import sys
 
 import nibabel
 import numpy as np
@@ -121,6 +122,12 @@ def test_without_a_threshold_nothing_is_flagged(tmp_path, scans, caplog):
         results(tmp_path, save_mask=True)
 
 
+@pytest.mark.parametrize("threshold", ["none", "0.5", -0.1, 1.01, 50, float("nan"), float("inf")])
+def test_ill_threshold(tmp_path, threshold):
+    with pytest.raises(ValueError, match=r"a number in \[0, 1\]"):
+        results(tmp_path, threshold=threshold)
+
+
 def test_settings(tmp_path, scans):
     results(tmp_path, threshold=0.5, settings={"checkpoint": "abc", "modalities": ["flair"]}).pending(scans)
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
@@ -213,6 +220,42 @@ def test_a_scan_that_fails_keeps_no_map_of_another_checkpoint(tmp_path, scans):
     assert (row["problem"], row["anomaly_score"], row["slice"]) == ("out of memory", "", "")
 
 
+def test_no_file_of_another_threshold_stays(tmp_path, scans):
+    anomaly_map, brain, reconstruction = maps()
+    for threshold, kinds in ((0.2, ("save_mask", "save_reconstruction")), (0.4, ()), (0.4, ("save_mask",))):
+        saved = results(tmp_path, threshold=threshold, **dict.fromkeys(kinds, True))
+        assert "a" in names(saved.pending(scans))
+        saved.add("a", anomaly_map, brain, reconstruction)
+        expected = ["maps/a.nii.gz", *(f"{kind[5:]}s/a.nii.gz" for kind in kinds), "settings.json", "summary.csv"]
+        assert files(tmp_path) == sorted(expected)
+    mask = nibabel.load(tmp_path / "out" / "masks" / "a.nii.gz").get_fdata()
+    assert mask.sum() == ((anomaly_map >= 0.4) & (brain > 0)).sum()
+
+
+def test_kill_between_files_and_row(tmp_path, scans, monkeypatch):
+    """The files are those of 0.4 then, the row was that of 0.2: with 0.2 the scan is not done."""
+    saved = results(tmp_path, threshold=0.2, save_mask=True)
+    saved.pending(scans)
+    saved.add("a", *maps()[:2])
+    other = results(tmp_path, threshold=0.4, save_mask=True)
+    other.pending(scans)
+    monkeypatch.setattr(other, "_store", lambda row: sys.exit())
+    with pytest.raises(SystemExit):
+        other.add("a", *maps()[:2])
+    assert "masks/a.nii.gz" in files(tmp_path)
+    assert "a" not in table(tmp_path / "out")
+    assert "a" in names(results(tmp_path, threshold=0.2, save_mask=True).pending(scans))
+
+
+@pytest.mark.parametrize("content", [b"x,y\n1,2\n", b"\xff\xfe\x00", b"case_id,image\na,b\n", b""])
+def test_summary_of_another_program(tmp_path, scans, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"summary.csv is no summary of scans: choose another --output_dir"):
+        results(tmp_path).pending(scans)
+    assert (tmp_path / "out" / "summary.csv").read_bytes() == content
+
+
 @pytest.mark.parametrize("kind", ["maps", "masks"])
 def test_a_killed_write_leaves_no_map(tmp_path, scans, monkeypatch, kind):
     saved = results(tmp_path, threshold=0.2, save_mask=True)
@@ -263,7 +306,7 @@ def test_too_little_brain_for_a_slice(tmp_path, scans):
     brain[0, 2:6, 2:6] = 1  # 16 voxels in every slice
     saved = results(tmp_path)
     saved.pending(scans)
-    with pytest.raises(ValueError, match="a: no axial slice holds 20 voxels"):
+    with pytest.raises(ValueError, match="a has no result: no axial slice holds 20 voxels"):
         saved.add("a", anomaly_map, brain)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -181,6 +183,16 @@ def test_mask_stays_on_the_image_through_orientation_and_spacing(given):
     np.testing.assert_allclose(moved["brain"].affine, moved["image"].affine)
     np.testing.assert_array_equal(moved["brain"].numpy(), moved["image"].numpy() > 1.5)
     assert moved["brain"].sum() > 300
+
+
+@pytest.mark.parametrize(("share", "warns"), [(1.0, True), (0.9, False)])
+def test_noisy_background_is_warned_of(caplog, share, warns):
+    image = torch.zeros(1, 10, 10, 10)
+    image[:, : int(10 * share)] = torch.rand(int(10 * share), 10, 10) + 1
+    with caplog.at_level(logging.WARNING):
+        mask = BrainMask()(named(image))
+    assert mask.float().mean() == pytest.approx(share, abs=0.002)
+    assert ("case_7_flair.nii.gz has no background of one value: 100 % of it count as brain" in caplog.text) is warns
 
 
 # ------------------------------------------------------------------------------------------------------------ channels

@@ -51,6 +51,12 @@ def test_arrays_and_plain_tensors_have_no_affine_to_compare(kind):
         CheckCased()({**item, "label": kind(np.full((1, *SHAPE), 0.5))})
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 4), (1, 5, 4, 3, 2)])
+def test_what_is_no_volume(shape):
+    with pytest.raises(ValueError, match=r"flair.* has shape .*, but a volume has three axes"):
+        CheckCased()({**sound(), "image": volume("flair", np.ones(shape, np.float32))})
+
+
 def test_brain_mask_may_be_absent():
     item = sound()
     del item["brain"]
