@@ -1,4 +1,4 @@
-"""What the test files of the bundle share: small made cases, and the bundle's commands."""
+"""What the test files of the bundles share: small made cases, and the bundles' commands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "brats3d"
-TRAIN, EVALUATE = BUNDLE / "train.json", BUNDLE / "configs" / "evaluate.json"
-SMALL = {"num_samples": 2, "reconstructive_width": 8, "discriminative_width": 8}
+BUNDLES = [ROOT / "bundles" / name for name in ("brats2d", "brats3d")]
+CONFIGS = {"training": "train", "evaluating": "evaluate", "inference": "inference"}
+slow_in_2d = pytest.mark.parametrize(
+    "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.slow)], indirect=True
+)
+WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
+SMALL = {"num_samples": 2, **WIDTHS}
+AS_TRAINED = {"modalities": ["flair", "t1ce"], "block": "sspcab", **WIDTHS}  # what another workflow has to be told
 EXTENT = np.array([96, 96, 80])  # mm
 OBLIQUE = np.array([[0.96, 0.28, 0], [-0.28, 0.96, 0], [0, 0, 1]])
 GRIDS: dict[int, dict[str, Any]] = {  # of the cases that are not stored as the others are
@@ -62,17 +68,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def command(run_id: str, **overrides: Any) -> list[str]:
-    """The command that users copy, ``training`` or ``evaluating``, with overrides."""
-    config = {"training": "bundles/brats3d/train.json", "evaluating": "bundles/brats3d/configs/evaluate.json"}[run_id]
+def command(bundle: str, run_id: str, **overrides: Any) -> list[str]:
+    """The command that users copy, ``training``, ``evaluating`` or ``inference``, with overrides."""
+    config = f"bundles/{bundle}/{CONFIGS[run_id]}.json"
     words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     return [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *words]
 
 
-def run(run_id: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(run_id, **overrides), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
-    )
+def run(bundle: str, run_id: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
+    words = command(bundle, run_id, **overrides)
+    return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def start(bundle: str, run_id: str, **overrides: Any) -> subprocess.Popen[str]:
+    """Starts the command; what it writes, errors among it, can be read line by line."""
+    words = command(bundle, run_id, **overrides)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, **streams)
 
 
 def folders(folder: Path) -> dict[str, Path]:

@@ -2,9 +2,15 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from bundle_runs import GRIDS, SMALL, TRAIN, folders, git_status, run, write_case
+from bundle_runs import AS_TRAINED, GRIDS, ROOT, SMALL, folders, git_status, run, write_case
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
+
+
+@pytest.fixture(scope="session", params=["brats3d", "brats2d"])
+def bundle(request):
+    """Folder of each bundle."""
+    return ROOT / "bundles" / request.param
 
 
 @pytest.fixture(scope="session")
@@ -17,23 +23,22 @@ def dataset_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(dataset_dir, tmp_path_factory):
+def trained(bundle, dataset_dir, tmp_path_factory):
     """One epoch by the command that users copy; four patients, those of other grids among them, are for the test."""
     folder = tmp_path_factory.mktemp("trained")
     before = git_status()
-    overrides = {"train#trainer#max_epochs": 1, "modalities": "['flair','t1ce']", "block": "sspcab"}
-    overrides |= {"validation_share": 2, "test_share": 4}
-    result = run("training", dataset_dir=dataset_dir, **folders(folder), **SMALL, **overrides)
+    overrides = {"train#trainer#max_epochs": 1, "validation_share": 2, "test_share": 4, **SMALL, **AS_TRAINED}
+    result = run(bundle.name, "training", dataset_dir=dataset_dir, **folders(folder), **overrides)
     return SimpleNamespace(folder=folder, result=result, before=before, after=git_status())
 
 
 @pytest.fixture
 def workflow():
-    """Makes the bundle's workflow as MONAI does, without its changes to the test's logging and generators."""
+    """Makes a bundle's workflow as MONAI does, without its changes to the test's logging and generators."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
 
-    def make(config_file=TRAIN, workflow_type="train", **overrides):
+    def make(config_file, workflow_type, **overrides):
         made = ConfigWorkflow(
             config_file=str(config_file), workflow_type=workflow_type, logging_file=False, **overrides
         )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from bundle_runs import ROOT, environment, messages
+from bundle_runs import ROOT, WIDTHS, messages, run, slow_in_2d, start
 from monai.utils import set_determinism
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -26,7 +24,6 @@ from ssmctb_monai.networks.nets import DRAEM
 POINT = np.array([12.0, -25.0, 18.0])  # of the bright blob, mm, RAS
 BLOB = 500  # its height; half a head of 47 mm holds about 8 * 5 * 35 = 1400 intensities of [0, 1]
 THRESHOLD = 0.62
-WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
 SAGITTAL = np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]])  # PSL
 GRIDS = {  # rotation, spacing and shape
     "1 mm": (np.eye(3), (1, 1, 1), (110, 120, 100)),
@@ -87,15 +84,16 @@ def write_dicom(folder, array, affine):
         writer.Execute(part)
 
 
-@pytest.fixture(scope="module", params=["brats2d", "brats3d"])
-def bundle(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def bundle(bundle, tmp_path_factory):
     """Each bundle, with the checkpoint of a network that has not been trained."""
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(bundle.name)
+    dims = 2 if bundle.name == "brats2d" else 3
     torch.manual_seed(0)
-    network = DRAEM(2 if request.param == "brats2d" else 3, 1, 8, 8)
-    torch.save(network.state_dict(), folder / "model.pt")
+    torch.save(DRAEM(dims, 1, 8, 8).state_dict(), folder / "model.pt")
     torch.save({}, folder / "nothing.pt")
-    return SimpleNamespace(name=request.param, ckpt_file=str(folder / "model.pt"), nothing=str(folder / "nothing.pt"))
+    checkpoints = {"ckpt_file": str(folder / "model.pt"), "nothing": str(folder / "nothing.pt")}
+    return SimpleNamespace(name=bundle.name, config=bundle / "inference.json", dims=dims, **checkpoints)
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def inference(workflow, bundle, tmp_path, monkeypatch):
         if sees:
             given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}}
         given |= {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "out"), "threshold": THRESHOLD}
-        made = workflow(ROOT / "bundles" / bundle.name / "inference.json", "infer", **{**given, **overrides})
+        made = workflow(bundle.config, "infer", **{**given, **overrides})
         made.run()
         return made
 
@@ -202,7 +200,7 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
     (tmp_path / "scan.nii.gz").unlink()
     made = inference(tmp_path)
-    network = DRAEM(2 if bundle.name == "brats2d" else 3, 1, 8, 8).eval()
+    network = DRAEM(bundle.dims, 1, 8, 8).eval()
     network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
     lower, median, upper = np.percentile(array, [25, 50, 75])
     scaled = torch.from_numpy(0.5 + (array - median) / (8 * (upper - lower))).float().clip(0, 1)[None, None]
@@ -244,26 +242,37 @@ def test_maps_only_unless_more_is_asked_for(inference, tmp_path):
     assert len(settings["checkpoint"]) == 64
 
 
-def test_threshold_of_the_checkpoint(inference, tmp_path):
+def test_threshold_of_the_checkpoint(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
     torch.save({}, tmp_path / "own.pt")
     threshold = {"model": {"value": 0.71, "false_positive_rate": 0.01, "source": "made"}}
     (tmp_path / "own_thresholds.json").write_text(json.dumps(threshold))
-    made = inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"))
+    inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"))
     assert table(tmp_path)["scan"]["threshold"] == str(THRESHOLD)  # an override
-    del made
-    parser_overrides = {"ckpt_file": str(tmp_path / "own.pt"), "threshold": None}
-    config = json.loads((ROOT / "bundles" / "brats3d" / "inference.json").read_text())
-    parser_overrides["threshold"] = config["threshold"]
-    inference(tmp_path / "scan.nii.gz", sees=True, **parser_overrides)
+    default = json.loads(bundle.config.read_text())["threshold"]
+    inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"), threshold=default)
     assert table(tmp_path)["scan"]["threshold"] == "0.71"
+
+
+def test_without_thresholds(inference, bundle, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    default = json.loads(bundle.config.read_text())["threshold"]
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scan.nii.gz", sees=True, threshold=default)
+    assert bundle.nothing.replace(".pt", "_thresholds.json") in messages(error.value)
+    assert "--thresholds_file none" in messages(error.value)
+    assert not (tmp_path / "out").exists()
+    inference(tmp_path / "scan.nii.gz", sees=True, threshold=default, thresholds_file="none")
+    row = table(tmp_path)["scan"]
+    assert (row["threshold"], row["flagged_ml"], row["problem"]) == ("", "", "")
+    assert float(row["anomaly_score"]) > 0.5
 
 
 def test_several_modalities(inference, bundle, tmp_path):
     array, affine = volume("smaller than a window")
     for kind, image in {"flair": array, "t1ce": 1500 - array, "seg": array > 700}.items():
         write_nifti(tmp_path / "scans" / "P1" / f"P1_{kind}.nii.gz", (image * (array > 0)).astype(np.int16), affine)
-    torch.save(DRAEM(2 if bundle.name == "brats2d" else 3, 2, 8, 8).state_dict(), tmp_path / "two.pt")
+    torch.save(DRAEM(bundle.dims, 2, 8, 8).state_dict(), tmp_path / "two.pt")
     overrides = {"modalities": ["t1ce", "flair"], "ckpt_file": str(tmp_path / "two.pt"), "save_reconstruction": True}
     inference(tmp_path / "scans", **overrides)
     assert list(table(tmp_path)) == ["P1"]
@@ -316,36 +325,18 @@ def test_results_inside_the_folder_of_the_scans_are_no_scans(inference, tmp_path
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def command(bundle, folder, *words):
-    options = ["--dataset_dir", folder / "scans", "--output_dir", folder / "out", "--ckpt_file", bundle.ckpt_file]
-    options += [word for name, value in WIDTHS.items() for word in (f"--{name}", value)]
-    config = f"bundles/{bundle.name}/inference.json"
-    return [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "inference",
-        "--config_file",
-        config,
-        *map(str, options),
-        *words,
-    ]
+def arguments(bundle, folder):
+    places = {"dataset_dir": folder / "scans", "output_dir": folder / "out"}
+    return {**places, "ckpt_file": bundle.ckpt_file, "threshold": THRESHOLD, **WIDTHS}
 
 
+@slow_in_2d
 def test_killed_command_and_rerun(bundle, tmp_path):
     """Killed behind the second scan; the rerun does the others, and the exit status tells of the bad one."""
     spoil(tmp_path / "scans")
     for name in ("0", "1", "2"):
         write_nifti(tmp_path / "scans" / f"{name}.nii.gz", *volume("smaller than a window"))
-    process = subprocess.Popen(
-        command(bundle, tmp_path),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(bundle.name, "inference", **arguments(bundle, tmp_path))
     for line in process.stdout:
         if "Scan 2/7" in line:
             process.send_signal(signal.SIGKILL)
@@ -357,7 +348,7 @@ def test_killed_command_and_rerun(bundle, tmp_path):
     for name in done:
         read_volume(tmp_path / "out" / "maps" / name)  # whole
     time.sleep(0.01)
-    result = subprocess.run(command(bundle, tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True)
+    result = run(bundle.name, "inference", **arguments(bundle, tmp_path))
     assert result.returncode == 1
     assert "b.nii.gz" in result.stderr
     assert "c.nii.gz holds nothing but background" in result.stderr

@@ -1,10 +1,11 @@
-"""Bundle brats3d: one command evaluates a checkpoint, on the scans' own grids, and names what it cannot evaluate."""
+"""`evaluate.json` of both bundles: a checkpoint's figures on the scans' own grids; broken cases are named."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import EVALUATE, GRIDS, ROOT, TRAIN, git_status, messages, run, write_case
+from bundle_runs import AS_TRAINED, GRIDS, ROOT, git_status, messages, run, slow_in_2d, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -25,7 +26,6 @@ from ssmctb_monai.reports import report as report_module
 FILES = ["cases.csv", "report.html", "report.json", "slices.csv"]
 CASES = ["Made_001", "Made_003", "Made_004", "Made_005"]
 METHODS = ["model", "baseline_flair", "baseline_t1ce"]
-AS_TRAINED = {"modalities": "['flair','t1ce']", "block": "sspcab"}
 
 
 def read(folder):
@@ -41,7 +41,7 @@ def table(path):
 
 
 @pytest.fixture
-def evaluating(workflow, trained, dataset_dir, monkeypatch):
+def evaluating(bundle, workflow, trained, dataset_dir, monkeypatch):
     """Makes the workflow of an evaluation, with few resamples and without the page, which take the longest."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(report_module, "render_html", lambda *arguments: "")
@@ -51,11 +51,10 @@ def evaluating(workflow, trained, dataset_dir, monkeypatch):
             "ckpt_file": str(trained.folder / "ckpt" / "model.pt"),
             "dataset_dir": str(dataset_dir),
             "output_dir": str(folder),
-            "modalities": ["flair", "t1ce"],
-            "block": "sspcab",
             "evaluation#settings#resamples": 10,
+            **AS_TRAINED,
         }
-        return workflow(EVALUATE, "infer", **{**given, **overrides})
+        return workflow(bundle / "evaluate.json", "infer", **{**given, **overrides})
 
     return make
 
@@ -68,63 +67,48 @@ def test_every_reference_resolves(evaluating, tmp_path):
     assert [case["case_id"] for case in parser.get_parsed_content("dataset").data] == CASES
 
 
-def test_shared_values_are_those_of_training(monkeypatch):
-    """They are written once, in train.json, so that no override is needed that training did not need."""
-    monkeypatch.chdir(ROOT)
-    train, evaluate = (json.loads(path.read_text(encoding="utf-8")) for path in (TRAIN, EVALUATE))
-    own = {"imports", "datalist_file", "datalist", "run"}
-    same = {"bundle_root", "output_dir", "initialize"}
-    for key in (train.keys() & evaluate.keys()) - own - same:
-        assert evaluate[key] == f"%bundles/brats3d/configs/train.json::{key}"
-    assert {key: evaluate[key] for key in same} == {key: train[key] for key in same}
-    assert set(evaluate["imports"]) - set(train["imports"]) == {
-        "$import ssmctb_monai.metrics as metrics",
-        "$import ssmctb_monai.checks as checks",
-    }
-    macros = {key: text for key, text in evaluate.items() if isinstance(text, str) and text.startswith("%bundles/")}
-    assert len(macros) > 15
-    parser, original = ConfigParser(), ConfigParser()
-    parser.read_config(EVALUATE)
-    parser.resolve_macro_and_relative_ids()
-    original.read_config(TRAIN)
-    for key, text in macros.items():
-        assert parser[key] == original[text.split("::")[1]], key
-
-
-def test_default_checkpoint_and_datalist_are_those_of_training(monkeypatch, dataset_dir):
+def test_default_checkpoint_and_datalist_are_those_of_training(bundle, monkeypatch, dataset_dir):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(checks, "check_file", lambda path, advice: Path(path))  # nobody has trained yet
     parsers = []
-    for path in (TRAIN, EVALUATE):
+    for name in ("train", "evaluate"):
         parser = ConfigParser()
-        parser.read_config(path)
+        parser.read_config(bundle / f"{name}.json")
         parser["dataset_dir"] = str(dataset_dir)
         parsers.append(parser)
     train, evaluate = parsers
     assert train.get_parsed_content("datalist_file") == evaluate.get_parsed_content("datalist_file")
     assert evaluate.get_parsed_content("ckpt_file") == train.get_parsed_content("ckpt_dir") + "/model.pt"
-    assert str(evaluate.get_parsed_content("thresholds_file")) == "bundles/brats3d/models/model_thresholds.json"
+    assert str(evaluate.get_parsed_content("thresholds_file")) == f"bundles/{bundle.name}/models/model_thresholds.json"
 
 
-def test_overrides_reach_what_is_shared(evaluating, tmp_path):
-    parser = evaluating(
-        tmp_path, roi_size=[48, 32, 40], spacing=[3.0, 3.0, 3.0], slice_score="max", slices="all"
-    ).parser
-    assert list(parser.get_parsed_content("inferer").inferer.roi_size) == [48, 32, 40]
+@pytest.fixture
+def of_unknown_settings(trained, tmp_path):
+    """The checkpoint with all that lies beside it but the settings of its training."""
+    shutil.copytree(trained.folder / "ckpt", tmp_path / "ckpt", ignore=shutil.ignore_patterns("model_settings.json"))
+    return str(tmp_path / "ckpt" / "model.pt")
+
+
+def test_overrides_reach_what_is_shared(bundle, evaluating, tmp_path, of_unknown_settings):
+    roi_size = [48, 32, 40] if bundle.name == "brats3d" else [48, 32, 1]
+    overrides = {"roi_size": roi_size, "spacing": [3.0, 3.0, 3.0], "slice_score": "max", "slices": "all"}
+    parser = evaluating(tmp_path, ckpt_file=of_unknown_settings, **overrides).parser
+    sliding = parser.get_parsed_content("inferer").inferer.inferer
+    assert list(sliding.roi_size) == roi_size[: parser["spatial_dims"]]
     settings = parser.get_parsed_content("evaluation").settings
     assert (settings.slab_depth, settings.slice_score, settings.slices) == (32, "max", "all")
     item = next(iter(parser.get_parsed_content("dataset")))
     assert item["image"].pixdim.tolist() == [3, 3, 3]
-    assert item["image"].shape[1:] >= (48, 32, 40)
+    assert all(size >= least for size, least in zip(item["image"].shape[1:], roi_size, strict=True))
 
 
-def test_default_folders_are_ignored_by_git(monkeypatch):
+def test_default_folders_are_ignored_by_git(bundle, monkeypatch):
     if git_status() is None:
         pytest.skip("not a git checkout")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(checks, "check_file", lambda path, advice: Path(path))  # nobody has trained yet
     parser = ConfigParser()
-    parser.read_config(EVALUATE)
+    parser.read_config(bundle / "evaluate.json")
     folder = Path(parser.get_parsed_content("output_dir"))
     for file in (*(folder / name for name in FILES), folder / "maps" / "CASE.nii.gz", parser["thresholds_file"]):
         name = parser.get_parsed_content("thresholds_file") if isinstance(file, str) else file
@@ -135,14 +119,13 @@ def test_default_folders_are_ignored_by_git(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained, dataset_dir, tmp_path_factory):
+def evaluated(bundle, trained, dataset_dir, tmp_path_factory):
     """The command that users copy."""
     folder = tmp_path_factory.mktemp("evaluated") / "report"
     before = git_status()
     ckpt_file = trained.folder / "ckpt" / "model.pt"
-    result = run(
-        "evaluating", ckpt_file=ckpt_file, dataset_dir=dataset_dir, output_dir=folder, save_maps="true", **AS_TRAINED
-    )
+    given = {"ckpt_file": ckpt_file, "dataset_dir": dataset_dir, "output_dir": folder, "save_maps": "true"}
+    result = run(bundle.name, "evaluating", **given, **AS_TRAINED)
     return SimpleNamespace(folder=folder, result=result, before=before, after=git_status(), ckpt_file=ckpt_file)
 
 
@@ -444,8 +427,21 @@ def test_missing_data_set(evaluating, tmp_path):
     check_refused(made, tmp_path / "out", f"{tmp_path / 'nowhere'} does not exist")
 
 
-def test_checkpoint_of_another_network(evaluating, tmp_path, two_cases):
-    made = evaluating(tmp_path / "out", datalist_file=two_cases, block="none")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("block", "none", "trained with block sspcab, not with block none"),
+        ("spacing", [1.5, 1.5, 1.5], "trained with spacing [2.0, 2.0, 2.0], not with spacing [1.5, 1.5, 1.5]"),
+        ("modalities", ["t1ce"], "trained with modalities ['flair', 't1ce'], not with modalities ['t1ce']"),
+    ],
+)
+def test_settings_that_training_did_not_have(evaluating, tmp_path, two_cases, name, value, words):
+    made = evaluating(tmp_path / "out", datalist_file=two_cases, **{name: value})
+    check_refused(made, tmp_path / "out", words)
+
+
+def test_checkpoint_of_another_network(evaluating, tmp_path, two_cases, of_unknown_settings):
+    made = evaluating(tmp_path / "out", ckpt_file=of_unknown_settings, datalist_file=two_cases, block="none")
     check_refused(made, tmp_path / "out", "DRAEM")
 
 
@@ -453,7 +449,7 @@ def test_checkpoint_of_another_network(evaluating, tmp_path, two_cases):
 
 
 @pytest.fixture(scope="module")
-def broken(trained, evaluated, tmp_path_factory):
+def broken(bundle, trained, evaluated, tmp_path_factory):
     """The command, when four of six test cases broke after the split was made."""
     folder = tmp_path_factory.mktemp("broken")
     cases = folder / "data"
@@ -479,6 +475,7 @@ def broken(trained, evaluated, tmp_path_factory):
         nibabel.save(nibabel.Nifti1Image(array.astype(np.float32), affine), path)
     (folder / "datalist.json").write_text(json.dumps(split))
     result = run(
+        bundle.name,
         "evaluating",
         ckpt_file=trained.folder / "ckpt" / "model.pt",
         dataset_dir=cases,
@@ -498,13 +495,15 @@ PROBLEMS = {
 }
 
 
+@slow_in_2d
 def test_exit_status_of_broken_cases(broken):
     assert broken.result.returncode not in (0, None)
     for case_id, problem in PROBLEMS.items():
-        assert re.search(rf"{case_id} cannot be evaluated: .*{re.escape(problem)}", broken.result.stdout)
+        assert re.search(rf"{case_id} cannot be used: .*{re.escape(problem)}", broken.result.stdout)
         assert problem in broken.result.stderr  # the last thing that a user sees
 
 
+@slow_in_2d
 def test_broken_cases_are_in_the_report(broken):
     failed = {item["case_id"]: item["problem"] for item in read(broken.folder)["failed_cases"]}
     assert failed.keys() == PROBLEMS.keys()
@@ -512,6 +511,7 @@ def test_broken_cases_are_in_the_report(broken):
     assert all(case_id in (broken.folder / "report.html").read_text(encoding="utf-8") for case_id in PROBLEMS)
 
 
+@slow_in_2d
 def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
     """Each gets the figures that it had in the company of others."""
     rows = table(broken.folder / "cases.csv")
@@ -523,12 +523,13 @@ def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
         assert numbers == pytest.approx({name: float(other[name]) for name in numbers}, rel=1e-4)
 
 
+@slow_in_2d
 def test_table_is_printed_in_spite_of_broken_cases(broken):
     assert "2 cases of 2 patients" in broken.result.stdout
     assert f"Written to {broken.folder}: " in broken.result.stdout
 
 
-def test_demo_data_without_a_dataset_dir(workflow, dataset_dir, tmp_path, monkeypatch):
+def test_demo_data_without_a_dataset_dir(bundle, workflow, dataset_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(data, "make_demo_dataset", lambda: dataset_dir)
     (tmp_path / "model.pt").touch()
@@ -536,7 +537,10 @@ def test_demo_data_without_a_dataset_dir(workflow, dataset_dir, tmp_path, monkey
     split["test"] = [{"case_id": name, "image": {"flair": f"{name}.nii.gz"}} for name in CASES[:2]]
     (tmp_path / "datalist.json").write_text(json.dumps(split))
     made = workflow(
-        EVALUATE, "infer", ckpt_file=str(tmp_path / "model.pt"), datalist_file=str(tmp_path / "datalist.json")
+        bundle / "evaluate.json",
+        "infer",
+        ckpt_file=str(tmp_path / "model.pt"),
+        datalist_file=str(tmp_path / "datalist.json"),
     )
     assert made.parser.get_parsed_content("dataset_dir") == dataset_dir
     assert len(made.parser.get_parsed_content("dataset").data) == 2

@@ -1,0 +1,313 @@
+"""What files, metadata, configs and docs of both bundles promise each other, without running anything."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import json
+import re
+import shlex
+from itertools import chain, pairwise
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import monai.bundle
+import pytest
+import torch
+from bundle_runs import BUNDLES, ROOT, write_case
+from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver, verify_metadata, verify_net_in_out
+from monai.transforms import Compose, SqueezeDimd
+
+from ssmctb_monai import __version__
+
+SCHEMA = ROOT / "tests" / "data" / "metadata_schema" / "meta_schema_20240725.json"
+WORKFLOWS = ("train", "evaluate", "inference")
+# Every config as it runs, those for several processes on top of what they change
+CONFIGS = [
+    [path.with_name(path.name.removeprefix("multi_gpu_")), path] if path.name.startswith("multi_gpu_") else [path]
+    for bundle in BUNDLES
+    for path in sorted(bundle.glob("configs/*.json"))
+    if path.stem != "metadata"
+]
+
+
+def name_of(files: list[Path]) -> str:
+    return "/".join(files[-1].parts[-3::2])
+
+
+over_configs = pytest.mark.parametrize("files", CONFIGS, ids=name_of)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parser_of(*files: Path) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    return parser
+
+
+def strings(config: Any) -> list[str]:
+    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else []
+    return [config] if isinstance(config, str) else [*chain.from_iterable(map(strings, values))]
+
+
+def target(config: dict[str, Any]) -> Any:
+    """What a config part makes, or ``None`` where that does not exist."""
+    return locate(ConfigComponent(config).resolve_module_name())
+
+
+def can_be_set(parser: ConfigParser, id: str) -> bool:
+    """Whether an id is in a config, or an argument of something that is."""
+    parent, _, argument = id.rpartition("#")
+    if id in parser or not parent:
+        return id in parser
+    part = parser.get(parent, {})
+    classes = target(part).__mro__ if "_target_" in part else ()  # what takes **kwargs hands them to its base
+    return any(argument in inspect.signature(each.__init__).parameters for each in classes)
+
+
+def different_ids(one: Any, other: Any, prefix: str = "") -> set[str]:
+    """Ids of the smallest parts that two configs do not share."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.get("_target_") == other.get("_target_"):
+        pairs = [(key, one.get(key), other.get(key)) for key in one.keys() | other.keys()]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and isinstance(one[0], dict):
+        pairs = list(zip(map(str, range(len(one))), one, other, strict=True))
+    else:
+        return set() if one == other else {prefix}
+    ids = [different_ids(a, b, f"{prefix}#{key}" if prefix else key) for key, a, b in pairs]
+    return set().union(*ids)
+
+
+# ---------------------------------------------------------------------------------------------------- files, metadata
+
+
+def test_links_at_the_root(bundle):
+    names = ["evaluate.json", "inference.json", "logging.conf", "metadata.json", "train.json"]
+    links = sorted(path for path in bundle.iterdir() if path.is_symlink())
+    assert [link.name for link in links] == names
+    for link in links:
+        assert link.readlink() == Path("configs") / link.name
+        assert link.is_file()
+        assert not (bundle / "configs" / link.name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "docs/README.md", "configs/metadata.json", "configs/inference.json"])
+def test_files_that_the_model_zoo_asks_for(bundle, name):
+    assert (bundle / name).is_file()
+
+
+def test_metadata_follows_the_schema(bundle, tmp_path):
+    metadata = read(bundle / "metadata.json")
+    assert SCHEMA.is_file()  # MONAI would download it
+    assert metadata["schema"].endswith(f"/{SCHEMA.name}")
+    verify_metadata(meta_file=str(bundle / "metadata.json"), filepath=str(SCHEMA))
+    del metadata["network_data_format"]["outputs"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="'outputs' is a required property"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_metadata_has_the_versions_of_package_and_constraints(bundle):
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    dependencies = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project["dependencies"]}
+    constraints = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    metadata = read(bundle / "metadata.json")
+
+    named = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    assert {name: metadata[key] for name, key in named.items()} == {name: constraints[name] for name in named}
+    required = {name.lower(): version for name, version in metadata["required_packages_version"].items()}
+    others = dependencies - named.keys()
+    assert required == {"ssmctb_monai": __version__, **{name: constraints[name] for name in others}}
+    assert metadata["version"] == __version__
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_metadata_is_complete(bundle):
+    metadata, train = read(bundle / "metadata.json"), read(bundle / "train.json")
+    zoo = "changelog supported_apps name task description authors copyright data_source data_type image_classes"
+    zoo += " label_classes pred_classes eval_metrics intended_use references"
+    assert set(zoo.split()) <= metadata.keys()
+    (image,) = metadata["network_data_format"]["inputs"].values()
+    (output,) = metadata["network_data_format"]["outputs"].values()
+    assert [*image["channel_def"].values()] == [name.upper() for name in train["modalities"]]
+    assert image["num_channels"] == len(train["modalities"])
+    assert output["num_channels"] == len(output["channel_def"]) == 1
+    assert image["spatial_shape"] == output["spatial_shape"]
+    assert len(image["spatial_shape"]) == train["spatial_dims"]
+    assert f"{train['spatial_dims']}D" in metadata["description"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("n", [1, 2])
+def test_network_is_what_the_metadata_says(bundle, name, n):
+    files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / f"configs/{name}.json")}
+    verify_net_in_out(net_id="network_def", device="cpu", n=n, **files)
+    with pytest.raises(ValueError, match=r"Expected \(batch, 2, \.\.\.\)"):
+        verify_net_in_out(net_id="network_def", device="cpu", n=n, modalities=["flair", "t1"], **files)
+
+
+# ------------------------------------------------------------------------------------------------------------ configs
+
+
+@over_configs
+def test_every_reference_names_something(files):
+    parser = parser_of(*files)
+    texts = strings(parser.get())
+    references = {id for text in texts for id in ReferenceResolver.match_refs_pattern(text)}
+    macros = {text[1:] for text in texts if text.startswith("%")}
+    assert len(references) > 20
+    assert macros
+    assert [id for id in sorted(references | macros) if id not in parser] == []
+
+
+@over_configs
+def test_every_target_can_be_imported(files):
+    def targets(config):
+        if isinstance(config, dict) and "_target_" in config:
+            yield config["_target_"]
+        for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else []:
+            yield from targets(part)
+
+    found = set(targets(parser_of(*files).get()))
+    assert len(found) > 10
+    assert [name for name in sorted(found) if target({"_target_": name}) is None] == []
+
+
+@over_configs
+def test_every_expression_names_what_is_imported(files):
+    config = parser_of(*files).get()
+    names: dict[str, Any] = {}
+    for line in config["imports"]:
+        exec(line.removeprefix("$"), names)
+    unused = names.keys() - {"__builtins__"}
+    for text in strings({key: value for key, value in config.items() if key != "imports"}):
+        if not text.startswith("$"):
+            continue
+        nodes = list(ast.walk(ast.parse(re.sub(r"@[\w#]+", "REFERENCE", text.removeprefix("$")), mode="eval")))
+        bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        bound |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        used = {node.id for node in nodes if isinstance(node, ast.Name)} - bound - {"REFERENCE"}
+        assert used <= names.keys() | vars(builtins).keys(), text
+        unused -= used
+        for node in nodes:
+            dotted = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"\w+(\.\w+)+", dotted) and dotted.partition(".")[0] in names.keys() - bound:
+                eval(dotted, names)
+    assert unused == set()
+
+
+@pytest.mark.parametrize("files", [files for files in CONFIGS if len(files) > 1], ids=name_of)
+def test_configs_for_several_processes_change_what_is_there(files):
+    base, changes = parser_of(files[0]), read(files[1])
+    assert {key for key in changes if not can_be_set(base, key.removeprefix("+"))} == {"backend", "finalize"}
+
+
+SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative_width", "roi_size", "network"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "train",
+            SHARED
+            | {"margin", "min_brain", "batch_size", "num_samples", "loss#ssim_window", "train#random_transforms"}
+            | {"validate#inferer#inferer#inferer"},
+        ),
+        ("evaluate", SHARED | {"inferer#inferer#inferer"}),
+        ("inference", SHARED | {"inferer#inferer#inferer"}),
+        ("multi_gpu_train", set()),
+        ("multi_gpu_evaluate", set()),
+    ],
+)
+def test_bundles_differ_where_their_dimension_does(name, expected):
+    flat, solid = (read(bundle / f"configs/{name}.json") for bundle in BUNDLES)
+    assert different_ids(flat, solid) == expected
+
+
+def test_training_in_2d_squeezes_slices_and_does_nothing_else():
+    flat, solid = (parser_of(bundle / "train.json")["train#random_transforms"] for bundle in BUNDLES)
+    assert [transform for transform in flat if transform["_target_"] != SqueezeDimd.__name__] == solid
+    assert len(flat) == len(solid) + 1
+
+
+def test_metadata_of_the_bundles_differ_where_their_dimension_does():
+    shapes = {f"network_data_format#{part}#spatial_shape" for part in ("inputs#image", "outputs#pred")}
+    found = different_ids(*(read(bundle / "metadata.json") for bundle in BUNDLES))
+    assert {id for id in found if not id.startswith("eval_metrics")} == {"name", "description"} | shapes
+
+
+def test_workflows_of_a_bundle_share_network_and_inferer(bundle):
+    train, evaluate, inference = (read(bundle / f"{name}.json") for name in WORKFLOWS)
+    shared = "bundle_root dataset_dir modalities device amp spatial_dims block reconstructive_width"
+    shared += " discriminative_width spacing roi_size network_def network"
+    for key in shared.split():
+        assert train[key] == evaluate[key] == inference[key], key
+    assert train["validate"]["inferer"] == evaluate["inferer"] == inference["inferer"]
+    own = {"imports", "datalist_file", "datalist", "run"}  # of what training and evaluation both have
+    assert {key for key in train.keys() & evaluate.keys() if train[key] != evaluate[key]} == own
+    prepared = {"loading", "spatial_preprocessing", "scaling", "baselines", "baseline_transforms"}
+    assert prepared <= train.keys() & evaluate.keys()
+    for key in ("ckpt_file", "checkpoint", "settings", "thresholds_file"):
+        assert evaluate[key] == inference[key], key
+
+
+def test_workflows_of_a_bundle_prepare_images_alike(bundle, tmp_path):
+    write_case(tmp_path, "Made_001", spacing=(1.5, 1.5, 2), axcodes="PIR")
+    image, label = (str(tmp_path / f"Made_001/Made_001_{kind}.nii.gz") for kind in ("flair", "seg"))
+    scan = {"case_id": "Made_001", "patient_id": "Made_001", "image": image}
+    case = {**scan, "label": label}
+    train = parser_of(bundle / "train.json")
+    steps = [train.get_parsed_content(key) for key in ("loading", "spatial_preprocessing", "scaling")]
+    expected = Compose([*chain.from_iterable(steps)])(case)["image"]
+    for name, item in (("evaluate", case), ("inference", scan)):
+        image = parser_of(bundle / f"{name}.json").get_parsed_content("preprocessing")(item)["image"]
+        assert torch.equal(image, expected)
+        assert torch.equal(image.affine, expected.affine)
+
+
+# --------------------------------------------------------------------------------------------------------------- docs
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words behind ``monai.bundle`` of every command in the fenced blocks."""
+    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if "-m monai.bundle " in line]
+    return [shlex.split(line.partition("-m monai.bundle ")[2], comments=True) for line in lines]
+
+
+def config_files(named: str, document: Path) -> list[Path]:
+    """Files that a command names, from the root of the repository or of the bundle."""
+    names = ast.literal_eval(named) if named.startswith("[") else [named]
+    roots = [ROOT, document.parents[1]]
+    return [next((root / name for root in roots if (root / name).is_file()), ROOT / name) for name in names]
+
+
+DOCUMENTS = [ROOT / "README.md", *(bundle / "docs" / "README.md" for bundle in BUNDLES)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_the_docs_exist(document):
+    found = commands(document.read_text(encoding="utf-8"))
+    assert found
+    for function, *words in found:
+        own = inspect.signature(getattr(monai.bundle, function)).parameters
+        options = {word[2:]: value for word, value in pairwise(words) if word.startswith("--")}
+        files = config_files(options["config_file"], document)
+        assert all(file.is_file() for file in files), words
+        parser = parser_of(*files)
+        assert [name for name in options if name not in own and not can_be_set(parser, name)] == [], words
+        assert words[0].startswith("--") or words[0] in parser, words
+
+
+def test_overrides_in_the_docs_exist(bundle):
+    rows = re.findall(r"^\| (`--.*?) \|", (bundle / "docs" / "README.md").read_text(encoding="utf-8"), re.M)
+    names = {name for row in rows for name in re.findall(r"--([\w#]+)", row)}
+    known = [parser_of(*files) for files in CONFIGS if files[-1].parents[1] == bundle]
+    assert len(names) > 10
+    assert [name for name in sorted(names) if not any(can_be_set(parser, name) for parser in known)] == []
