@@ -327,15 +327,15 @@ def parse_name(path: Path, stem: str) -> CaseFile | None:
     return CaseFile(home.name, kind, path, home=home)
 
 
-def volume_stem(path: Path) -> str | None:
-    """Returns the name of a volume without its suffix, see ``VOLUME_SUFFIXES``; ``None`` where it has no such suffix.
+def volume_stem(path: Path, suffixes: Sequence[str] = VOLUME_SUFFIXES) -> str | None:
+    """Returns the name of a volume without its suffix, or ``None`` where it has none of ``suffixes``.
 
     Example:
         >>> volume_stem(Path("scans/P1.nii.gz")), volume_stem(Path("notes.txt"))
         ('P1', None)
     """
     name = path.name
-    return next((name[: -len(suffix)] for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), None)
+    return next((name[: -len(suffix)] for suffix in suffixes if name.lower().endswith(suffix)), None)
 
 
 def _parse_decathlon(path: Path, image_folders: Sequence[str]) -> Iterator[CaseFile]:

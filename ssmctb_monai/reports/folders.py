@@ -12,12 +12,14 @@ from monai.transforms import Compose, CopyItemsd, HistogramNormalized, LoadImage
 from monai.utils import ensure_tuple
 
 from ssmctb_monai.data.brats import (
+    VOLUME_SUFFIXES,
     BratsCase,
     NoCasesError,
     canonical_modality,
     dataset_folder,
     find_cases,
     patient_of,
+    volume_stem,
 )
 from ssmctb_monai.data.datasets import SoundCases
 from ssmctb_monai.data.readers import SimpleITKReader
@@ -30,7 +32,7 @@ from ssmctb_monai.transforms import BrainMaskd, CheckCased, SelectChannelsd
 
 logger = logging.getLogger(__name__)
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr")
+SUFFIXES = (*VOLUME_SUFFIXES, ".hdr")
 
 
 def evaluate_folders(
@@ -147,8 +149,8 @@ def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str
         return {case.case_id: case for case in find_cases(folder) if case.label}, {}
     except NoCasesError:
         by_stem: dict[str, list[Path]] = {}
-        for file in _files(folder):
-            by_stem.setdefault(_stem(file), []).append(file)
+        for stem, file in _files(folder):
+            by_stem.setdefault(stem, []).append(file)
     if not by_stem:
         raise ValueError(f"There is no label in {folder}.")
     known = {stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()}
@@ -159,8 +161,7 @@ def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, 
     """Finds the files of each case, and those of no case."""
     by_case: dict[str, list[Path]] = {}
     strangers = []
-    for file in _files(dataset_folder(folder)):
-        stem = _stem(file)
+    for stem, file in _files(dataset_folder(folder)):
         owners = [name for name in names if stem == name or (stem.startswith(name) and stem[len(name)] in "_-.")]
         if owners:
             by_case.setdefault(max(owners, key=len), []).append(file)
@@ -169,12 +170,9 @@ def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, 
     return by_case, strangers
 
 
-def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.glob("[!.]*")) if file.name.lower().endswith(VOLUME_SUFFIXES)]
-
-
-def _stem(file: Path) -> str:
-    return file.name[: -max(len(suffix) for suffix in VOLUME_SUFFIXES if file.name.lower().endswith(suffix))]
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Finds the volumes in a folder, with their names without suffix."""
+    return [(stem, file) for file in sorted(folder.glob("[!.]*")) if (stem := volume_stem(file, SUFFIXES))]
 
 
 def _several(files: Sequence[Path]) -> str:
