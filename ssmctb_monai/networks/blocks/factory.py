@@ -11,11 +11,16 @@ from ssmctb_monai.networks.blocks.ssmctb import SSMCTB
 from ssmctb_monai.networks.blocks.sspcab import SSPCAB
 
 BlockName = Literal["sspcab", "ssmctb"]
-_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"sspcab": SSPCAB, "ssmctb": SSMCTB}
+_BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {
+    "sspcab": lambda spatial_dims, channels: SSPCAB(spatial_dims, channels, reduction_ratio=min(8, channels)),
+    "ssmctb": SSMCTB,
+}
 
 
 def make_block(block: BlockName | Callable[[int], nn.Module], spatial_dims: int, channels: int) -> nn.Module:
     """Makes a block by its name, with the papers' defaults, or by a callable that knows better.
+
+    SSPCAB's squeeze-and-excitation divides by 8, or by the number of channels where there are fewer.
 
     Args:
         block: ``"sspcab"``, ``"ssmctb"``, or a callable from a number of channels to a shape-preserving module.
