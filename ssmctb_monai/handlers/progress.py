@@ -9,9 +9,7 @@ from datetime import timedelta
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from torch import Tensor
-
-from ssmctb_monai.losses import DRAEMLoss
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +18,10 @@ class TrainingProgress:
     """Logs a line an epoch: mean loss and its parts over all processes, time and time left.
 
     Args:
-        loss: the loss in use, for its parts.
+        loss: the loss in use; what it holds in ``parts`` after each call, by name, is logged, too.
     """
 
-    def __init__(self, loss: DRAEMLoss) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         self.loss = loss
         self.sums: dict[str, Tensor] = {}
         self.start = self.epoch_start = 0.0
@@ -56,7 +54,7 @@ class TrainingProgress:
         Args:
             engine: trainer.
         """
-        for name, value in {"loss": engine.state.output["loss"].detach(), **self.loss.parts}.items():
+        for name, value in {"loss": engine.state.output["loss"].detach(), **getattr(self.loss, "parts", {})}.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
     def epoch_completed(self, engine: Engine) -> None:
@@ -69,9 +67,10 @@ class TrainingProgress:
         sums = idist.all_reduce(torch.stack(list(self.sums.values())))
         means = dict(zip(self.sums, (sums / (state.epoch_length * idist.get_world_size())).tolist(), strict=True))
         parts = " + ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
+        parts = f" ({parts})" if parts else ""
         left = (now - self.start) / (state.epoch - self.first_epoch + 1) * (state.max_epochs - state.epoch)
         logger.info(
-            "Epoch %d/%d | loss %.4f (%s) | %.1f s | %s left",
+            "Epoch %d/%d | loss %.4f%s | %.1f s | %s left",
             state.epoch,
             state.max_epochs,
             means["loss"],

@@ -1,6 +1,7 @@
 """Losses of the blocks and of the systems that contain them."""
 
 from ssmctb_monai.losses.draem import DRAEMLoss
+from ssmctb_monai.losses.masked_reconstruction import MaskedReconstructionLoss
 from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
 
-__all__ = ["DRAEMLoss", "SelfSupervisedLoss", "block_reconstruction_loss"]
+__all__ = ["DRAEMLoss", "MaskedReconstructionLoss", "SelfSupervisedLoss", "block_reconstruction_loss"]

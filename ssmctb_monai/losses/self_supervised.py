@@ -14,17 +14,34 @@ from ssmctb_monai.networks.blocks import SelfSupervisedBlock
 def block_reconstruction_loss(network: nn.Module) -> Tensor:
     """Sums what the blocks of a network kept in ``reconstruction_loss`` in their last forward pass.
 
+    Only the last pass counts: for several of them before one backward pass, such as two views of an image, call this
+    after each and add the results. A block that a pass uses twice counts with its last use.
+
     Args:
         network: any network; blocks are found at every depth, a shared one counts once.
 
     Returns:
         Scalar in the graph; 0 where there is no block or the network is in evaluation mode.
 
+    Raises:
+        RuntimeError: when a block is to be trained, but its forward pass ran without gradient, as it does in activation
+            checkpointing with ``use_reentrant=True``. Under ``torch.no_grad`` nothing is raised.
+
     Example:
         >>> loss = dice(network(image), label) + 0.1 * block_reconstruction_loss(network)
     """
-    blocks = (module for module in network.modules() if isinstance(module, SelfSupervisedBlock))
-    losses = [block.reconstruction_loss for block in blocks if block.reconstruction_loss is not None]
+    losses = []
+    for name, block in network.named_modules():
+        if not isinstance(block, SelfSupervisedBlock) or block.reconstruction_loss is None:
+            continue
+        is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters())
+        if is_trained and not block.reconstruction_loss.requires_grad:
+            raise RuntimeError(
+                f"The loss of {type(block).__name__} {name!r} has no gradient, because the forward pass ran without one: "
+                "checkpoint activations with use_reentrant=False; compute the loss of a pass under torch.no_grad there "
+                "too; freeze the parameters of a block that is not to be trained."
+            )
+        losses.append(block.reconstruction_loss)
     return torch.stack(losses).sum() if losses else torch.zeros(())
 
 
@@ -33,6 +50,12 @@ class SelfSupervisedLoss(nn.Module):
 
     Madan et al., *Self-Supervised Masked Convolutional Transformer Block for Anomaly Detection*, TPAMI 46(1), 2024,
     https://arxiv.org/abs/2209.12148.
+
+    It holds under mixed precision, gradient accumulation, `DistributedDataParallel` (given the wrapped network or the
+    bare one) and activation checkpointing with ``use_reentrant=False``. Copy it together with its network, as in
+    ``copy.deepcopy((network, loss))``: a copy of the loss alone refers to a copy of the network that nobody trains.
+
+    After each call ``parts`` holds the detached summands, unweighted, for logging: ``"task"`` and ``"block"``.
 
     Args:
         loss: task loss, called with what this loss is called with.
@@ -56,6 +79,7 @@ class SelfSupervisedLoss(nn.Module):
             raise ValueError(f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add.")
         self.loss = loss
         self.weight = weight
+        self.parts: dict[str, Tensor] = {}
         self._network = [network]  # in a list, so that the network does not become a part of the loss
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,6 +91,11 @@ class SelfSupervisedLoss(nn.Module):
 
         Returns:
             Scalar in the graph.
+
+        Raises:
+            RuntimeError: when a block is to be trained, but its forward pass ran without gradient.
         """
         task_loss = self.loss(*args, **kwargs)
-        return task_loss + self.weight * block_reconstruction_loss(self._network[0]).to(task_loss.device)
+        block_loss = block_reconstruction_loss(self._network[0]).to(task_loss.device)
+        self.parts = {"task": task_loss.detach(), "block": block_loss.detach()}
+        return task_loss + self.weight * block_loss

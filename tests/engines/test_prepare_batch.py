@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssmctb_monai.engines import PrepareBatchAnomaly
+from ssmctb_monai.engines import PrepareBatchAnomaly, PrepareBatchReconstruction
 
 
 def make_batch(keys=("image", "image_clean", "anomaly_mask")):
@@ -38,3 +38,28 @@ def test_missing_key(key):
     del batch[key]
     with pytest.raises(KeyError, match=key):
         PrepareBatchAnomaly()(batch, "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------ reconstruction
+
+
+def test_image_is_its_own_target():
+    image, target = PrepareBatchReconstruction()(make_batch(), "cpu")
+    assert [tensor.unique().tolist() for tensor in (image, target)] == [[0], [0]]
+
+
+def test_other_target():
+    image, target = PrepareBatchReconstruction("image", target_key="image_clean")(make_batch(), "cpu")
+    assert [tensor.unique().tolist() for tensor in (image, target)] == [[0], [1]]
+    image, target = PrepareBatchReconstruction("anomaly_mask", "image")(make_batch(), "cpu")
+    assert [tensor.unique().tolist() for tensor in (image, target)] == [[2], [0]]
+
+
+def test_reconstruction_goes_to_the_device():
+    pair = PrepareBatchReconstruction()(make_batch(), torch.device("meta"), non_blocking=True, dtype=torch.float64)
+    assert {(tensor.device.type, tensor.dtype) for tensor in pair} == {("meta", torch.float64)}
+
+
+def test_missing_target():
+    with pytest.raises(KeyError, match="clean"):
+        PrepareBatchReconstruction(target_key="clean")(make_batch(), "cpu")

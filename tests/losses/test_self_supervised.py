@@ -97,11 +97,24 @@ def test_gradient_accumulation_counts_each_forward_once(network, x):
     torch.testing.assert_close(accumulated, expected)
 
 
-def test_shared_block_counts_once(x):
+def test_shared_block_counts_once_with_its_last_use(x):
     block = SSPCAB(2, 8)
     network = nn.Sequential(block, nn.Identity(), nn.ModuleDict({"again": block})["again"]).train()
+    passes = []
+    block.register_forward_hook(lambda module, args, output: passes.append((output, args[0])))
     network(x)
-    torch.testing.assert_close(block_reconstruction_loss(network), block.reconstruction_loss)
+    assert len(passes) == 2
+    torch.testing.assert_close(block_reconstruction_loss(network), F.mse_loss(*passes[1]))
+
+
+def test_last_of_several_passes_counts(network, x):
+    outputs = [network(scale * x) for scale in (1, 2)]
+    loss = block_reconstruction_loss(network)
+    network(x)
+    assert loss > 1.5 * block_reconstruction_loss(network)
+    network(2 * x)
+    total = SelfSupervisedLoss(nn.MSELoss(), network, weight=1)(outputs[0], x)
+    torch.testing.assert_close(total, F.mse_loss(outputs[0], x) + loss)
 
 
 def test_with_monai_loss_and_plain_sequential():
@@ -125,6 +138,52 @@ def test_inside_a_monai_unet():
     dice = DiceCELoss(to_onehot_y=True, softmax=True)
     total = SelfSupervisedLoss(dice, network)(output, label)
     torch.testing.assert_close(total - dice(output, label), 0.1 * network.model[1].reconstruction_loss)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_after_a_pass_without_gradient_is_refused(network, x, context):
+    """As activation checkpointing with reentrant passes runs it; the block is named."""
+    with context():
+        output = network(x)
+    with pytest.raises(RuntimeError, match=r"SSPCAB 'first\.0' has no gradient.*use_reentrant=False.*no_grad"):
+        block_reconstruction_loss(network)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        SelfSupervisedLoss(nn.L1Loss(), network)(output, x)
+    network.first[0](x)
+    with pytest.raises(RuntimeError, match=r"SSMCTB 'rest\.a\.1\.0' has no gradient"):
+        block_reconstruction_loss(network)
+    network(x)
+    assert block_reconstruction_loss(network).requires_grad
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_evaluation_without_gradient(network, x, context):
+    """Of a pass with gradient and of one without."""
+    loss = SelfSupervisedLoss(nn.MSELoss(), network, weight=0.5)
+    output = network(x)
+    expected = loss(output, x).detach()
+    with context():
+        torch.testing.assert_close(loss(output, x), expected)
+        total = loss(network(x), x)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, expected)
+
+
+def test_frozen_blocks(network, x):
+    """With nothing to train, or behind layers that are; a single parameter to train makes a block one to train."""
+    expected = SelfSupervisedLoss(nn.MSELoss(), network)(network(x), x).detach()
+    for block in network.blocks:
+        block.requires_grad_(False)
+    total = SelfSupervisedLoss(nn.MSELoss(), network)(network(x), x)
+    total.backward()
+    torch.testing.assert_close(total.detach(), expected)
+    assert network.rest["a"][0].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        output = network(x)
+    torch.testing.assert_close(SelfSupervisedLoss(nn.MSELoss(), network)(output, x), expected)
+    network.blocks[1].convolution.bias.requires_grad_()
+    with pytest.raises(RuntimeError, match=r"rest\.a\.1\.0"):
+        block_reconstruction_loss(network)
 
 
 def test_keyword_arguments_reach_the_task_loss(network, x):
@@ -151,3 +210,15 @@ def test_network_without_blocks_is_refused(model):
 def test_negative_weight_is_refused(network):
     with pytest.raises(ValueError, match="weight"):
         SelfSupervisedLoss(nn.MSELoss(), network, weight=-0.1)
+
+
+def test_parts_are_the_summands():
+    torch.manual_seed(0)
+    network, image = nn.Sequential(SSMCTB(2, 3)), torch.rand(2, 3, 8, 8)
+    loss = SelfSupervisedLoss(nn.MSELoss(), network, weight=0.5)
+    assert loss.parts == {}
+    total = loss(network(image), image)
+    assert loss.parts["task"] == nn.functional.mse_loss(network(image), image)
+    assert loss.parts["block"] == network[0].reconstruction_loss
+    assert total == loss.parts["task"] + 0.5 * loss.parts["block"]
+    assert not any(part.requires_grad for part in loss.parts.values())

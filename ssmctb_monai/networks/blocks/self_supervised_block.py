@@ -7,27 +7,18 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor, nn
+
+from ssmctb_monai.networks.error_maps import ssim_map
 
 BlockLoss = Literal["huber", "mse", "mae", "ssim"]
 
 
-def _ssim_error(output: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """1 - SSIM at every position, per channel; the border is replicated so that the map keeps the shape."""
-    spatial_dims = target.dim() - 2
-    padding = [window // 2] * (2 * spatial_dims)
+def _ssim_error(output: Tensor, target: Tensor) -> Tensor:
+    """1 - SSIM at every position, per channel, over the value range of each target of the batch."""
     values = target.detach().flatten(1)
     value_range = (values.amax(dim=1) - values.amin(dim=1)).clamp_min(torch.finfo(values.dtype).eps)
-    ssim, _ = compute_ssim_and_cs(
-        F.pad(output, padding, mode="replicate"),
-        F.pad(target, padding, mode="replicate"),
-        spatial_dims=spatial_dims,
-        kernel_size=[window] * spatial_dims,
-        kernel_sigma=[sigma] * spatial_dims,
-        data_range=value_range.view([-1] + [1] * (spatial_dims + 1)),
-    )
-    return 1 - ssim
+    return 1 - ssim_map(output, target, value_range.view([-1] + [1] * (target.dim() - 1)))
 
 
 _ERRORS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -95,7 +86,11 @@ class SelfSupervisedBlock(nn.Module):
         output = self._predict(x)
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
             if self.training:
-                self.reconstruction_loss = self._error(output, x).mean()
+                loss = self._error(output, x).mean()
+                # Activation checkpointing runs the pass again within backward: that loss is not one more to count, and
+                # it would keep its graph. No public function tells, and torch.compile traces none.
+                if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+                    self.reconstruction_loss = loss
         return output
 
     @torch.jit.unused
@@ -118,4 +113,5 @@ class SelfSupervisedBlock(nn.Module):
         # A mean over millions of squares needs more than the digits of half precision.
         with torch.autocast(output.device.type, enabled=False):
             dtype = torch.promote_types(output.dtype, torch.float32)
-            return _ERRORS[self.loss](output.to(dtype), target.to(dtype), self.delta)
+            # A copy, since the network may go on with the output in place.
+            return _ERRORS[self.loss](output.to(dtype, copy=True), target.to(dtype), self.delta)

@@ -189,30 +189,3 @@ class DRAEM(nn.Module):
         for axis in range(2, x.dim()):
             padded = padded.narrow(axis, 0, x.shape[axis])
         return padded
-
-
-class Reconstruction(nn.Module):
-    """The reconstruction of a DRAEM as a network of its own, for inferers and MONAI's ``EnsembleEvaluator``.
-
-    Args:
-        network: the network; its weights are shared.
-
-    Example:
-        >>> Reconstruction(DRAEM(spatial_dims=2, in_channels=3)).eval()(torch.rand(1, 3, 50, 40)).shape
-        torch.Size([1, 3, 50, 40])
-    """
-
-    def __init__(self, network: DRAEM) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reconstructs the lesion-free image.
-
-        Args:
-            x: image as in `DRAEM`.
-
-        Returns:
-            The reconstruction, of the shape of ``x``.
-        """
-        return self.network.reconstruct(x)

@@ -82,6 +82,19 @@ def test_output_does_not_depend_on_the_mode_or_the_loss(spatial_dims):
         assert torch.equal(other(x), expected)
 
 
+@pytest.mark.parametrize("spatial_dims", DIMS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_follows_may_work_in_place(spatial_dims, loss):
+    torch.manual_seed(0)
+    block, x = small_block(spatial_dims, loss), random_input(spatial_dims, 3)
+    gradients = []
+    for inplace in (False, True):
+        (nn.Sequential(block, nn.ELU(inplace=inplace))(x).sum() + block.reconstruction_loss).backward()
+        gradients.append([parameter.grad.clone() for parameter in block.parameters()])
+        block.zero_grad()
+    assert all(map(torch.equal, *gradients))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses by hand
 
