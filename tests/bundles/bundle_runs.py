@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from monai.bundle import ConfigWorkflow
+from monai.utils import ensure_tuple, set_determinism
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = [ROOT / "bundles" / name for name in ("brats2d", "brats3d")]
 CONFIGS = {"training": "train", "evaluating": "evaluate", "inference": "inference"}
+OVERLAYS = [  # what replaces the network of a bundle
+    path
+    for bundle in BUNDLES
+    for path in sorted(bundle.glob("configs/*.json"))
+    if path.stem not in {*CONFIGS.values(), "metadata"} and not path.stem.startswith("multi_gpu_")
+]
 slow_in_2d = pytest.mark.parametrize(
     "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.slow)], indirect=True
 )
@@ -68,15 +78,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def command(bundle: str, run_id: str, **overrides: Any) -> list[str]:
-    """The command that users copy, ``training``, ``evaluating`` or ``inference``, with overrides."""
+def command(bundle: str, run_id: str, overlay: str | None = None, **overrides: Any) -> list[str]:
+    """The command that users copy, ``training``, ``evaluating`` or ``inference``, with overlay and overrides."""
     config = f"bundles/{bundle}/{CONFIGS[run_id]}.json"
+    config = f"['{config}','bundles/{bundle}/configs/{overlay}.json']" if overlay else config
     words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     return [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *words]
 
 
-def run(bundle: str, run_id: str, **overrides: Any) -> subprocess.CompletedProcess[str]:
-    words = command(bundle, run_id, **overrides)
+def run(bundle: str, run_id: str, overlay: str | None = None, **overrides: Any) -> subprocess.CompletedProcess[str]:
+    words = command(bundle, run_id, overlay, **overrides)
     return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
@@ -85,6 +96,26 @@ def start(bundle: str, run_id: str, **overrides: Any) -> subprocess.Popen[str]:
     words = command(bundle, run_id, **overrides)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, **streams)
+
+
+@contextmanager
+def workflows() -> Iterator[Callable[..., ConfigWorkflow]]:
+    """Makes workflows as MONAI does, without its changes to the test's logging and generators."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+
+    def make(config_files: Path | Sequence[Path], workflow_type: str, **overrides: Any) -> ConfigWorkflow:
+        files = [str(file) for file in ensure_tuple(config_files)]
+        made = ConfigWorkflow(config_file=files, workflow_type=workflow_type, logging_file=False, **overrides)
+        made.initialize()
+        return made
+
+    try:
+        yield make
+    finally:
+        set_determinism(None)
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def folders(folder: Path) -> dict[str, Path]:

@@ -1,10 +1,7 @@
-import logging
 from types import SimpleNamespace
 
 import pytest
-from bundle_runs import AS_TRAINED, GRIDS, ROOT, SMALL, folders, git_status, run, write_case
-from monai.bundle import ConfigWorkflow
-from monai.utils import set_determinism
+from bundle_runs import AS_TRAINED, GRIDS, ROOT, SMALL, folders, git_status, run, workflows, write_case
 
 
 @pytest.fixture(scope="session", params=["brats3d", "brats2d"])
@@ -34,18 +31,6 @@ def trained(bundle, dataset_dir, tmp_path_factory):
 
 @pytest.fixture
 def workflow():
-    """Makes a bundle's workflow as MONAI does, without its changes to the test's logging and generators."""
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-
-    def make(config_file, workflow_type, **overrides):
-        made = ConfigWorkflow(
-            config_file=str(config_file), workflow_type=workflow_type, logging_file=False, **overrides
-        )
-        made.initialize()
-        return made
-
-    yield make
-    set_determinism(None)
-    root.setLevel(level)
-    root.handlers[:] = handlers
+    """Makes a bundle's workflow in this process."""
+    with workflows() as make:
+        yield make

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from pydoc import locate
@@ -16,7 +17,7 @@ from typing import Any
 import monai.bundle
 import pytest
 import torch
-from bundle_runs import BUNDLES, ROOT, write_case
+from bundle_runs import BUNDLES, OVERLAYS, ROOT, write_case
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver, verify_metadata, verify_net_in_out
 from monai.transforms import Compose, SqueezeDimd
 
@@ -24,20 +25,26 @@ from ssmctb_monai import __version__
 
 SCHEMA = ROOT / "tests" / "data" / "metadata_schema" / "meta_schema_20240725.json"
 WORKFLOWS = ("train", "evaluate", "inference")
-# Every config as it runs, those for several processes on top of what they change
-CONFIGS = [
-    [path.with_name(path.name.removeprefix("multi_gpu_")), path] if path.name.startswith("multi_gpu_") else [path]
-    for bundle in BUNDLES
-    for path in sorted(bundle.glob("configs/*.json"))
-    if path.stem != "metadata"
-]
 
 
-def name_of(files: list[Path]) -> str:
-    return "/".join(files[-1].parts[-3::2])
+def as_run(config: Path) -> list[list[Path]]:
+    """A workflow's config as it runs: by itself, below an overlay, and below the config for several processes."""
+    several = config.with_name(f"multi_gpu_{config.name}")
+    alone = [[config], *([config, overlay] for overlay in OVERLAYS if overlay.parent == config.parent)]
+    return [*alone, *([*files, several] for files in alone if several.is_file())]
+
+
+CONFIGS = [files for bundle in BUNDLES for name in WORKFLOWS for files in as_run(bundle / "configs" / f"{name}.json")]
+
+
+def name_of(files: Sequence[Path]) -> str:
+    return f"{files[0].parts[-3]}/{'+'.join(file.stem for file in files)}"
 
 
 over_configs = pytest.mark.parametrize("files", CONFIGS, ids=name_of)
+over_overlays = pytest.mark.parametrize(
+    "files", [files for files in CONFIGS if len(files) == 2 and files[1] in OVERLAYS], ids=name_of
+)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -98,6 +105,11 @@ def test_links_at_the_root(bundle):
 @pytest.mark.parametrize("name", ["LICENSE", "docs/README.md", "configs/metadata.json", "configs/inference.json"])
 def test_files_that_the_model_zoo_asks_for(bundle, name):
     assert (bundle / name).is_file()
+
+
+def test_every_config_is_checked_as_it_runs(bundle):
+    checked = {file for files in CONFIGS for file in files}
+    assert {*bundle.glob("configs/*.json")} - checked == {bundle / "configs/metadata.json"}
 
 
 def test_metadata_follows_the_schema(bundle, tmp_path):
@@ -201,10 +213,63 @@ def test_every_expression_names_what_is_imported(files):
     assert unused == set()
 
 
-@pytest.mark.parametrize("files", [files for files in CONFIGS if len(files) > 1], ids=name_of)
+def new_ids(files: Sequence[Path]) -> set[str]:
+    """Ids of the last file that the others do not have."""
+    base = parser_of(*files[:-1])
+    return {key for key in read(files[-1]) if not can_be_set(base, key.removeprefix("+"))}
+
+
+@pytest.mark.parametrize("files", [files for files in CONFIGS if "multi_gpu" in files[-1].stem], ids=name_of)
 def test_configs_for_several_processes_change_what_is_there(files):
-    base, changes = parser_of(files[0]), read(files[1])
-    assert {key for key in changes if not can_be_set(base, key.removeprefix("+"))} == {"backend", "finalize"}
+    assert new_ids(files) == {"backend", "finalize"}
+
+
+OWN = {
+    "mae": {"score", "mae", "reconstruction_network", "reconstruction_loss"},
+    "autoencoder": {"score", "in_channels", "autoencoder", "reconstruction_network", "reconstruction_loss"},
+}
+OF_OTHER_WORKFLOWS = {
+    "train": {"ckpt_file"},
+    "evaluate": {"ckpt_dir", "max_epochs", "block_weight", "corruption", "prepare_batch", "loss"},
+    "inference": {"ckpt_dir", "max_epochs", "block_weight", "corruption", "prepare_batch", "loss"},
+}
+
+
+@over_overlays
+def test_overlays_change_what_is_there(files):
+    workflow, overlay = files
+    assert new_ids(files) == OWN[overlay.stem] | (OF_OTHER_WORKFLOWS[workflow.stem] & read(overlay).keys())
+
+
+@over_overlays
+def test_overlays_have_places_and_settings_of_their_own(files):
+    workflow, overlay = files
+    base, parser = parser_of(workflow), parser_of(*files)
+    for key in ("ckpt_dir", "ckpt_file", "eval_dir", "output_dir"):
+        if key in base:
+            folders = [Path(each.get_parsed_content(key)) for each in (base, parser)]
+            folders = [folder.parent if key == "ckpt_file" else folder for folder in folders]
+            assert overlay.stem in folders[1].parts
+            assert Path(*(part for part in folders[1].parts if part != overlay.stem)) == folders[0]
+    assert base["settings"]["network"] == "draem"
+    assert parser["settings"]["network"] == overlay.stem
+    assert parser["settings"].keys() >= {"modalities", "spatial_dims", "spacing", "block", "score"}
+
+
+@over_overlays
+@pytest.mark.parametrize("modalities", [["flair"], ["t1ce", "flair"]])
+def test_networks_of_overlays_take_windows(files, modalities):
+    """As every workflow gives them; at evaluation the output has one channel."""
+    parser = parser_of(*files)
+    parser["modalities"] = modalities
+    image = torch.rand(2, len(modalities), *parser["roi_size"][: parser["spatial_dims"]])
+    network = parser.get_parsed_content("network_def")
+    trained = network.train()(image)
+    assert (trained[0] if isinstance(trained, tuple) else trained).shape == image.shape
+    scores = network.eval()(image)
+    assert scores.shape == (2, 1, *image.shape[2:])
+    assert scores.min() >= 0
+    assert scores.std() > 0
 
 
 SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative_width", "roi_size", "network"}
@@ -221,6 +286,7 @@ SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative
         ),
         ("evaluate", SHARED | {"inferer#inferer#inferer"}),
         ("inference", SHARED | {"inferer#inferer#inferer"}),
+        ("autoencoder", set()),
         ("multi_gpu_train", set()),
         ("multi_gpu_evaluate", set()),
     ],

@@ -186,6 +186,15 @@ def test_frozen_blocks(network, x):
         block_reconstruction_loss(network)
 
 
+def test_task_loss_of_half_precision(network, x):
+    """The block loss keeps its digits."""
+    output = network(x)
+    for dtype in (torch.float16, torch.bfloat16):
+        loss = SelfSupervisedLoss(lambda *pair, dtype=dtype: F.mse_loss(*pair).to(dtype), network, weight=0.5)
+        expected = F.mse_loss(output, x).to(dtype).float() + 0.5 * block_reconstruction_loss(network)
+        assert torch.equal(loss(output, x), expected)
+
+
 def test_keyword_arguments_reach_the_task_loss(network, x):
     loss = SelfSupervisedLoss(F.mse_loss, network, weight=0)
     output = network(x)

@@ -79,7 +79,10 @@ def test_ssim_is_monai_s(spatial_dims):
     torch.testing.assert_close(errors, (1 - ssim_map(a, b, torch.tensor(1.0))).mean(1, keepdim=True) / 2)
 
 
-def test_ssim_keeps_double_precision():
+def test_ssim_in_double_precision():
+    a, b = (torch.full((1, 1, 4, 5), value, dtype=torch.float64) for value in (0.3, 0.5))
+    expected = torch.full_like(a, (0.3 + 1e-4) / (0.09 + 0.25 + 1e-4))
+    torch.testing.assert_close(ssim_map(a, b, torch.tensor(1.0, dtype=torch.float64)), expected, rtol=1e-12, atol=0)
     a, b = (x.double().requires_grad_() for x in images(1, 1, 3, 4))
     assert torch.autograd.gradcheck(lambda a, b: ssim_map(a, b, torch.tensor(1.0)), (a, b))
 

@@ -1,4 +1,4 @@
-"""Masked autoencoder that gives images, and at evaluation never a patch that it has seen."""
+"""Masked autoencoder that gives images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
 
     In training a random part of the patches is hidden, and the loss is that of the hidden ones
     (`MaskedReconstructionLoss`). At evaluation several passes hide different patches, and each patch is predicted by
-    the passes that did not see it: an anomaly is never copied from the input. Which patches are shown together is
-    fixed, and stored in the state dict.
+    the passes that did not see it. Which patches are shown together is fixed, and stored in the state dict.
+
+    A block that `insert_block` puts among the tokens, before the first transformer layer, predicts each token from its
+    neighbours on the whole grid, before patches are hidden: through it the tokens that are shown hold something of
+    hidden patches.
 
     Needs einops, an optional dependency of MONAI. Its modules, and the names of its weights, are those of MONAI's
     network. For export it is traced, not scripted, or taken by ``torch.export``.
@@ -129,16 +132,8 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
 
     def _predict(self, x: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Values of all patches (batch, patches, values), and 1 for each that is hidden (batch, patches)."""
-        predicted, hidden = super().forward(self._hide(x, shown), masking_ratio=shown)
+        predicted, hidden = super().forward(x, masking_ratio=shown)
         return predicted, hidden.to(x.dtype)
-
-    def _hide(self, x: Tensor, shown: Tensor) -> Tensor:
-        """Blanks all patches but those shown: a block among the tokens could carry a hidden one to its neighbours."""
-        return x.masked_fill(self._voxels(self._hidden(shown)) > 0, 0)
-
-    def _hidden(self, shown: Tensor) -> Tensor:
-        hidden = torch.ones(shown.shape[0], self.patch_order.shape[0], dtype=torch.int, device=shown.device)
-        return hidden.scatter(1, shown, 0)
 
     def _voxels(self, patches: Tensor) -> Tensor:
         """A number a patch (batch, patches) as an image (batch, 1, …)."""
@@ -147,4 +142,5 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
     def _masking(self, x: Tensor, masking_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Takes the tokens to show; MONAI's forward hands on its ``masking_ratio``, which carries their indices."""
         shown = masking_ratio
-        return x.gather(1, shown[..., None].expand(-1, -1, x.shape[2])), shown, self._hidden(shown)
+        hidden = torch.ones(x.shape[:2], dtype=torch.int, device=x.device).scatter(1, shown, 0)
+        return x.gather(1, shown[..., None].expand(-1, -1, x.shape[2])), shown, hidden

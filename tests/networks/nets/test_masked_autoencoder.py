@@ -163,12 +163,9 @@ def test_each_patch_is_the_mean_of_the_passes_that_hid_it(numbered_passes, spati
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("with_block", [False, True])
-def test_a_patch_does_not_take_part_in_its_own_reconstruction(spatial_dims, with_block):
-    network, x = small(spatial_dims), image(spatial_dims)
-    if with_block:
-        insert_block(network, neighbours(spatial_dims), sample=x)
-    reconstruction = network.eval()(x)
+def test_a_patch_does_not_take_part_in_its_own_reconstruction(spatial_dims):
+    network, x = small(spatial_dims).eval(), image(spatial_dims)
+    reconstruction = network(x)
     for patch in range(len(network.patch_order)):
         changed = x.clone()
         changed[places(spatial_dims, patch)] += 1
@@ -177,40 +174,11 @@ def test_a_patch_does_not_take_part_in_its_own_reconstruction(spatial_dims, with
         assert difference.max() > 1e-6
 
 
-def test_without_blanking_a_block_would_leak(monkeypatch):
-    """The test above can fail."""
+def test_a_block_lets_tokens_hold_their_neighbours():
     network = insert_block(small(), neighbours(2), sample=image()).eval()
-    monkeypatch.setattr(network, "_hide", lambda x, shown: x)
     changed = image()
     changed[places(2, 7)] += 1
     assert (network(changed) - network(image()))[places(2, 7)].abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("spatial_dims", DIMS)
-def test_blanking_changes_nothing_without_a_block(monkeypatch, spatial_dims, mode):
-    network, x = small(spatial_dims).train(mode), image(spatial_dims)
-    torch.manual_seed(1)
-    expected = network(x)
-    monkeypatch.setattr(network, "_hide", lambda x, shown: x)
-    torch.manual_seed(1)
-    output = network(x)
-    for one, other in zip(output, expected, strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("mode", [True, False])
-def test_hidden_patches_are_blank_for_the_embedding(mode):
-    network, x = small().train(mode), image() + 1
-    seen = []
-    network.patch_embedding.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    output = network(x)
-    shares = [(blanked != 0).float().mean() for blanked in seen]
-    if mode:
-        assert torch.equal(seen[0], x * (1 - output[1]))
-    else:
-        assert shares == [pytest.approx(share / 15) for share in (4, 4, 4, 3)]
-        assert torch.equal(sum(seen), x)
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)

@@ -298,8 +298,7 @@ def test_several_outputs_are_traced():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("spatial_dims", DIMS)
+@pytest.mark.parametrize(("spatial_dims", "score"), [*((2, score) for score in SCORES), (3, "msgms")])
 def test_onnx(tmp_path, spatial_dims, score):
     detector, x = ReconstructionDetector(autoencoder(spatial_dims), score).eval(), image(spatial_dims)
     torch.onnx.export(detector, (x,), tmp_path / "detector.onnx", dynamo=True, verbose=False)

@@ -1,0 +1,452 @@
+"""Overlays of both bundles: reconstruction networks are trained, evaluated and applied by the workflows of DRAEM."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import OVERLAYS, ROOT, folders, messages, run, workflows, write_case
+from monai.bundle import ConfigParser
+from torch import nn
+
+from ssmctb_monai.files import write_json
+from ssmctb_monai.losses import MaskedReconstructionLoss, SelfSupervisedLoss
+from ssmctb_monai.metrics import load_thresholds
+from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, SelfSupervisedBlock
+from ssmctb_monai.networks.insertion import InsertedBlock
+from ssmctb_monai.reports import report as report_module
+from ssmctb_monai.transforms import RobustScaleIntensity
+
+MODALITIES = ["flair", "t1ce"]
+SMALL = {  # what every workflow has to be told
+    "mae": {"modalities": MODALITIES, "mae#num_layers": 1, "mae#decoder_num_layers": 1},
+    "autoencoder": {"modalities": MODALITIES, "block": "sspcab"},
+}
+LOSSES = {"mae": MaskedReconstructionLoss, "autoencoder": nn.L1Loss}
+OF_OVERLAYS = {"mae": {"roi_size": [96, 96, 1], "masking_ratio": 0.75, "num_heads": [4, 4], "block": "ssmctb"}}
+OF_OVERLAYS["autoencoder"] = {"strides": [2, 2, 2, 2], "block": "sspcab"}
+MAE, AUTOENCODER, AUTOENCODER_3D = (
+    next(path for path in OVERLAYS if (path.parts[-3], path.stem) == name)
+    for name in (("brats2d", "mae"), ("brats2d", "autoencoder"), ("brats3d", "autoencoder"))
+)
+SCORES = ["l1", "l2", "ssim", "msgms", "block"]
+
+
+def named(path):
+    return f"{path.parts[-3]}/{path.stem}"
+
+
+def of_overlay(path):
+    return SimpleNamespace(
+        name=path.stem,
+        bundle=path.parts[-3],
+        dims={"brats2d": 2, "brats3d": 3}[path.parts[-3]],
+        given=SMALL[path.stem],
+        base_given={name: value for name, value in SMALL[path.stem].items() if "#" not in name},
+        **{name: [path.with_name(f"{name}.json"), path] for name in ("train", "evaluate", "inference")},
+    )
+
+
+@pytest.fixture(scope="module", params=OVERLAYS, ids=named)
+def overlay(request):
+    return of_overlay(request.param)
+
+
+def over(*paths):
+    return pytest.mark.parametrize("overlay", paths, ids=named, indirect=True)
+
+
+def small_training(overlay, folder, dataset_dir):
+    """Overrides of a training with two patients for validation and four for the test."""
+    places = {name: str(path) for name, path in folders(folder).items()}
+    shares = {"dataset_dir": str(dataset_dir), "validation_share": 2, "test_share": 4}
+    return {**places, **shares, "num_samples": 2, **overlay.given}
+
+
+@pytest.fixture(scope="module")
+def trained(overlay, dataset_dir, tmp_path_factory):
+    """Two epochs, in 2D and of the masked autoencoder by the command that users copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = {**small_training(overlay, folder, dataset_dir), "max_epochs": 2}
+    output = ""
+    if overlay.name == "mae":
+        result = run(overlay.bundle, "training", overlay.name, **given)
+        assert result.returncode == 0, result.stderr
+        output = result.stdout
+    else:
+        with workflows() as make:
+            make(overlay.train, "train", **given).run()
+    return SimpleNamespace(ckpt=folder / "ckpt", cache=folder / "cache", output=output)
+
+
+@pytest.fixture
+def training(overlay, workflow, trained, dataset_dir, tmp_path):
+    """Makes the workflow of a training that validates nothing, with the cache of the other one."""
+
+    handlers = json.loads(overlay.train[0].read_text(encoding="utf-8"))["train"]["handlers"]
+    (validation,) = (index for index, each in enumerate(handlers) if each["_target_"] == "ValidationHandler")
+
+    def make(name="run", **overrides):
+        quick = {"cache_dir": str(trained.cache), f"train#handlers#{validation}#_disabled_": True}
+        given = {**small_training(overlay, tmp_path / name, dataset_dir), "max_epochs": 1, **quick, **overrides}
+        return workflow(overlay.train, "train", **given)
+
+    return make
+
+
+@pytest.fixture
+def using(overlay, workflow, trained, dataset_dir, monkeypatch, tmp_path):
+    """Makes the workflow of an evaluation, with few resamples and without the page, or of inference."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: "")
+
+    def make(name="evaluate", **overrides):
+        given = {
+            "ckpt_file": str(trained.ckpt / "model.pt"),
+            "dataset_dir": str(dataset_dir),
+            "output_dir": str(tmp_path / "out"),
+            **overlay.given,
+        }
+        given |= {"evaluation#settings#resamples": 10} if name == "evaluate" else {}
+        return workflow(getattr(overlay, name), "infer", **{**given, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def two_cases(trained, tmp_path):
+    """Datalist of two cases of the test part, one without lesion."""
+    split = json.loads(next(trained.ckpt.glob("datalist_*.json")).read_text(encoding="utf-8"))
+    split = {"test": [entry for entry in split["test"] if entry["case_id"] in ("Made_003", "Made_004")]}
+    (tmp_path / "two_cases.json").write_text(json.dumps(split))
+    return str(tmp_path / "two_cases.json")
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def blocks_of(network):
+    return [module for module in network.modules() if isinstance(module, SelfSupervisedBlock)]
+
+
+def check_refused(make, *words):
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        make()
+    assert all(word in messages(caught.value) for word in words), messages(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(("path", "epochs"), [(MAE, 300), (AUTOENCODER, 60), (AUTOENCODER_3D, 60)])
+@pytest.mark.parametrize("name", ["max_epochs", "train#trainer#max_epochs"])
+def test_epochs_reach_all_that_depends_on_them(path, epochs, name):
+    for given in (None, 30):
+        parser = ConfigParser()
+        parser.read_config([str(path.with_name("train.json")), str(path)])
+        if given:
+            parser[name] = given
+        parser["optimizer"] = None
+        parser["lr_scheduler#_target_"] = "dict"
+        total = given or epochs
+        assert parser.get_parsed_content("train#trainer#max_epochs") == total
+        assert parser.get_parsed_content("val_interval") == total // 6
+        rate = parser.get_parsed_content("lr_scheduler")["lr_lambda"]
+        assert [rate(epoch) for epoch in (0.8 * total - 1, 0.8 * total, 0.9 * total)] == pytest.approx([1, 0.2, 0.04])
+
+
+def test_checkpoint_and_thresholds_are_those_of_training(overlay):
+    def content(files, key):
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in files])
+        return Path(parser.get_parsed_content(key))
+
+    folder = content(overlay.train, "ckpt_dir")
+    assert folder == Path("bundles", overlay.bundle, "models", overlay.name)
+    for files in (overlay.evaluate, overlay.inference):
+        assert content(files, "ckpt_file") == folder / "model.pt"
+
+
+def test_an_evaluation_and_inference_have_folders_of_their_own(overlay):
+    """Both may write maps of the same cases."""
+    found = []
+    for files in (overlay.evaluate, overlay.inference, overlay.evaluate[:1], overlay.inference[:1]):
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in files])
+        found.append(parser.get_parsed_content("output_dir"))
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(("block", "kind"), [("ssmctb", SSMCTB), ("sspcab", SSPCAB), ("none", None), (None, None)])
+@pytest.mark.parametrize("score", SCORES)
+def test_block_and_score(overlay, block, kind, score):
+    """One block: in a transformer before its first layer, in an autoencoder in the penultimate place."""
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in overlay.evaluate])
+    parser["block"], parser["score"] = block, score
+    if score == "block" and kind is None:
+        check_refused(lambda: parser.get_parsed_content("network_def"), "contains no SSPCAB or SSMCTB block")
+        return
+    detector = parser.get_parsed_content("network_def")
+    assert detector.score == score
+    assert [type(module) for module in blocks_of(detector)] == ([kind] if kind else [])
+    places = [name for name, module in detector.named_modules() if isinstance(module, InsertedBlock)]
+    if overlay.name == "mae":
+        assert places == (["network.patch_embedding"] if kind else [])
+    else:
+        assert len(places) == bool(kind)
+    image = torch.rand(1, 1, *parser["roi_size"][: overlay.dims])
+    with torch.no_grad():
+        assert detector.eval()(image).shape == image.shape
+
+
+def test_unknown_score(using):
+    content = using(score="l3").parser.get_parsed_content
+    check_refused(lambda: content("network_def"), "l3", ", ".join(SCORES))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_training_writes_what_the_network_must_be_used_with(overlay, trained):
+    shared = {"modalities": MODALITIES, "spatial_dims": overlay.dims, "spacing": [2, 2, 2], "score": "l1"}
+    written = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
+    assert written == {"network": overlay.name, **shared, **OF_OVERLAYS[overlay.name]}
+
+
+def test_thresholds_of_the_reconstruction_error(overlay, trained):
+    thresholds = load_thresholds(trained.ckpt / "model_thresholds.json")
+    assert list(thresholds) == ["model", "baseline_flair", "baseline_t1ce"]
+    assert thresholds["model"].value > 0.05
+    assert thresholds["model"].false_positive_rate == 0.01
+    assert re.fullmatch(r"\d+ voxels in lesion-free regions of 2 cases", thresholds["model"].source)
+
+
+def test_training_trains_everything(overlay, trained):
+    """The block, too; only what MONAI's layers hold for cross-attention stands idle."""
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in overlay.inference])
+    parser.update(overlay.given)
+    network = parser.get_parsed_content("network_def")
+    weights, before = load(trained.ckpt / "model.pt"), network.state_dict()
+    assert weights.keys() == before.keys()
+    network.load_state_dict(weights)
+    steps = load(trained.ckpt / "training.pt")["optimizer"]["state"]
+    names = [name for name, _ in network.named_parameters()]
+    idle = {name for index, name in enumerate(names) if index not in steps}
+    assert {name for name in idle if "cross_attn" not in name and "position_embedding" not in name} == set()
+    assert len(names) - len(idle) > 20
+    assert any("block" in name for name in set(names) - idle)
+
+
+@over(MAE)
+def test_command_logs_loss_and_figures(trained):
+    lines = re.findall(r"Epoch (\d)/2 \| loss ([\d.]+) \(task ([\d.]+) \+ block ([\d.]+)\) \|", trained.output)
+    assert [line[0] for line in lines] == ["1", "2"]
+    for _, loss, task, block in lines:
+        assert float(block) > 0
+        assert float(loss) == pytest.approx(float(task) + 0.1 * float(block), abs=2e-4)
+    assert float(lines[1][2]) < 0.9 * float(lines[0][2])  # it learns
+    assert re.findall(r"Epoch\[(\d)\] Metrics -- .*pixel_average_precision: [\d.]+", trained.output) == ["0", "1", "2"]
+
+
+def test_images_are_their_own_targets(overlay, training):
+    """No anomaly is put into them."""
+    parser = training().parser
+    (batch, *_) = parser.get_parsed_content("train#dataloader")
+    assert not batch.keys() & {"image_clean", "anomaly_mask"}
+    assert batch["image"].shape == (2, 2, *parser["roi_size"][: overlay.dims])
+    prepared, target = parser.get_parsed_content("train#trainer").prepare_batch(batch, "cpu")
+    assert torch.equal(prepared, batch["image"])
+    assert torch.equal(target, batch["image"])
+
+
+@over(AUTOENCODER)
+def test_weight_of_the_block_loss(training):
+    losses, weights = {}, {}
+    for weight in (0, 0.1, 10):
+        made = training(f"weight {weight}", block_weight=weight, learning_rate=0.01)
+        made.run()
+        loss = made.parser.get_parsed_content("loss")
+        assert loss.parts["block"] > 1e-4
+        total = torch.as_tensor(made.parser.get_parsed_content("train#trainer").state.output["loss"])
+        torch.testing.assert_close(total, loss.parts["task"] + weight * loss.parts["block"])
+        losses[weight] = total
+        weights[weight] = blocks_of(made.parser.get_parsed_content("network"))[0].convolution.bias
+    assert losses[0] < losses[10]
+    assert not torch.equal(weights[0], weights[0.1])
+
+
+def test_training_without_a_block(overlay, training, tmp_path, caplog):
+    made = training(block="none")
+    with caplog.at_level("INFO"):
+        made.run()
+    assert type(made.parser.get_parsed_content("loss")) is LOSSES[overlay.name]
+    assert re.search(r"Epoch 1/1 \| loss [\d.]+ \| ", caplog.text)
+    assert not any(".block." in name for name in load(tmp_path / "run" / "ckpt" / "model.pt"))
+    assert json.loads((tmp_path / "run/ckpt/model_settings.json").read_text(encoding="utf-8"))["block"] == "none"
+
+
+@over(MAE)
+def test_loss_of_the_block_is_added_to_that_of_the_hidden_patches(training):
+    loss = training().parser.get_parsed_content("loss")
+    assert isinstance(loss, SelfSupervisedLoss)
+    assert isinstance(loss.loss, MaskedReconstructionLoss)
+
+
+@over(MAE)
+def test_resumed_training_is_unbroken_training(training, tmp_path):
+    """Patches are hidden as in the epoch of the unbroken run."""
+    same_rate = {"lr_scheduler#lr_lambda": "$lambda epoch: 1.0"}
+    training("unbroken", max_epochs=2, **same_rate).run()
+    training("broken", max_epochs=1, **same_rate).run()
+    first = load(tmp_path / "broken/ckpt/training.pt")
+    training("broken", max_epochs=2, resume=True, **same_rate).run()
+    one, other = (load(tmp_path / name / "ckpt/training.pt") for name in ("unbroken", "broken"))
+    for part in ("network", "weight_average", "optimizer"):
+        torch.testing.assert_close(other[part], one[part], rtol=0, atol=1e-6)
+    assert not torch.equal(first["network"]["network.cls_token"], one["network"]["network.cls_token"])
+
+
+@over(MAE)
+def test_windows_of_whole_patches(training):
+    check_refused(lambda: training(roi_size=[90, 90, 1]).parser.get_parsed_content("network"), "patch_size", "(90, 90)")
+    assert training(roi_size=[64, 48, 1]).parser.get_parsed_content("mae").img_size == (64, 48)
+
+
+# ---------------------------------------------------------------------------------------------- evaluation, inference
+
+
+def test_evaluation(using, trained, two_cases, tmp_path):
+    using(datalist_file=two_cases).run()
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert (report["cases"], report["failed_cases"]) == (2, [])
+    threshold = load_thresholds(trained.ckpt / "model_thresholds.json")["model"]
+    assert report["methods"]["model"]["threshold"]["value"] == threshold.value
+    figures = {name: method["figures"] for name, method in report["methods"].items()}
+    for name in ("pixel_auroc", "slice_auroc", "dice_at_threshold", "lesion_sensitivity"):
+        assert 0 <= figures["model"][name]["value"] <= 1
+        assert figures["model"][name]["value"] != figures["baseline_flair"][name]["value"] or name != "pixel_auroc"
+
+
+@over(AUTOENCODER)
+@pytest.mark.parametrize("score", SCORES[1:])
+def test_reports_of_other_scores(using, trained, two_cases, tmp_path, score):
+    """A network may be trained for any of them."""
+    settings = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
+    for name in ("model.pt", "model_thresholds.json"):
+        shutil.copy(trained.ckpt / name, tmp_path / name)
+    write_json({**settings, "score": score}, tmp_path / "model_settings.json")
+    given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True}
+    made = using(score=score, **given)
+    made.run()
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert 0 < report["methods"]["model"]["figures"]["pixel_auroc"]["value"] < 1
+    detector = made.parser.get_parsed_content("network_def")
+    (item, *_) = made.parser.get_parsed_content("dataset")
+    with torch.no_grad():
+        expected = made.parser.get_parsed_content("inferer")(item["image"][None].as_tensor(), detector)
+    found = nibabel.load(tmp_path / "out/maps/Made_003.nii.gz").get_fdata()
+    assert found.max() == pytest.approx(float(expected.max()), rel=0.3)  # resampled
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A scan on the grid that networks see."""
+    write_case(tmp_path / "scans", "Made_009")
+    folder = tmp_path / "scans" / "Made_009"
+    return np.stack([nibabel.load(folder / f"Made_009_{kind}.nii.gz").get_fdata() for kind in MODALITIES])
+
+
+def test_inference(overlay, using, scan, tmp_path):
+    """The map is the distance of the reconstruction from the scan, in the network's intensities."""
+    made = using(
+        "inference",
+        dataset_dir=str(tmp_path / "scans"),
+        threshold=0.4,
+        save_mask=True,
+        save_reconstruction=True,
+    )
+    made.run()
+    found = {
+        kind: nibabel.load(tmp_path / "out" / kind / "Made_009.nii.gz").get_fdata()
+        for kind in ("maps", "masks", "reconstructions")
+    }
+    brain = torch.from_numpy(scan[:1] > 0)
+    median, width = RobustScaleIntensity().ranges(torch.from_numpy(scan), brain).numpy().T[..., None, None, None]
+    reconstruction = 0.5 + (np.moveaxis(found["reconstructions"], -1, 0) - median) / width
+    image = RobustScaleIntensity()(torch.from_numpy(scan), brain).numpy()
+    distance = np.abs(reconstruction - image).mean(axis=0) * brain.numpy()[0]
+    assert distance.max() > 0.1
+    # Where windows overlap, the mean of their distances is at least the distance of their mean.
+    assert (found["maps"] > distance - 1e-3).all()
+    if overlay.bundle == "brats2d":
+        np.testing.assert_allclose(found["maps"], distance, atol=1e-3)
+    np.testing.assert_array_equal(found["masks"], (found["maps"] >= 0.4) & brain.numpy()[0])
+    assert 0 < found["masks"].sum() < brain.sum()
+    with (tmp_path / "out/summary.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["case_id"], row["threshold"], row["problem"]) == ("Made_009", "0.4", "")
+    settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))
+    assert (settings["network"], settings["score"]) == (overlay.name, "l1")
+
+
+@over(AUTOENCODER)
+def test_inference_takes_the_threshold_of_training(using, trained, scan, tmp_path):
+    using("inference", dataset_dir=str(tmp_path / "scans")).run()
+    settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))
+    assert settings["threshold"] == load_thresholds(trained.ckpt / "model_thresholds.json")["model"].value
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inference"])
+def test_checkpoint_of_an_overlay_without_it(overlay, trained, workflow, name):
+    files = getattr(overlay, name)[:1]
+    made = workflow(files, "infer", ckpt_file=str(trained.ckpt / "model.pt"), **overlay.base_given)
+    check_refused(made.run, f"trained with network {overlay.name}", "not with network draem")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inference"])
+def test_checkpoint_of_draem_with_an_overlay(overlay, using, workflow, tmp_path, name):
+    settings = workflow(overlay.train[0], "train", **overlay.base_given).parser.get_parsed_content("settings")
+    write_json(settings, tmp_path / "model_settings.json")
+    (tmp_path / "model.pt").touch()
+    made = using(name, ckpt_file=str(tmp_path / "model.pt"))
+    check_refused(made.run, "trained with network draem", f"not with network {overlay.name}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_network_without_settings(overlay, using, two_cases, tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
+    given = {"ckpt_file": str(tmp_path / "model.pt"), "thresholds_file": "none", "datalist_file": two_cases}
+    check_refused(using(**given).run, "ReconstructionDetector")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inference"])
+def test_settings_that_training_did_not_have(overlay, using, name):
+    others = {"score": ("msgms", "score l1, not with score msgms"), "spacing": ([1.5] * 3, "spacing [2.0, 2.0, 2.0]")}
+    others["block"] = ("none", f"block {OF_OVERLAYS[overlay.name]['block']}, not with block none")
+    if overlay.name == "mae":
+        others["roi_size"] = ([64, 64, 1], "roi_size [96, 96, 1], not with roi_size [64, 64, 1]")
+        others["mae#masking_ratio"] = (0.5, "masking_ratio 0.75, not with masking_ratio 0.5")
+        others["mae#num_heads"] = (8, "num_heads [4, 4], not with num_heads [8, 4]")
+        others["mae#decoder_num_heads"] = (2, "num_heads [4, 4], not with num_heads [4, 2]")
+    else:
+        others["autoencoder#strides"] = ([2, 2, 2, 1], "strides [2, 2, 2, 2], not with strides [2, 2, 2, 1]")
+        other_dims = 5 - overlay.dims
+        others["spatial_dims"] = (other_dims, f"spatial_dims {overlay.dims}, not with spatial_dims {other_dims}")
+    for key, (value, words) in others.items():
+        parser = using(name, **{key: value}).parser
+        check_refused(lambda parser=parser: parser.get_parsed_content("checkpoint"), f"trained with {words}")
+    using(name).parser.get_parsed_content("checkpoint")
