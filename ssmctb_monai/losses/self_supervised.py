@@ -37,7 +37,7 @@ def block_reconstruction_loss(network: nn.Module) -> Tensor:
         is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters())
         if is_trained and not block.reconstruction_loss.requires_grad:
             raise RuntimeError(
-                f"The loss of {type(block).__name__} {name!r} has no gradient, because the forward pass ran without one: "
+                f"The loss of {type(block).__name__} {name!r} has no gradient, since its forward pass ran without one: "
                 "checkpoint activations with use_reentrant=False; compute the loss of a pass under torch.no_grad there "
                 "too; freeze the parameters of a block that is not to be trained."
             )

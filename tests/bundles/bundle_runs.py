@@ -91,6 +91,14 @@ def run(bundle: str, run_id: str, overlay: str | None = None, **overrides: Any) 
     return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
+def run_on_two(run_id: str, *config_files: Path | str, **overrides: Any) -> subprocess.CompletedProcess[str]:
+    """The command for two processes that users copy, with ``torchrun`` by its module."""
+    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["monai.bundle", "run", run_id, "--config_file", str([str(file) for file in config_files]), *words]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
 def start(bundle: str, run_id: str, **overrides: Any) -> subprocess.Popen[str]:
     """Starts the command; what it writes, errors among it, can be read line by line."""
     words = command(bundle, run_id, **overrides)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from bundle_runs import AS_TRAINED, ROOT, SMALL, environment, folders, slow_in_2d
+from bundle_runs import AS_TRAINED, ROOT, SMALL, folders, run_on_two, slow_in_2d
 
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.reports import report as report_module
@@ -25,14 +23,6 @@ STATE = """{
     'training': list(@train#sampler), 'validation': list(@validate#dataloader.sampler),
     'validated': [case.case_id for case in @validate#metric.compute().cases]
 }"""
-
-
-def run_on_two(run_id, *config_files, **overrides):
-    """The command that users copy, with ``torchrun`` by its module."""
-    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["monai.bundle", "run", run_id, "--config_file", str([str(file) for file in config_files]), *words]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def train(bundle, folder, **overrides):

@@ -295,16 +295,18 @@ def test_weight_0_trains_as_the_task_loss_does(spatial_dims, network):
 @needs_cuda
 def test_supervised_trainer_in_float16(spatial_dims, network):
     batches = [make_batch(spatial_dims, seed=seed) for seed in range(3)]
-    start, expected_losses = weights(network), trained_by_hand(spatial_dims, batches)[0]
+    expected_losses, expected = trained_by_hand(spatial_dims, batches)
+    start = weights(network)
     network.to("cuda")
     trainer = make_trainer(network, batches, make_loss(network), "cuda", amp=True)
     trainer.scaler = torch.amp.GradScaler("cuda", init_scale=1024)  # so that no step is left out
     trainer.run()
     torch.testing.assert_close(torch.stack(trainer.losses), expected_losses, rtol=0.01, atol=0)
     assert all(loss.dtype == torch.float32 for loss in trainer.losses)
-    moved = [value - old for value, old in zip(weights(network), start, strict=True)]
-    expected = [value - old for value, old in zip(trained_by_hand(spatial_dims, batches)[1], start, strict=True)]
-    assert distance(network, moved, expected) < 0.01
+    moved, expected_moves = (
+        [value - old for value, old in zip(each, start, strict=True)] for each in (weights(network), expected)
+    )
+    assert distance(network, moved, expected_moves) < 0.01
 
 
 # ------------------------------------------------------------------------------------------------ gradient accumulation

@@ -17,7 +17,7 @@ from ssmctb_monai.networks import insert_block
 from ssmctb_monai.networks.nets import MaskedAutoencoder, masked_autoencoder
 
 DIMS = [2, 3]
-SIZES = {2: (12, 20), 3: (12, 8, 4)}  # 3 x 5 and 3 x 2 x 1 patches of 4 voxels a side
+SIZES = {2: (12, 20), 3: (8, 12, 8)}  # 3 x 5 and 2 x 3 x 2 patches of 4 voxels a side
 SMALL = {"hidden_size": 24, "mlp_dim": 16, "num_layers": 1, "num_heads": 2}
 SMALL |= {f"decoder_{name}": size for name, size in SMALL.items()}
 
