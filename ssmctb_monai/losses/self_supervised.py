@@ -53,7 +53,7 @@ class SelfSupervisedLoss(nn.Module):
 
     It holds under mixed precision, gradient accumulation, `DistributedDataParallel` (given the wrapped network or the
     bare one) and activation checkpointing with ``use_reentrant=False``. Copy it together with its network, as in
-    ``copy.deepcopy((network, loss))``: a copy of the loss alone refers to a copy of the network that nobody trains.
+    ``copy.deepcopy((network, loss))``: a copy of the loss alone refers to a copy of the network that nobody runs.
 
     After each call ``parts`` holds the detached summands, unweighted, for logging: ``"task"`` and ``"block"``.
 
@@ -93,9 +93,16 @@ class SelfSupervisedLoss(nn.Module):
             Scalar in the graph.
 
         Raises:
-            RuntimeError: when a block is to be trained, but its forward pass ran without gradient.
+            RuntimeError: when a block is to be trained, but its forward pass ran without gradient, or no block in
+                training mode ran at all.
         """
         task_loss = self.loss(*args, **kwargs)
+        blocks = [module for module in self._network[0].modules() if isinstance(module, SelfSupervisedBlock)]
+        if torch.is_grad_enabled() and all(block.training and block.reconstruction_loss is None for block in blocks):
+            raise RuntimeError(
+                "No block of the network has run since it was set to training mode: call the network before its loss, "
+                "on this network and not on a copy. DataParallel runs copies; take DistributedDataParallel."
+            )
         block_loss = block_reconstruction_loss(self._network[0]).to(task_loss.device)
         self.parts = {"task": task_loss.detach(), "block": block_loss.detach()}
         return task_loss + self.weight * block_loss

@@ -80,12 +80,20 @@ def ssim_map(a: Tensor, b: Tensor, value_range: Tensor) -> Tensor:
     """
     gaussian = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=a.dtype) / 1.5) ** 2)
     windows = [gaussian / gaussian.sum()] * (a.dim() - 2)
+    # Without the offset that both share, small variances do not drown in the squares of large values.
+    offset = b.mean(dim=[axis + 2 for axis in range(b.dim() - 2)], keepdim=True)
+    a, b = a - offset, b - offset
     mean_a, mean_b = _filtered(a, windows), _filtered(b, windows)
-    square_a, square_b, product = mean_a.square(), mean_b.square(), mean_a * mean_b
-    variances = _filtered(a.square() + b.square(), windows) - (square_a + square_b)
-    covariance = _filtered(a * b, windows) - product
+    variances = _filtered(a.square() + b.square(), windows) - (mean_a.square() + mean_b.square())
+    covariance = _filtered(a * b, windows) - mean_a * mean_b
+    mean_a, mean_b = mean_a + offset, mean_b + offset
     c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
-    return (2 * product + c1) / (square_a + square_b + c1) * (2 * covariance + c2) / (variances + c2)
+    return (
+        (2 * mean_a * mean_b + c1)
+        / (mean_a.square() + mean_b.square() + c1)
+        * (2 * covariance + c2)
+        / (variances.clamp_min(0) + c2)
+    )
 
 
 def _msgms_error(a: Tensor, b: Tensor) -> Tensor:

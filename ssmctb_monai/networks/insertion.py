@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PATCH_EMBEDDINGS = (PatchEmbeddingBlock, PatchEmbed)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class InsertedBlock(nn.Module):
@@ -56,7 +57,9 @@ class InsertedBlock(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr((self.replaced or [self.module])[0], name)
+            if name.startswith("__") or "module" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.module, name)
 
 
 def _save_as_module(inserted: InsertedBlock, state_dict: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
@@ -64,13 +67,27 @@ def _save_as_module(inserted: InsertedBlock, state_dict: MutableMapping[str, Any
         state_dict[prefix + key.removeprefix(f"{prefix}module.")] = state_dict.pop(key)
 
 
-def _load_as_module(inserted: InsertedBlock, state_dict: MutableMapping[str, Any], prefix: str, *args: Any) -> None:
+def _load_as_module(
+    inserted: InsertedBlock,
+    state_dict: MutableMapping[str, Any],
+    prefix: str,
+    metadata: Any,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    errors: list[str],
+) -> None:
     keys = [key for key in state_dict if key.startswith(prefix) and not key.startswith(f"{prefix}block.")]
-    state = {key.removeprefix(prefix): state_dict.pop(key) for key in keys}
-    if inserted.replaced:
-        inserted.replaced[0].load_state_dict(state, strict=False)
-    else:
-        state_dict.update({f"{prefix}module.{key}": value for key, value in state.items()})
+    if not inserted.replaced:
+        state_dict.update({f"{prefix}module.{key.removeprefix(prefix)}": state_dict.pop(key) for key in keys})
+        return
+    (replaced,) = inserted.replaced
+    known = replaced.state_dict().keys()
+    state = {key.removeprefix(prefix): state_dict.pop(key) for key in keys if key.removeprefix(prefix) in known}
+    try:
+        replaced.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        errors.append(f"At {prefix.rstrip('.')}: {error}")
 
 
 class _OnTokens(nn.Module):
@@ -94,7 +111,7 @@ class _Place:
     name: str
     module: nn.Module
     shape: torch.Size
-    shape_preserving: bool
+    in_place: bool
     grid: list[int] | None = None
     """Of tokens."""
 
@@ -107,7 +124,7 @@ class _Place:
         return len(self.shape[2:] if self.grid is None else self.grid)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.channels} channels, {'in its place' if self.shape_preserving else 'after it'})"
+        return f"{self.name} ({self.channels} channels, {'in its place' if self.in_place else 'after it'})"
 
 
 def insert_block(
@@ -128,8 +145,9 @@ def insert_block(
     still be loaded (``strict=False``; only keys of the block are missing), and `remove_blocks` undoes it.
 
     Args:
-        network: the network. It is run on the sample once, in evaluation mode; neither its state nor the random
-            numbers that follow change.
+        network: the network, in 2D or 3D. Insert before an optimizer takes its parameters, before averaged copies, and
+            before `DistributedDataParallel` wraps it. It is run on the sample several times, in evaluation mode; that
+            changes neither its state nor the random numbers that follow.
         block: ``"sspcab"``, ``"ssmctb"``, or a callable from a number of channels to a shape-preserving module.
         where: the dotted name of a convolution (of PyTorch, or MONAI's ``Convolution`` with its norm and activation)
             or of MONAI's patch embedding, or several of them; or ``"penultimate"``. That is the convolution, in the
@@ -143,7 +161,8 @@ def insert_block(
         The network, with the block on the device, and of the data type, of its neighbours.
 
     Raises:
-        ValueError: when a block cannot stand at a place; the message lists where it can. The network is unchanged.
+        ValueError: when a block cannot stand at a place; the message lists where it can. Also when the network does
+            not run on the sample, does not call the block, or is wrapped. The network is unchanged.
         TypeError: when ``sample`` is neither a tensor nor a tuple.
 
     Example:
@@ -155,18 +174,32 @@ def insert_block(
         raise TypeError(
             f"sample must be a tensor or the tuple of the network's arguments, got {type(sample).__name__}."
         )
-    places, penultimate = _find_places(network, (sample,) if isinstance(sample, Tensor) else sample)
+    if wrappers := [module for module in network.modules() if isinstance(module, _WRAPPERS)]:
+        raise ValueError(
+            f"{type(wrappers[0]).__name__} must wrap the network after the block was inserted, not before."
+        )
+    arguments = (sample,) if isinstance(sample, Tensor) else sample
     names = [where] if isinstance(where, str) else list(where)
-    chosen = [_choose(network, name, places, penultimate) for name in names]
+    places = _find_places(network, arguments)
+    chosen = [_choose(network, arguments, name, places) for name in names]
     modules = [place.module for place in chosen]
-    if any(module in chain.from_iterable(map(_submodules, modules)) for module in modules) or (
-        len(set(modules)) < len(modules)
-    ):
-        raise ValueError(f"Blocks cannot stand inside each other or twice at one place: {names}.")
-    blocks = [_make_block(network, block, place) for place in chosen]
-    for place, made in zip(chosen, blocks, strict=True):
-        inserted = InsertedBlock(place.module, made, in_place=place.shape_preserving)
-        _replace(network, place.module, inserted.train(place.module.training))
+    inner = {part for module in modules for part in list(module.modules())[1:]}
+    if not modules or len(set(modules)) < len(modules) or not inner.isdisjoint(modules):
+        raise ValueError(f"where must name places, none of them twice or inside another one, got {names}.")
+    # Parameters made in inference mode could not be trained
+    with torch.inference_mode(mode=False):
+        blocks = {
+            place.module: InsertedBlock(place.module, _make_block(network, block, place), place.in_place)
+            for place in chosen
+        }
+    for module, inserted in blocks.items():
+        _replace(network, module, inserted.train(module.training))
+    try:
+        _check_blocks_run(network, arguments, blocks.values())
+    except ValueError:
+        for module, inserted in blocks.items():
+            _replace(network, inserted, module)
+        raise
     return network
 
 
@@ -184,51 +217,69 @@ def remove_blocks(network: Network) -> Network:
         >>> remove_blocks(insert_block(network, "ssmctb", sample=image))
     """
     for inserted in [module for module in network.modules() if isinstance(module, InsertedBlock)]:
-        module = _like_neighbour(inserted.replaced[0], inserted) if inserted.replaced else inserted.module
+        module = _like_neighbour(inserted.replaced[0], inserted, network) if inserted.replaced else inserted.module
         _replace(network, inserted, module.train(inserted.training))
     return network
 
 
-def _find_places(network: nn.Module, arguments: tuple[Any, ...]) -> tuple[list[_Place], _Place | None]:
-    """Runs the network and notes every place in the order of execution, and the one that is penultimate."""
-    taken = {
-        part
-        for module in network.modules()
-        if isinstance(module, InsertedBlock | SelfSupervisedBlock)
-        for part in module.modules()
-    }
-    candidates = (*_CONVOLUTIONS, *_PATCH_EMBEDDINGS, Convolution)
+def _find_places(network: nn.Module, arguments: tuple[Any, ...]) -> list[_Place]:
+    """Runs the network and notes every place, in the order of execution."""
+    blocks = [module for module in network.modules() if isinstance(module, InsertedBlock | SelfSupervisedBlock)]
+    taken = {part for block in blocks for part in block.modules()}
     names = {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, candidates) and module not in taken
+        if name and isinstance(module, (*_CONVOLUTIONS, *_PATCH_EMBEDDINGS, Convolution))
+        if module not in taken and taken.isdisjoint(module.modules())
     }
     places: dict[nn.Module, _Place] = {}
 
-    def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        grid = _token_grid(module, args[0]) if output.dim() == 3 else None
+    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         places.pop(module, None)  # the last run counts
-        places[module] = _Place(names[module], module, output.shape, output.shape == args[0].shape, grid)
+        tokens = isinstance(module, PatchEmbeddingBlock)
+        if args and (tokens or output.dim() in (4, 5)):  # no input by its name, and neither 1D nor without batch
+            grid = _token_grid(module, args[0]) if tokens else None
+            in_place = output.shape == args[0].shape and not _resamples(module)
+            places[module] = _Place(names[module], module, output.shape, in_place, grid)
 
     _run(network, arguments, dict.fromkeys(names, note))
-    embeddings = [place for module, place in places.items() if isinstance(module, _PATCH_EMBEDDINGS)]
-    if embeddings:
-        return list(places.values()), embeddings[0]
-    convolutions = [module for module in places if isinstance(module, _CONVOLUTIONS)]
-    reached: list[bool] = []
+    return list(places.values())
 
-    def spoil(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        return output * torch.nan
 
-    def look(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        reached.append(bool(args[0].isnan().any()))
+def _penultimate(network: nn.Module, arguments: tuple[Any, ...], places: Sequence[_Place]) -> _Place | None:
+    for place in places:
+        if isinstance(place.module, _PATCH_EMBEDDINGS):
+            return place
+    convolutions = [place for place in places if isinstance(place.module, _CONVOLUTIONS)]
+    inputs: list[Tensor] = []  # of the last one
 
-    for module in convolutions[-2::-1]:
-        if max(module.kernel_size) > 1:
-            _run(network, arguments, {module: spoil, convolutions[-1]: look})
-            if reached[-1]:
-                return list(places.values()), places[module]
-    return list(places.values()), None
+    def keep_input(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(args[0])
+
+    def replace_by_noise(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)  # the network may draw random numbers itself
+        return torch.rand(output.shape, generator=generator).to(output)
+
+    for place in convolutions[-2::-1]:
+        kernel_size: Any = place.module.kernel_size
+        if max(kernel_size) > 1:
+            last = convolutions[-1].module
+            _run(network, arguments, {last: keep_input})
+            _run(network, arguments, {last: keep_input, place.module: replace_by_noise})
+            if not torch.allclose(inputs[-1], inputs[-2]):
+                return place
+    return None
+
+
+def _check_blocks_run(network: nn.Module, arguments: tuple[Any, ...], blocks: Iterable[InsertedBlock]) -> None:
+    idle = set(blocks)
+    _run(network, arguments, {block: lambda module, args, output: idle.discard(module) for block in idle})
+    if idle:
+        names = [name for name, module in network.named_modules() if module in idle]
+        raise ValueError(
+            f"{type(network).__name__} holds {', '.join(names)} elsewhere, too, and would not call a block there: name "
+            "another place."
+        )
 
 
 def _run(network: nn.Module, arguments: tuple[Any, ...], hooks: Mapping[nn.Module, Callable[..., Any]]) -> None:
@@ -237,7 +288,8 @@ def _run(network: nn.Module, arguments: tuple[Any, ...], hooks: Mapping[nn.Modul
     network.eval()
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            network(*arguments)
+            buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+            torch.func.functional_call(network, buffers, arguments)
     except Exception as error:
         shapes = [tuple(value.shape) if isinstance(value, Tensor) else value for value in arguments]
         raise ValueError(f"{type(network).__name__} does not run on the sample {shapes}: {error}") from error
@@ -246,6 +298,11 @@ def _run(network: nn.Module, arguments: tuple[Any, ...], hooks: Mapping[nn.Modul
             handle.remove()
         for module, mode in training.items():
             module.training = mode
+
+
+def _resamples(module: nn.Module) -> bool:
+    convolution: Any = module.conv if isinstance(module, Convolution) else module
+    return isinstance(convolution, _CONVOLUTIONS) and max(convolution.stride) > 1
 
 
 def _token_grid(embedding: nn.Module, image: Tensor) -> list[int]:
@@ -257,15 +314,17 @@ def _token_grid(embedding: nn.Module, image: Tensor) -> list[int]:
     return [size // patch for size, patch in zip(image.shape[2:], patch_size, strict=True)]
 
 
-def _choose(network: nn.Module, name: str, places: Sequence[_Place], penultimate: _Place | None) -> _Place:
+def _choose(network: nn.Module, arguments: tuple[Any, ...], name: str, places: Sequence[_Place]) -> _Place:
     possible = (
         f"Places in {type(network).__name__}, in the order of execution: {', '.join(map(str, places)) or 'none'}."
     )
-    if name == "penultimate":
-        if penultimate is None:
-            raise ValueError(f"There is no convolution before the last one, other than pointwise ones. {possible}")
-        return penultimate
     modules = dict(network.named_modules(remove_duplicate=False))
+    if name == "penultimate":
+        if taken := [key for key, module in modules.items() if isinstance(module, InsertedBlock)]:
+            raise ValueError(f"There is a block at {taken[0]!r} already: name a place for another one. {possible}")
+        if (place := _penultimate(network, arguments, places)) is None:
+            raise ValueError(f"There is no convolution before the last one, other than pointwise ones. {possible}")
+        return place
     if name not in modules:
         raise ValueError(f"There is no module {name!r}. {possible}")
     if isinstance(modules[name], InsertedBlock):
@@ -275,12 +334,8 @@ def _choose(network: nn.Module, name: str, places: Sequence[_Place], penultimate
             return place
     raise ValueError(
         f"A block cannot stand at {name!r} ({type(modules[name]).__name__}): it is no convolution or patch embedding, "
-        f"did not run on the sample, or is part of a block. {possible}"
+        f"did not run on the sample, or is part of a block or holds one. {possible}"
     )
-
-
-def _submodules(module: nn.Module) -> list[nn.Module]:
-    return list(module.modules())[1:]
 
 
 def _make_block(network: nn.Module, block: BlockName | Callable[[int], nn.Module], place: _Place) -> nn.Module:

@@ -46,7 +46,10 @@ def named(path):
     return f"{path.parts[-3]}/{path.stem}"
 
 
-def of_overlay(path):
+@pytest.fixture(scope="module", params=OVERLAYS, ids=named)
+def overlay(request):
+    """Name and bundle of each overlay, the files of each workflow, and what these have to be told."""
+    path = request.param
     return SimpleNamespace(
         name=path.stem,
         bundle=path.parts[-3],
@@ -57,13 +60,8 @@ def of_overlay(path):
     )
 
 
-@pytest.fixture(scope="module", params=OVERLAYS, ids=named)
-def overlay(request):
-    return of_overlay(request.param)
-
-
-def over(*paths):
-    return pytest.mark.parametrize("overlay", paths, ids=named, indirect=True)
+def only(path):
+    return pytest.mark.parametrize("overlay", [path], ids=named, indirect=True)
 
 
 def small_training(overlay, folder, dataset_dir):
@@ -75,7 +73,7 @@ def small_training(overlay, folder, dataset_dir):
 
 @pytest.fixture(scope="module")
 def trained(overlay, dataset_dir, tmp_path_factory):
-    """Two epochs, in 2D and of the masked autoencoder by the command that users copy."""
+    """Two epochs, those of the masked autoencoder by the command that users copy."""
     folder = tmp_path_factory.mktemp("trained")
     given = {**small_training(overlay, folder, dataset_dir), "max_epochs": 2}
     output = ""
@@ -92,7 +90,6 @@ def trained(overlay, dataset_dir, tmp_path_factory):
 @pytest.fixture
 def training(overlay, workflow, trained, dataset_dir, tmp_path):
     """Makes the workflow of a training that validates nothing, with the cache of the other one."""
-
     handlers = json.loads(overlay.train[0].read_text(encoding="utf-8"))["train"]["handlers"]
     (validation,) = (index for index, each in enumerate(handlers) if each["_target_"] == "ValidationHandler")
 
@@ -166,7 +163,7 @@ def test_epochs_reach_all_that_depends_on_them(path, epochs, name):
         assert [rate(epoch) for epoch in (0.8 * total - 1, 0.8 * total, 0.9 * total)] == pytest.approx([1, 0.2, 0.04])
 
 
-def test_checkpoint_and_thresholds_are_those_of_training(overlay):
+def test_default_checkpoint_is_that_of_training(overlay):
     def content(files, key):
         parser = ConfigParser()
         parser.read_config([str(file) for file in files])
@@ -247,7 +244,7 @@ def test_training_trains_everything(overlay, trained):
     assert any(".block." in name for name in trainable.values())
 
 
-@over(MAE)
+@only(MAE)
 def test_command_logs_loss_and_figures(trained):
     lines = re.findall(r"Epoch (\d)/2 \| loss ([\d.]+) \(task ([\d.]+) \+ block ([\d.]+)\) \|", trained.output)
     assert [line[0] for line in lines] == ["1", "2"]
@@ -269,7 +266,7 @@ def test_images_are_their_own_targets(overlay, training):
     assert torch.equal(target, batch["image"])
 
 
-@over(AUTOENCODER)
+@only(AUTOENCODER)
 def test_weight_of_the_block_loss(training):
     losses, weights = {}, {}
     for weight in (0, 0.1, 10):
@@ -285,24 +282,29 @@ def test_weight_of_the_block_loss(training):
     assert not torch.equal(weights[0], weights[0.1])
 
 
-def test_training_without_a_block(overlay, training, tmp_path, caplog):
+def test_training_without_a_block(overlay, training, using, tmp_path, caplog):
     made = training(block="none")
     with caplog.at_level("INFO"):
         made.run()
     assert type(made.parser.get_parsed_content("loss")) is LOSSES[overlay.name]
     assert re.search(r"Epoch 1/1 \| loss [\d.]+ \| ", caplog.text)
-    assert not any(".block." in name for name in load(tmp_path / "run" / "ckpt" / "model.pt"))
-    assert json.loads((tmp_path / "run/ckpt/model_settings.json").read_text(encoding="utf-8"))["block"] == "none"
+    checkpoint = tmp_path / "run/ckpt/model.pt"
+    assert json.loads(checkpoint.with_name("model_settings.json").read_text(encoding="utf-8"))["block"] == "none"
+    for block in ("none", None):
+        content = using(ckpt_file=str(checkpoint), block=block).parser.get_parsed_content
+        assert content("checkpoint") == checkpoint
+        content("network_def").load_state_dict(load(checkpoint))
+        assert blocks_of(content("network_def")) == []
 
 
-@over(MAE)
+@only(MAE)
 def test_loss_of_the_block_is_added_to_that_of_the_hidden_patches(training):
     loss = training().parser.get_parsed_content("loss")
     assert isinstance(loss, SelfSupervisedLoss)
     assert isinstance(loss.loss, MaskedReconstructionLoss)
 
 
-@over(MAE)
+@only(MAE)
 def test_resumed_training_is_unbroken_training(training, tmp_path):
     """Patches are hidden as in the epoch of the unbroken run."""
     same_rate = {"lr_scheduler#lr_lambda": "$lambda epoch: 1.0"}
@@ -326,7 +328,7 @@ def test_training_on_two_processes(overlay, dataset_dir, tmp_path):
     assert not any(name.startswith("module.") for name in load(tmp_path / "ckpt/model.pt"))
 
 
-@over(MAE)
+@only(MAE)
 def test_windows_of_whole_patches(training):
     check_refused(lambda: training(roi_size=[90, 90, 1]).parser.get_parsed_content("network"), "patch_size", "(90, 90)")
     assert training(roi_size=[64, 48, 1]).parser.get_parsed_content("mae").img_size == (64, 48)
@@ -347,7 +349,7 @@ def test_evaluation(using, trained, two_cases, tmp_path):
     assert figures["model"]["pixel_auroc"]["value"] != figures["baseline_flair"]["pixel_auroc"]["value"]
 
 
-@over(AUTOENCODER)
+@only(AUTOENCODER)
 @pytest.mark.parametrize("score", SCORES[1:])
 def test_reports_of_other_scores(using, trained, two_cases, dataset_dir, tmp_path, score):
     """A network may be trained for any of them; the map of a case on the network's grid is what it says."""
@@ -411,7 +413,7 @@ def test_inference(overlay, using, scan, tmp_path):
     assert (settings["network"], settings["score"]) == (overlay.name, "l1")
 
 
-@over(AUTOENCODER)
+@only(AUTOENCODER)
 def test_inference_takes_the_threshold_of_training(using, trained, scan, tmp_path):
     using("inference", dataset_dir=str(tmp_path / "scans")).run()
     settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))

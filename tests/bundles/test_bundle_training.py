@@ -186,7 +186,7 @@ def test_command_writes_thresholds_of_every_method(trained):
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     written = json.loads((trained.folder / "ckpt" / "model_settings.json").read_text())
     dims = {"brats2d": 2, "brats3d": 3}[bundle.name]
-    assert written == {**AS_TRAINED, "spatial_dims": dims, "spacing": [2, 2, 2]}
+    assert written == {"network": "draem", **AS_TRAINED, "spatial_dims": dims, "spacing": [2, 2, 2]}
 
 
 def test_command_logs_figures_and_the_baseline(trained):

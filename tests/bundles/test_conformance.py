@@ -79,12 +79,14 @@ def can_be_set(parser: ConfigParser, id: str) -> bool:
 
 def different_ids(one: Any, other: Any, prefix: str = "") -> set[str]:
     """Ids of the smallest parts that two configs do not share."""
+    if one == other:
+        return set()
     if isinstance(one, dict) and isinstance(other, dict) and one.get("_target_") == other.get("_target_"):
         pairs = [(key, one.get(key), other.get(key)) for key in one.keys() | other.keys()]
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and isinstance(one[0], dict):
         pairs = list(zip(map(str, range(len(one))), one, other, strict=True))
     else:
-        return set() if one == other else {prefix}
+        return {prefix}
     ids = [different_ids(a, b, f"{prefix}#{key}" if prefix else key) for key, a, b in pairs]
     return set().union(*ids)
 

@@ -231,3 +231,15 @@ def test_parts_are_the_summands():
     assert loss.parts["block"] == network[0].reconstruction_loss
     assert total == loss.parts["task"] + 0.5 * loss.parts["block"]
     assert not any(part.requires_grad for part in loss.parts.values())
+
+
+def test_a_network_that_has_not_run_has_no_block_loss():
+    network, image = nn.Sequential(SSMCTB(2, 3)), torch.rand(2, 3, 8, 8)
+    loss = SelfSupervisedLoss(nn.MSELoss(), network)
+    prediction = network(image)
+    network.train()  # drops the loss of the pass before
+    with pytest.raises(RuntimeError, match=r"No block of the network has run.*DistributedDataParallel"):
+        loss(prediction, image)
+    with torch.no_grad():
+        assert loss(prediction, image) == F.mse_loss(prediction, image)
+    assert loss(network.eval()(image), image) == F.mse_loss(network(image), image)

@@ -189,3 +189,16 @@ def test_too_small_for_four_scales(size):
 def test_unknown_kind():
     with pytest.raises(ValueError, match="l1, l2, ssim or msgms, got l3"):
         error_map(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), "l3")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("offset", "amplitude"), [(10, 0.01), (100, 0.5), (0.3, 0)])
+def test_ssim_of_small_differences_on_large_values(spatial_dims, offset, amplitude):
+    torch.manual_seed(0)
+    a, b = (offset + amplitude * torch.rand(2, 2, *[16] * spatial_dims) for _ in range(2))
+    value_range = torch.tensor(amplitude + 1e-7)
+    expected = ssim_map(a.double(), b.double(), value_range.double())
+    torch.testing.assert_close(ssim_map(a, b, value_range).double(), expected, atol=1e-4, rtol=0)
+    a.requires_grad_()
+    (gradient,) = torch.autograd.grad(ssim_map(a, b, value_range).mean(), a)
+    assert gradient.abs().max() < 10

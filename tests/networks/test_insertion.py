@@ -372,7 +372,53 @@ def test_block_is_on_the_device_of_its_neighbours(where):
 def test_frozen_networks_and_inference_mode_will_do():
     network = Straight().requires_grad_(False)
     with torch.inference_mode():
-        assert list(inserted(insert_block(network, "ssmctb", sample=IMAGE))) == ["b"]
+        insert_block(network, "ssmctb", sample=IMAGE)
+    network(IMAGE).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.b.block.parameters())
+
+
+def test_buffers_are_as_they_were():
+    class Counting(Straight):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            return super().forward(x)
+
+    assert insert_block(Counting(), "ssmctb", sample=IMAGE).runs == 0
+
+
+@pytest.mark.parametrize("changed", [torch.nan_to_num, nn.Identity()])
+def test_the_search_takes_no_infinite_values(changed):
+    class Guarded(Straight):
+        def forward(self, x: Tensor) -> Tensor:
+            x = changed(self.b(torch.relu(self.c(x))))
+            assert torch.isfinite(x).all()
+            return self.a(x)
+
+    assert list(inserted(insert_block(Guarded(), "ssmctb", sample=IMAGE))) == ["b"]
+
+
+def test_random_numbers_of_the_network_do_not_make_a_place():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.aside, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            self.aside(x)
+            return self.last(x + torch.rand_like(x))
+
+    assert list(inserted(insert_block(Noisy(), "ssmctb", sample=IMAGE))) == ["first"]
+
+
+def test_a_strided_convolution_stays_even_if_the_sample_has_one_voxel():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.Conv2d(4, 1, 1))
+    insert_block(network, "ssmctb", where="1", sample=torch.rand(1, 1, 1, 1))
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 16, 16)
 
 
 # --------------------------------------------------------------------------------------------- saving and removing
@@ -409,6 +455,29 @@ def test_copies_are_whole(where, copied):
     twin.load_state_dict({key: value + 1 for key, value in twin.state_dict().items()})
     assert not torch.equal(twin(IMAGE), network(IMAGE))
     assert torch.equal(remove_blocks(network)(IMAGE), expected)
+
+
+@pytest.mark.parametrize("where", ["b", "c"])
+def test_copies_of_parametrised_convolutions(where):
+    network = Straight().eval()
+    nn.utils.parametrizations.weight_norm(network.get_submodule(where))
+    original = copy.deepcopy(network)
+    insert_block(network, "ssmctb", where=where, sample=IMAGE)
+    for twin in (copy.deepcopy(network), torch.optim.swa_utils.AveragedModel(network).eval().module):
+        assert list(inserted(twin)) == [where]
+        assert torch.equal(twin(IMAGE), network(IMAGE))
+        assert torch.equal(remove_blocks(twin)(IMAGE), original(IMAGE))
+
+
+def test_a_state_dict_that_does_not_fit_is_refused():
+    network = insert_block(Straight(), "ssmctb", where=["b", "c"], sample=IMAGE)
+    weights = network.state_dict()
+    for key in ("b.typo", "c.typo"):
+        with pytest.raises(RuntimeError, match=rf'Unexpected key.*"{key.replace("c.", "c.module.")}"'):
+            network.load_state_dict({**weights, key: torch.zeros(())})
+    for key in ("b.weight", "c.weight"):
+        with pytest.raises(RuntimeError, match=rf"(?s){key[0]}.*size mismatch for .*weight"):
+            network.load_state_dict({**weights, key: torch.zeros(1, 2, 3, 4)})
 
 
 def test_removal_keeps_what_was_trained_since():
@@ -464,11 +533,18 @@ def test_a_place_takes_one_block():
         insert_block(network, "ssmctb", where="b", sample=IMAGE)
     with pytest.raises(ValueError, match=r"'b\.block\.attention'.*part of a block"):
         insert_block(network, "ssmctb", where="b.block.attention", sample=IMAGE)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="none of them twice"):
         insert_block(network, "ssmctb", where=["c", "c"], sample=IMAGE)
+    with pytest.raises(ValueError, match="There is a block at 'b' already: name a place"):
+        insert_block(network, "ssmctb", sample=IMAGE)
+    with pytest.raises(ValueError, match=r"where must name places.*got \[\]"):
+        insert_block(network, "ssmctb", where=[], sample=IMAGE)
     unet, sample = BasicUNet(2, 1, 2, (4, 4, 8, 8, 8, 4)), torch.rand(1, 1, 32, 32)
-    with pytest.raises(ValueError, match="inside each other"):
+    with pytest.raises(ValueError, match="inside another one"):
         insert_block(unet, "ssmctb", where=["upcat_1.convs.conv_1", "upcat_1.convs.conv_1.conv"], sample=sample)
+    insert_block(unet, "ssmctb", where="upcat_1.convs.conv_1.conv", sample=sample)
+    with pytest.raises(ValueError, match="or holds one"):
+        insert_block(unet, "ssmctb", where="upcat_1.convs.conv_1", sample=sample)
 
 
 @pytest.mark.parametrize(
@@ -509,6 +585,55 @@ def test_samples():
     assert network.training
     assert not network.norm.training
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_convolutions_that_are_held_elsewhere_too():
+    class Listed(Straight):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = [self.c, self.b, self.a]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for step in self.steps:
+                x = step(x)
+            return x
+
+    network = Listed()
+    weights = state(network)
+    with pytest.raises(ValueError, match="Listed holds b elsewhere, too, and would not call a block there"):
+        insert_block(network, "ssmctb", sample=IMAGE)
+    assert equal(state(network), weights)
+
+
+def test_convolutions_with_further_arguments():
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.last = nn.ConvTranspose2d(1, 4, 2, 2), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.up(x, output_size=[2 * size for size in x.shape[2:]]))
+
+    network = Sized()
+    with pytest.raises(ValueError, match=r"does not run on the sample.*output_size"):
+        insert_block(network, "ssmctb", where="up", sample=IMAGE)
+    assert inserted(network) == {}
+    assert network(IMAGE).shape == (2, 1, 32, 24)
+
+
+def test_wrapped_networks():
+    with pytest.raises(ValueError, match="DataParallel must wrap the network after the block was inserted"):
+        insert_block(nn.DataParallel(Straight()), "ssmctb", sample=IMAGE)
+
+
+def test_one_dimension_and_no_batch():
+    unet = UNet(1, 1, 2, (4, 8), (2,))
+    with pytest.raises(ValueError, match=r"no convolution before the last one.*Places in UNet.*none"):
+        insert_block(unet, "ssmctb", sample=torch.rand(1, 1, 32))
+    with pytest.raises(ValueError, match=r"Places in Sequential.*none"):
+        insert_block(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3)), "ssmctb", sample=torch.rand(1, 8, 8))
+    with pytest.raises(ValueError, match=r"cannot stand at ''.*Places in Conv2d.*none"):
+        insert_block(nn.Conv2d(1, 4, 3), "ssmctb", where="", sample=IMAGE)
 
 
 @pytest.mark.parametrize(
