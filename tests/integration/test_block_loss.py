@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ssmctb_monai.handlers import WeightAverage
 from ssmctb_monai.losses import SelfSupervisedLoss, block_reconstruction_loss
+from ssmctb_monai.networks import insert_block
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, SelfSupervisedBlock
 
 DIMS = [2, 3]
@@ -36,10 +37,11 @@ on_any_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", m
 
 
 def make_network(spatial_dims):
-    """A block inside a MONAI network, and one behind it; nothing depends on the batch. The same weights every time."""
+    """A block inserted into a MONAI network, and one behind it; nothing depends on the batch. The weights are fixed."""
     torch.manual_seed(0)
     unet = UNet(spatial_dims, 1, 8, channels=(8, 16), strides=(2,), bias=False)
-    unet.model[0] = nn.Sequential(unet.model[0], SSMCTB(spatial_dims, 8, token_dim=8))
+    sample = torch.zeros(1, 1, *[8] * spatial_dims)
+    insert_block(unet, lambda channels: SSMCTB(spatial_dims, channels, token_dim=8), "model.0.conv", sample=sample)
     return nn.Sequential(unet, SSPCAB(spatial_dims, 8, reduction_ratio=2), Conv[Conv.CONV, spatial_dims](8, 1, 1))
 
 
@@ -442,7 +444,7 @@ def test_checkpointing_with_reentrant_passes_is_refused(spatial_dims, network, b
     image, target = batch[0].clone().requires_grad_(), batch[1]
     for _ in range(2):
         prediction = network(image)
-        with pytest.raises(RuntimeError, match=r"SSMCTB '0\.0\.model\.0\.1' .*use_reentrant=False"):
+        with pytest.raises(RuntimeError, match=r"SSMCTB '0\.0\.model\.0\.conv\.block' .*use_reentrant=False"):
             loss_function(prediction, target)
         F.mse_loss(prediction, target).backward()  # runs the blocks with gradient, too late
         with pytest.raises(RuntimeError, match="use_reentrant=False"):
