@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from monai.networks.blocks import TransformerBlock
 from monai.networks.nets import MaskedAutoEncoderViT
-from monai.utils import optional_import
+from monai.utils import ensure_tuple_rep, optional_import
 from torch import Tensor, nn
 
 from ssmctb_monai.checks import check_spatial_dims
@@ -68,6 +69,9 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
         if not HAS_EINOPS:
             raise ImportError("MaskedAutoencoder needs einops: pip install einops.")
         check_spatial_dims(spatial_dims)
+        sizes, sides = ensure_tuple_rep(img_size, spatial_dims), ensure_tuple_rep(patch_size, spatial_dims)
+        if any(size % side for size, side in zip(sizes, sides, strict=True)):
+            raise ValueError(f"img_size must be a multiple of patch_size {sides}, got {sizes}.")
         super().__init__(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
@@ -76,6 +80,10 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
             masking_ratio=masking_ratio,
             **arguments,
         )
+        for layer in (*self.blocks, *self.decoder_blocks):
+            if isinstance(layer, TransformerBlock):
+                # MONAI makes it but does not run it, and parameters without gradient stop DistributedDataParallel.
+                layer.norm_cross_attn.requires_grad_(False)
         if masking_ratio < 0.5:
             raise ValueError(
                 f"masking_ratio must be at least 0.5, got {masking_ratio}: evaluation hides every patch at least once."
@@ -98,8 +106,8 @@ class MaskedAutoencoder(MaskedAutoEncoderViT):
             3: "batch (h w d) (p1 p2 p3 c) -> batch c (h p1) (w p2) (d p3)",
         }
         grid = {axis: size // side for axis, size, side in zip("hwd", self.img_size, self.patch_size, strict=False)}
-        sides = dict(zip(("p1", "p2", "p3"), self.patch_size, strict=False))
-        self.to_image = Rearrange(patterns[spatial_dims], **grid, **sides)
+        patch = dict(zip(("p1", "p2", "p3"), self.patch_size, strict=False))
+        self.to_image = Rearrange(patterns[spatial_dims], **grid, **patch)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Reconstructs the image from a part of its patches.

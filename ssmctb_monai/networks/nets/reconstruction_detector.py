@@ -25,9 +25,9 @@ class ReconstructionDetector(nn.Module):
     Args:
         network: maps an image of shape (batch, channels, height, width[, depth]) to its reconstruction, or to several
             things, the reconstruction first: MONAI's ``AutoEncoder`` and ``VQVAE``, `MaskedAutoencoder`, …
-        score: ``"l1"``, ``"l2"``, ``"ssim"`` or ``"msgms"`` between reconstruction and image, see
-            :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"block"``: the error of each SSPCAB or SSMCTB
-            block, resized to the image, averaged over blocks. The scores compare images in [0, 1].
+        score: ``"l1"``, ``"l2"``, ``"ssim"`` or ``"msgms"`` between image and reconstruction, clipped to [0, 1], see
+            :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"block"``: the error e of each SSPCAB or SSMCTB
+            block, resized to the image and averaged over blocks, as e / (1 + e).
 
     Raises:
         ValueError: when ``score`` is unknown, or is ``"block"`` and the network contains no block.
@@ -59,8 +59,8 @@ class ReconstructionDetector(nn.Module):
             x: image of shape (batch, channels, height, width[, depth]), with values in [0, 1].
 
         Returns:
-            In training mode what the network returns. In evaluation mode, and when exported, the anomaly map, at least
-            0, shape (batch, 1, height, width[, depth]).
+            In training mode what the network returns. In evaluation mode, and when exported, the anomaly map in [0, 1],
+            shape (batch, 1, height, width[, depth]).
 
         Raises:
             ValueError: when the reconstruction has not the shape of ``x``.
@@ -70,7 +70,7 @@ class ReconstructionDetector(nn.Module):
                 return self.network(x)
             if self.score == "block":
                 return self._block_errors(x)
-        return error_map(self.reconstruct(x), x, self.score)
+        return error_map(self.reconstruct(x).clamp(0, 1), x, self.score)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructs the image alone.
@@ -89,7 +89,7 @@ class ReconstructionDetector(nn.Module):
 
     @torch.jit.unused
     def _block_errors(self, x: Tensor) -> Tensor:
-        """Mean of the blocks' errors over blocks and passes, (batch, 1, …)."""
+        """The mean e of the errors over blocks and passes, as e / (1 + e), (batch, 1, …)."""
         errors: list[Tensor] = []
 
         def keep_error(block: SelfSupervisedBlock, args: tuple[Tensor], output: Tensor) -> None:
@@ -109,4 +109,5 @@ class ReconstructionDetector(nn.Module):
                 hook.remove()
         if not errors:
             raise ValueError(f"No block ran within {type(self.network).__name__}: take another score.")
-        return torch.cat(errors, dim=1).mean(dim=1, keepdim=True)
+        error = torch.cat(errors, dim=1).mean(dim=1, keepdim=True)
+        return error / (1 + error)

@@ -274,7 +274,7 @@ def test_trace_takes_other_batches():
         ({"masking_ratio": 0.4}, "masking_ratio must be at least 0.5, got 0.4"),
         ({"masking_ratio": 1.0}, "masking_ratio"),
         ({"masking_ratio": 0.95}, r"0.95 shows none of the 15 patches of an image of \(12, 20\)"),
-        ({"patch_size": 5}, "patch_size=5"),
+        ({"patch_size": 5}, "multiple of patch_size"),
     ],
 )
 def test_ill_arguments(arguments, message):

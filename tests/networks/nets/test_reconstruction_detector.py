@@ -64,14 +64,19 @@ def image(spatial_dims, channels=1, size=16, batch=2, seed=0):
     return torch.rand(batch, channels, *[size] * spatial_dims, generator=torch.Generator().manual_seed(seed))
 
 
+def score_of(error):
+    """The score of a block's error."""
+    return error / (1 + error)
+
+
 # ------------------------------------------------------------------------------------------------------ reconstruction
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize(("score", "expected"), [("l1", 1.25), ("l2", 2.125)])
+@pytest.mark.parametrize(("score", "expected"), [("l1", 0.375), ("l2", 0.15625)])
 def test_error_of_the_reconstruction(spatial_dims, score, expected):
-    detector = ReconstructionDetector(Plus(0.5, -2), score)  # beyond [0, 1]: nothing is clamped
-    x = image(spatial_dims, 2)
+    detector = ReconstructionDetector(Plus(0.25, -2), score)  # from 0.5 to 0.75 and, clipped, to 0
+    x = torch.full((2, 2, *[16] * spatial_dims), 0.5)
     torch.testing.assert_close(detector.eval()(x), torch.full((2, 1, *[16] * spatial_dims), expected))
 
 
@@ -79,18 +84,21 @@ def test_error_of_the_reconstruction(spatial_dims, score, expected):
 def test_compares_the_reconstruction_with_the_image(score):
     network = autoencoder(2, 2).eval()
     x = image(2, 2)
-    torch.testing.assert_close(ReconstructionDetector(network, score).eval()(x), error_map(network(x), x, score))
+    torch.testing.assert_close(
+        ReconstructionDetector(network, score).eval()(x), error_map(network(x).clamp(0, 1), x, score)
+    )
 
 
 def test_default_is_the_absolute_difference():
-    torch.testing.assert_close(ReconstructionDetector(Plus(-0.5)).eval()(image(2)), torch.full((2, 1, 16, 16), 0.5))
+    x = 0.5 + image(2) / 2
+    torch.testing.assert_close(ReconstructionDetector(Plus(-0.5)).eval()(x), torch.full((2, 1, 16, 16), 0.5))
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_reconstruction_comes_first(kind):
     network = Several(kind)
     detector = ReconstructionDetector(network).eval()
-    x = image(2)
+    x = image(2) / 2
     torch.testing.assert_close(detector(x), torch.full_like(x, 0.5))
     torch.testing.assert_close(detector.reconstruct(x), x + 0.5)
 
@@ -153,7 +161,7 @@ def test_one_block_is_its_anomaly_map(spatial_dims, loss):
     block = SSMCTB(spatial_dims, 8, token_dim=8, loss=loss)
     x = image(spatial_dims, 8, size=9)
     errors = ReconstructionDetector(nn.Sequential(nn.Identity(), block), "block").eval()(x)
-    torch.testing.assert_close(errors, block.anomaly_map(x))
+    torch.testing.assert_close(errors, score_of(block.anomaly_map(x)))
     assert block.reconstruction_loss is None
 
 
@@ -162,12 +170,12 @@ def test_mean_over_blocks_of_any_resolution(spatial_dims):
     pool = nn.AvgPool2d(4) if spatial_dims == 2 else nn.AvgPool3d(4)
     network = nn.Sequential(block_adding(1), nn.ModuleDict({"deep": pool})["deep"], nn.Sequential(block_adding(4)))
     errors = ReconstructionDetector(network, "block").eval()(image(spatial_dims, size=12))
-    torch.testing.assert_close(errors, torch.full((2, 1, *[12] * spatial_dims), 2.5))
+    torch.testing.assert_close(errors, torch.full((2, 1, *[12] * spatial_dims), score_of(2.5)))
 
 
 def test_errors_are_averaged_over_channels():
     errors = ReconstructionDetector(nn.Sequential(SelfSupervisedBlock(nn.Identity(), Plus(1, 2), "mae")), "block")
-    torch.testing.assert_close(errors.eval()(image(2, 2)), torch.full((2, 1, 16, 16), 1.5))
+    torch.testing.assert_close(errors.eval()(image(2, 2)), torch.full((2, 1, 16, 16), score_of(1.5)))
 
 
 @pytest.mark.parametrize(("spatial_dims", "row"), [(2, [0, 0.25, 0.75, 1]), (3, [0, 0.25, 0.75, 1])])
@@ -179,7 +187,7 @@ def test_errors_are_resized_linearly(spatial_dims, row):
     pool = nn.AvgPool2d(2) if spatial_dims == 2 else nn.AvgPool3d(2)
     network = nn.Sequential(pool, SelfSupervisedBlock(nn.Identity(), Edge(), "mae"))
     errors = ReconstructionDetector(network, "block").eval()(image(spatial_dims, size=4))
-    torch.testing.assert_close(errors, torch.tensor(row).expand(2, 1, *[4] * spatial_dims))
+    torch.testing.assert_close(errors, score_of(torch.tensor(row)).expand(2, 1, *[4] * spatial_dims))
 
 
 def test_passes_of_each_image_stay_together():
@@ -197,14 +205,14 @@ def test_passes_of_each_image_stay_together():
 
     x = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
     errors = ReconstructionDetector(Passes(), "block").eval()(x)
-    torch.testing.assert_close(errors, 3 * x)
+    torch.testing.assert_close(errors, score_of(3 * x))
 
 
 def test_a_block_that_runs_twice_counts_twice():
     block = block_adding(1)
     block.attention.forward = lambda x: 2 * x  # errors 1 and 2
     errors = ReconstructionDetector(nn.Sequential(block, block), "block").eval()(torch.ones(1, 1, 4, 4))
-    torch.testing.assert_close(errors, torch.full((1, 1, 4, 4), 1.5))
+    torch.testing.assert_close(errors, torch.full((1, 1, 4, 4), score_of(1.5)))
 
 
 @pytest.mark.parametrize("last", [nn.Identity, Broken])
@@ -239,7 +247,7 @@ def test_masked_autoencoder_with_a_block(spatial_dims, block):
     maps = [inserted.anomaly_map(grid) for grid in grids]
     mode = "bilinear" if spatial_dims == 2 else "trilinear"
     expected = nn.functional.interpolate(sum(maps) / 4, scale_factor=4, mode=mode)
-    torch.testing.assert_close(errors, expected)
+    torch.testing.assert_close(errors, score_of(expected))
     reconstruction, hidden = detector.train()(x)
     assert reconstruction.shape == hidden.shape == x.shape
 
