@@ -1,3 +1,4 @@
+import locale
 import os
 from pathlib import Path
 
@@ -11,3 +12,11 @@ def real_data():
     if not (folder / "brats").is_dir():
         pytest.skip(f"no real cases in {folder}; name their folder in SSMCTB_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """SimpleITK leaves the locale "C" behind when it writes DICOM, with which PyTorch cannot read its own files."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
