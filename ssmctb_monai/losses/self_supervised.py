@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.blocks import SelfSupervisedBlock
+from ssmctb_monai.networks.blocks import named_blocks
 
 
 def block_reconstruction_loss(network: nn.Module) -> Tensor:
@@ -31,8 +31,8 @@ def block_reconstruction_loss(network: nn.Module) -> Tensor:
         >>> loss = dice(network(image), label) + 0.1 * block_reconstruction_loss(network)
     """
     losses = []
-    for name, block in network.named_modules():
-        if not isinstance(block, SelfSupervisedBlock) or block.reconstruction_loss is None:
+    for name, block in named_blocks(network).items():
+        if block.reconstruction_loss is None:
             continue
         is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters())
         if is_trained and not block.reconstruction_loss.requires_grad:
@@ -75,7 +75,7 @@ class SelfSupervisedLoss(nn.Module):
         super().__init__()
         if weight < 0:
             raise ValueError(f"weight must not be negative, got {weight}.")
-        if not any(isinstance(module, SelfSupervisedBlock) for module in network.modules()):
+        if not named_blocks(network):
             raise ValueError(f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add.")
         self.loss = loss
         self.weight = weight
@@ -97,7 +97,7 @@ class SelfSupervisedLoss(nn.Module):
                 training mode ran at all.
         """
         task_loss = self.loss(*args, **kwargs)
-        blocks = [module for module in self._network[0].modules() if isinstance(module, SelfSupervisedBlock)]
+        blocks = named_blocks(self._network[0]).values()
         if torch.is_grad_enabled() and all(block.training and block.reconstruction_loss is None for block in blocks):
             raise RuntimeError(
                 "No block of the network has run since it was set to training mode: call the network before its loss, "

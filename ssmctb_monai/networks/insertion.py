@@ -250,7 +250,11 @@ def _penultimate(network: nn.Module, arguments: tuple[Any, ...], places: Sequenc
     for place in places:
         if isinstance(place.module, _PATCH_EMBEDDINGS):
             return place
-    convolutions = [place for place in places if isinstance(place.module, _CONVOLUTIONS)]
+    convolutions = [(place, place.module) for place in places if isinstance(place.module, _CONVOLUTIONS)]
+    earlier = [(place, module) for place, module in convolutions[:-1] if max(module.kernel_size) > 1]
+    if not earlier:
+        return None
+    _, last = convolutions[-1]
     inputs: list[Tensor] = []  # of the last one
 
     def keep_input(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -260,14 +264,11 @@ def _penultimate(network: nn.Module, arguments: tuple[Any, ...], places: Sequenc
         generator = torch.Generator().manual_seed(0)  # the network may draw random numbers itself
         return torch.rand(output.shape, generator=generator).to(output)
 
-    for place in convolutions[-2::-1]:
-        kernel_size: Any = place.module.kernel_size
-        if max(kernel_size) > 1:
-            last = convolutions[-1].module
-            _run(network, arguments, {last: keep_input})
-            _run(network, arguments, {last: keep_input, place.module: replace_by_noise})
-            if not torch.allclose(inputs[-1], inputs[-2]):
-                return place
+    _run(network, arguments, {last: keep_input})
+    for place, module in reversed(earlier):
+        _run(network, arguments, {last: keep_input, module: replace_by_noise})
+        if not torch.allclose(inputs[-1], inputs[0]):
+            return place
     return None
 
 

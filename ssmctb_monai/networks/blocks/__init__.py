@@ -4,7 +4,7 @@ from ssmctb_monai.networks.blocks.channel_transformer import ChannelTransformer
 from ssmctb_monai.networks.blocks.factory import BlockName, make_block
 from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution
 from ssmctb_monai.networks.blocks.released import ReleasedChannelAttention, from_released
-from ssmctb_monai.networks.blocks.self_supervised_block import SelfSupervisedBlock
+from ssmctb_monai.networks.blocks.self_supervised_block import SelfSupervisedBlock, named_blocks
 from ssmctb_monai.networks.blocks.spatial_transformer import SpatialTransformer
 from ssmctb_monai.networks.blocks.ssmctb import SSMCTB
 from ssmctb_monai.networks.blocks.sspcab import SSPCAB
@@ -23,4 +23,5 @@ __all__ = [
     "TransformerLayer",
     "from_released",
     "make_block",
+    "named_blocks",
 ]

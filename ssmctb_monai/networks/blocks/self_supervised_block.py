@@ -29,6 +29,22 @@ _ERRORS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
+def named_blocks(network: nn.Module) -> dict[str, SelfSupervisedBlock]:
+    """Finds the blocks of a network, at every depth.
+
+    Args:
+        network: any network.
+
+    Returns:
+        The blocks by their dotted names, a shared one once.
+
+    Example:
+        >>> list(named_blocks(nn.Sequential(nn.ReLU(), SSPCAB(spatial_dims=2, channels=8))))
+        ['1']
+    """
+    return {name: module for name, module in network.named_modules() if isinstance(module, SelfSupervisedBlock)}
+
+
 class SelfSupervisedBlock(nn.Module):
     """Convolution, ReLU and attention, trained to reproduce the block's own input.
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.blocks import SelfSupervisedBlock
+from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
 from ssmctb_monai.networks.error_maps import ErrorKind, error_map
 
 Score = ErrorKind | Literal["block"]
@@ -44,7 +44,7 @@ class ReconstructionDetector(nn.Module):
         scores = (*get_args(ErrorKind), "block")
         if score not in scores:
             raise ValueError(f"score must be one of {', '.join(scores)}, got {score!r}.")
-        if score == "block" and not any(isinstance(module, SelfSupervisedBlock) for module in network.modules()):
+        if score == "block" and not named_blocks(network):
             raise ValueError(
                 f'{type(network).__name__} contains no SSPCAB or SSMCTB block to score "block" by: insert one, or take '
                 "another score."
@@ -100,8 +100,7 @@ class ReconstructionDetector(nn.Module):
             passes = error.unflatten(0, (x.shape[0], -1))
             errors.append(F.interpolate(passes, x.shape[2:], mode="bilinear" if x.dim() == 4 else "trilinear"))
 
-        blocks = [module for module in self.network.modules() if isinstance(module, SelfSupervisedBlock)]
-        hooks = [block.register_forward_hook(keep_error) for block in blocks]
+        hooks = [block.register_forward_hook(keep_error) for block in named_blocks(self.network).values()]
         try:
             self.network(x)
         finally:

@@ -15,7 +15,7 @@ from monai.networks.nets import UNet
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, SelfSupervisedBlock
+from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, SelfSupervisedBlock, named_blocks
 
 DIMS = [2, 3]
 LOSSES = ["huber", "mse", "mae", "ssim"]
@@ -486,3 +486,10 @@ def trains(network: nn.Module, block: SelfSupervisedBlock, x: torch.Tensor) -> N
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(not torch.equal(value, before[name]) for name, value in block.named_parameters())
+
+
+def test_blocks_are_found_at_every_depth_and_once():
+    block, other = SSMCTB(2, 4), SSPCAB(2, 8)
+    network = nn.Sequential(nn.Sequential(nn.ReLU(), block), block, other)
+    assert named_blocks(network) == {"0.1": block, "2": other}
+    assert named_blocks(nn.ReLU()) == {}
