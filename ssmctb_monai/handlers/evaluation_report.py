@@ -16,7 +16,8 @@ from ssmctb_monai.data.datasets import SoundCases
 from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.progress import Clock
-from ssmctb_monai.reports.report import format_report, write_report
+from ssmctb_monai.reports.report import VIEWER, format_report, write_report
+from ssmctb_monai.visualize.viewer import write_case
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class EvaluationReport:
 
     A case that cannot be evaluated is logged, and the others go on; when the report is written, all such cases are
     raised together, so that the exit status tells. Of several processes the first one writes the report of all cases.
+    Each case is also written to the folder ``viewer`` beside the report, whose page lets one scroll through it.
 
     Args:
         evaluation: the evaluation.
@@ -106,11 +108,20 @@ class EvaluationReport:
             logger.error("%s", error)
             self.evaluation.fail(case_id, str(error))
         else:
-            if self.map_dir is not None:
-                write_nifti(item[next(iter(self.maps.values()))], self.map_dir / f"{case_id}.nii.gz")
+            self._keep(item, *next(iter(self.maps.items())))
         done = len(self.evaluation.cases) + len(self.evaluation.failed) + len(self.dataset.problems)
         left = self.clock.left(done, len(self.dataset.data))
         logger.info("Case %d/%d, %s | %s left", done, len(self.dataset.data), case_id, left)
+
+    def _keep(self, item: Mapping[str, Any], method: str, key: str) -> None:
+        """Writes a case for the viewer of the report, and its map where that is asked for."""
+        if self.map_dir is not None:
+            write_nifti(item[key], self.map_dir / f"{item['case_id']}.nii.gz")
+        keys = {"image": self.image_key, "anomaly_map": key, "label": self.label_key, "brain": self.brain_key}
+        case = {name: item[source] for name, source in keys.items()}
+        threshold = self.evaluation.thresholds.get(method)
+        case |= {"case_id": item["case_id"], "threshold": threshold and threshold.value}
+        write_case(case, Path(self.output_dir) / VIEWER)
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.
@@ -146,7 +157,7 @@ class EvaluationReport:
         """Writes the report in the first process; returns the cases that could not be evaluated."""
         self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
-            report = write_report(evaluation, self.output_dir, description)
+            report = write_report(evaluation, self.output_dir, description, viewer=True)
             files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))
         return evaluation.failed

@@ -169,7 +169,7 @@ class CaseStatistics:
         normal_scores, lesion_scores = anomaly_map[inside & ~lesion], anomaly_map[lesion]
         shares, count = truth.lesion_shares
         normal, of_lesion = ScoreCounts.of(normal_scores), ScoreCounts.of(lesion_scores, shares)
-        slices = {**truth.slice_table, "score": _slice_scores(anomaly_map, truth)}
+        slices = {**truth.slice_table, "score": slice_scores(anomaly_map, truth)}
         flagged = None
         if threshold is not None:
             flagged = Flagged(
@@ -209,8 +209,19 @@ class CaseStatistics:
         return float(self.slices["score"].max(initial=-np.inf))
 
 
-def _slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
-    """Scores of the slices that count; -inf where a slice holds no brain."""
+def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
+    """Scores the slices.
+
+    Args:
+        anomaly_map: scores, cut by ``truth``; outside the brain they are not looked at.
+        truth: what the case holds.
+
+    Returns:
+        Scores of the slices of ``truth.slice_table``; -inf where a slice holds no brain.
+
+    Raises:
+        ValueError: when a score is not defined.
+    """
     settings, inside = truth.settings, truth.inside
     if settings.slice_score == "filtered_max":
         lowest = anomaly_map[inside].min()

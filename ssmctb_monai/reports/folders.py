@@ -27,8 +27,9 @@ from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold
 from ssmctb_monai.progress import Clock
-from ssmctb_monai.reports.report import write_report
+from ssmctb_monai.reports.report import VIEWER, write_report
 from ssmctb_monai.transforms import BrainMaskd, CheckCased, SelectChannelsd
+from ssmctb_monai.visualize.viewer import write_case
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def evaluate_folders(
 
     prepared = SoundCases(list(items.values()), _prepare)
     clock = Clock()
+    first = next(iter(map_dirs))
     for index, item in enumerate(prepared, start=1):
         name = item["case_id"]
         try:
@@ -133,12 +135,19 @@ def evaluate_folders(
             problem = f"{error} Its files: {', '.join(paths)}"
             logger.error("%s", problem)
             evaluation.fail(name, problem)
+        else:
+            if output_dir is not None and "image" in item:
+                threshold = evaluation.thresholds.get(first)
+                shown = {key: item[key] for key in ("case_id", "image", "label", "brain")}
+                shown |= {"anomaly_map": item[maps[first]], "threshold": threshold and threshold.value}
+                write_case(shown, Path(output_dir) / VIEWER)
         done = index + len(prepared.problems)
         logger.info("Case %d/%d, %s | %s left", done, len(items), name, clock.left(done, len(items)))
     for name, problem in prepared.problems.items():
         evaluation.fail(name, problem)
     if output_dir is not None:
-        write_report(evaluation, output_dir, f"Anomaly maps of {', '.join(f'{m} ({d})' for m, d in map_dirs.items())}")
+        described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
+        write_report(evaluation, output_dir, described, viewer=True)
     return evaluation
 
 

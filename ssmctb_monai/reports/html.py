@@ -7,18 +7,20 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ssmctb_monai.metrics.view import View
-from ssmctb_monai.reports.plots import (
+from ssmctb_monai.visualize.plots import (
     CURVES,
     data_uri,
     plot_curve,
     plot_overlay,
     plot_profile,
-    report_style,
+    plot_style,
     score_limits,
 )
+from ssmctb_monai.visualize.viewer import asset, colormaps
 
 __all__ = ["render_html"]
 
@@ -30,11 +32,14 @@ UNDEFINED = {"value": None, "interval": None, "reason": None}
 Row = Mapping[str, Any]
 
 
-def render_html(report: Row, cases: Sequence[Row], slices: Sequence[Row], views: Sequence[View]) -> str:
+def render_html(
+    report: Row, cases: Sequence[Row], slices: Sequence[Row], views: Sequence[View], scans: Sequence[str] = ()
+) -> str:
     """Writes the page: figures, curves, pictures of cases, score profiles, false alarms, settings and definitions.
 
-    The page loads nothing and holds no script; pictures are part of it. Pictures and profiles show the first method of
-    the report. Their number is limited, so that the page stays small with hundreds of cases.
+    Pictures are part of the page; pictures and profiles show the first method of the report. Their number is limited,
+    so that the page stays small with hundreds of cases. Scans to scroll through are read from beside the page; it loads
+    nothing else, and without them it holds no script.
 
     Args:
         report: what goes into ``report.json``.
@@ -42,6 +47,7 @@ def render_html(report: Row, cases: Sequence[Row], slices: Sequence[Row], views:
         slices: rows of ``slices.csv``.
         views: slices to look at. Of the first method, those of the best, median and worst cases and of the
             highest false alarms are shown; a case without its view gets its figures only.
+        scans: names of the cases that the folder ``viewer`` beside the page holds, see `write_case`.
 
     Returns:
         The page.
@@ -60,7 +66,7 @@ def render_html(report: Row, cases: Sequence[Row], slices: Sequence[Row], views:
     keys = [(row["case_id"], "lesion") for group in groups.values() for _, row in group]
     keys += [(row["case_id"], "false_alarm") for row in alarms[:GROUP_SIZE]]
     pictured = {key: by_key[key] for key in keys if key in by_key}
-    limits = score_limits(list(pictured.values()))
+    limits = score_limits(view.anomaly_map[view.brain] for view in pictured.values())
 
     environment = Environment(
         loader=PackageLoader("ssmctb_monai", "reports"),
@@ -69,9 +75,10 @@ def render_html(report: Row, cases: Sequence[Row], slices: Sequence[Row], views:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {}  # keys keep their order
     environment.filters["number"] = _number
     environment.filters["date"] = lambda text: datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z")
-    with report_style():
+    with plot_style():
         curves = dict(_curves(report))
         return environment.get_template("report.html.j2").render(
             report=report,
@@ -87,7 +94,18 @@ def render_html(report: Row, cases: Sequence[Row], slices: Sequence[Row], views:
             profiled_cases=len(cases),
             ranked=sum(row["pixel_average_precision"] is not None for row in cases),
             alarms=alarms,
+            viewer=_viewer(scans, cases) if scans else None,
         )
+
+
+def _viewer(scans: Sequence[str], cases: Sequence[Row]) -> dict[str, Any]:
+    """Collects the parts of the viewer; scans come in the order of the cases."""
+    names = [row["case_id"] for row in cases if row["case_id"] in scans]
+    return {
+        "style": Markup(asset("viewer.css")),
+        "script": Markup(asset("viewer.js") + asset("page.js")),
+        "data": {"cases": names, "colormaps": colormaps()},
+    }
 
 
 def _worst_first(row: Row) -> tuple[bool, float, str]:

@@ -25,6 +25,7 @@ from ssmctb_monai.metrics.pool import POSITION_TOLERANCE
 from ssmctb_monai.reports.html import render_html
 
 SCHEMA_VERSION = "1.0"
+VIEWER = "viewer"  # folder beside the page, see page.js
 CASE_FIGURES = (
     "pixel_auroc",
     "pixel_average_precision",
@@ -152,13 +153,17 @@ def slice_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
     ]
 
 
-def write_report(evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None) -> dict[str, Any]:
+def write_report(
+    evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None, viewer: bool = False
+) -> dict[str, Any]:
     """Writes ``report.json``, ``cases.csv``, ``slices.csv`` and ``report.html``.
 
     Args:
         evaluation: the evaluation.
         output_dir: folder to write to; files of an earlier report are replaced.
         description: what was evaluated, in words.
+        viewer: whether the page lets one scroll through the cases, which `write_case` wrote to the folder ``viewer`` in
+            ``output_dir``; those that are not there are left out.
 
     Returns:
         The report.
@@ -173,7 +178,9 @@ def write_report(evaluation: AnomalyEvaluation, output_dir: PathLike, descriptio
     cases, slices = case_rows(evaluation), slice_rows(evaluation)
     _write_csv(cases, folder / "cases.csv", list(cases[0]))
     _write_csv(slices, folder / "slices.csv", ["method", "case_id", "patient_id", *evaluation.cases[0].slices])
-    (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views), encoding="utf-8")
+    names = [case.case_id for case in evaluation.cases] if viewer else []
+    scans = [name for name in names if (folder / VIEWER / f"{name}.js").is_file()]
+    (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views, scans), encoding="utf-8")
     return report
 
 

@@ -147,7 +147,7 @@ def messages(caplog, level=logging.INFO):
 @pytest.mark.parametrize("loader", [ThreadDataLoader, DataLoader])
 def test_report_of_all_cases(tmp_path, items, loader):
     evaluation = run(items, tmp_path, loader=loader, thresholds={"model": 10.9})
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*FILES, "viewer"]
     report = read(tmp_path)
     assert report["description"] == "what it is"
     assert report["cases"] == report["patients"] == 4
@@ -224,7 +224,7 @@ def test_maps_are_saved_on_the_grid_of_their_scans(tmp_path, items):
 
 def test_no_map_is_saved_unless_asked_for(tmp_path, items):
     run(items, tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*FILES, "viewer"]
 
 
 # --------------------------------------------------------------------------------------------- cases that are not sound

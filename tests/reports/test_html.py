@@ -1,4 +1,3 @@
-import base64
 import re
 from html.parser import HTMLParser
 
@@ -6,25 +5,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.collections import QuadMesh
-from matplotlib.colors import to_hex
-from matplotlib.contour import ContourSet
-from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from ssmctb_monai.metrics.view import View
 from ssmctb_monai.reports.html import render_html
-from ssmctb_monai.reports.plots import (
-    CURVES,
-    LESION_OUTLINE,
-    THRESHOLD_OUTLINE,
-    data_uri,
-    plot_curve,
-    plot_overlay,
-    plot_profile,
-    report_style,
-    score_limits,
-)
+from ssmctb_monai.visualize.plots import CURVES
 
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -266,6 +251,12 @@ def test_failed_cases_come_first():
     assert "not evaluated" not in Page(render_html(*make_inputs())).text
 
 
+def test_page_says_how_its_pictures_lie():
+    says = "The patient's right is on the left (R), as in radiology."
+    assert says in Page(render_html(*make_inputs()[:3], [make_view("case-0")])).text
+    assert says not in Page(render_html(*make_inputs())).text
+
+
 def order(page, names):
     """Case names in the order of the section of best, median and worst cases."""
     section = page.text[page.text.index("Best, median and worst cases") : page.text.index("Slice score of")]
@@ -378,136 +369,3 @@ def test_the_same_report_gives_the_same_page_and_leaves_matplotlib_as_it_was():
     assert render_html(*inputs) == render_html(*inputs)
     assert dict(matplotlib.rcParams) == settings
     assert plt.get_fignums() == []
-
-
-@pytest.mark.parametrize("name", CURVES)
-def test_curves_are_drawn_as_they_are(name):
-    curves = {
-        "model": {name: {"x": [0, 0.1, 1], "y": [0, 0.8, 1]}},
-        "without": {},
-        "baseline": {name: {"x": [0, 0.4, 1], "y": [0, 0.5, 1]}},
-        "_old": {name: {"x": [0, 1], "y": [0, 0.25]}},
-    }
-    axes = Figure().add_subplot()
-    plot_curve(axes, curves, name)
-    lines = {line.get_label(): line for line in axes.get_lines()}
-    for method in ("model", "baseline", "_old"):
-        assert lines[method].get_xdata().tolist() == curves[method][name]["x"]
-        assert lines[method].get_ydata().tolist() == curves[method][name]["y"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["model", "baseline", "_old"]
-    styles = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
-    assert len(styles) == len(lines)
-    assert len(lines) == 3 + name.endswith("_roc")  # with the diagonal
-    alone = Figure().add_subplot()
-    plot_curve(alone, {"a": {}, "b": {}, "baseline": curves["baseline"]}, name)
-    assert alone.get_lines()[0].get_color() == lines["baseline"].get_color()  # by place, whoever lacks the curve
-
-
-@pytest.mark.parametrize(("largest", "scale", "end"), [(0, "linear", 1), (8, "linear", 8.16), (100, "symlog", 102)])
-def test_froc_of_many_false_positives_is_logarithmic(largest, scale, end):
-    axes = Figure().add_subplot()
-    plot_curve(axes, {"model": {"lesion_froc": {"x": [0, largest], "y": [0, 1]}}}, "lesion_froc")
-    assert axes.get_xscale() == scale
-    assert axes.get_xlim() == pytest.approx((0, end))
-    assert ("logarithmic" in axes.get_xlabel()) == (scale == "symlog")
-
-
-def test_profile_marks_lesion_slices_and_threshold():
-    axes = Figure().add_subplot()
-    plot_profile(axes, [3, 4, 5, 6, 9], [0.1, 0.5, 0.7, 0.2, 0.3], [True, True, False, True, True], 0.4, (0, 2))
-    profile, threshold = axes.get_lines()
-    assert profile.get_xdata().tolist() == [3, 4, 5, 6, 9]
-    assert profile.get_ydata().tolist() == [0.1, 0.5, 0.7, 0.2, 0.3]
-    assert list(threshold.get_ydata()) == [0.4, 0.4]
-    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
-    assert spans == [(2.5, 4.5), (5.5, 6.5), (8.5, 9.5)]
-    assert axes.get_ylim() == pytest.approx((-0.1, 2.1))
-
-
-def test_profile_without_lesion_and_threshold():
-    axes = Figure().add_subplot()
-    plot_profile(axes, [7], [0.1], [False])
-    assert not axes.patches
-    assert [line.get_marker() for line in axes.get_lines()] == ["o"]  # a line of one point would not show
-
-
-def outlines(axes):
-    return {to_hex(item.get_edgecolor()[0]): item for item in axes.collections if isinstance(item, ContourSet)}
-
-
-def test_overlay_shows_image_map_and_outlines():
-    view = make_view(size=24)
-    figure = Figure()
-    plot_overlay(figure, view, threshold=0.5, limits=(0, 1))
-    image, anomaly_map, overlay, bar = figure.axes
-    box = np.s_[0:24, 0:24]  # the brain with a margin is all of it
-    shown = image.images[0]
-    assert shown.origin == "lower"
-    np.testing.assert_array_equal(shown.get_array(), view.image[box].T.astype(np.float32))
-    scores = anomaly_map.images[0].get_array()
-    np.testing.assert_array_equal(scores.mask, ~view.brain.T)
-    np.testing.assert_array_equal(scores.compressed(), view.anomaly_map.T[view.brain.T])
-    assert anomaly_map.images[0].get_clim() == (0, 1)
-    assert [text.get_text() for text in image.texts] == ["L", "R"]
-    lesion = outlines(overlay)[LESION_OUTLINE].get_paths()[0].vertices
-    assert lesion.min(axis=0).tolist() == [7.5, 5.5]  # x from the first axis, y from the second
-    assert lesion.max(axis=0).tolist() == [11.5, 13.5]
-    assert to_hex(THRESHOLD_OUTLINE) in outlines(overlay)
-    assert "lesion solid, threshold dashed" in overlay.get_title(loc="center") + overlay.get_title(loc="left")
-    assert isinstance(bar.collections[0], QuadMesh) or bar.get_ylim() == (0, 1)
-    assert not outlines(image)
-
-
-def test_overlay_without_threshold_has_no_outline_of_it():
-    figure = Figure()
-    plot_overlay(figure, make_view())
-    assert list(outlines(figure.axes[2])) == [LESION_OUTLINE]
-
-
-def test_overlay_without_image_is_the_map_with_outlines():
-    figure = Figure()
-    plot_overlay(figure, make_view(image=False), threshold=0.5)
-    assert len(figure.axes) == 2  # with the colour bar
-    assert len(outlines(figure.axes[0])) == 2
-
-
-def test_overlay_is_cropped_to_the_brain_but_never_to_less_than_half():
-    view = make_view(size=60)
-    view.brain[:] = view.label[:] = False
-    view.brain[28:33, 10:50] = True
-    figure = Figure()
-    plot_overlay(figure, view)
-    assert figure.axes[0].images[0].get_array().shape == (48, 37)  # with a margin of 4: 40, and 5 made nearly 30
-    view.brain[:] = False
-    whole = Figure()
-    plot_overlay(whole, view)
-    assert whole.axes[0].images[0].get_array().shape == (60, 60)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("scores", [np.inf, -np.inf, 0.25])
-def test_overlay_takes_constant_and_infinite_scores(scores):
-    view = make_view()
-    view.anomaly_map[:] = scores
-    figure = Figure(layout="constrained")
-    plot_overlay(figure, view, threshold=0.5)
-    assert data_uri(figure, "png")
-
-
-def test_score_limits_ignore_what_is_outside_the_brain_or_infinite():
-    view = make_view()
-    view.anomaly_map[:] = 99
-    view.anomaly_map[view.brain] = np.linspace(2, 4, view.brain.sum())
-    view.anomaly_map[10, 10] = np.inf
-    assert score_limits([view]) == pytest.approx((2, 4), abs=0.02)
-    assert score_limits([]) == (0, 1)
-
-
-def test_data_uris_are_pictures():
-    with report_style():
-        figure = Figure(figsize=(1, 1))
-        figure.add_subplot()
-    svg, png = (data_uri(figure, kind) for kind in ("svg", "png"))
-    assert svg.startswith("data:image/svg+xml;base64,")
-    assert b"<svg" in base64.b64decode(svg.split(",")[1])
-    assert base64.b64decode(png.removeprefix("data:image/png;base64,"))[1:4] == b"PNG"

@@ -1,0 +1,531 @@
+/* Three linked views of a scan with its anomaly map, in plain JavaScript: for the notebook widget and for report.html.
+ *
+ * Volumes are in radiological order (x from right to left, y from front to back, z from head to feet), x running
+ * fastest, so that views need no flip. Scores are whole numbers: 0 outside the brain, else from 1, the lowest, to 65535.
+ */
+const LEVELS = 65534;
+const ORANGE = "230, 159, 0";
+const BLUE = "#0072B2";
+const LABEL_COLOR = "#33ddff";
+const VIEWS = [
+  { name: "Axial", across: 0, down: 1, through: 2 },
+  { name: "Coronal", across: 0, down: 2, through: 1 },
+  { name: "Sagittal", across: 1, down: 2, through: 0 },
+];
+const OVERLAYS = ["above threshold", "all scores", "off"];
+const KEYS = [
+  ["click, drag", "move the crosshair"],
+  ["wheel, ↑ ↓", "slice by slice through the view under the pointer, or the focused one"],
+  ["n, p", "next, previous candidate"],
+  ["o", "overlay: above threshold, all scores, off"],
+  ["c", "lesion contour"],
+  ["x", "crosshair"],
+];
+
+/** Makes an element; properties starting with "on" are listeners, "aria-…" and "data-…" attributes. */
+function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.includes("-")) node.setAttribute(name, value);
+    else node[name] = value;
+  }
+  node.append(...children);
+  return node;
+}
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const formatScore = (value) => Number(value.toPrecision(3)).toString().replace("-", "−");
+
+/** Position in mm with the letters of the directions, such as "L 12.0  A 3.5  S 40.2 mm". */
+function formatPosition(ras) {
+  const part = (value, [negative, positive]) => `${value < 0 ? negative : positive} ${Math.abs(value).toFixed(1)}`;
+  return `${part(ras[0], "LR")}  ${part(ras[1], "PA")}  ${part(ras[2], "IS")} mm`;
+}
+
+/** Applies the first three rows of a 4 x 4 matrix to a voxel. */
+const transform = (matrix, voxel) =>
+  [0, 1, 2].map((row) => matrix[row][3] + [0, 1, 2].reduce((sum, axis) => sum + matrix[row][axis] * voxel[axis], 0));
+
+/**
+ * Makes a viewer.
+ *
+ * @param root element that the viewer is put into.
+ * @param colormaps colours by name, each 256 x 3 bytes as an array.
+ * @param hooks what the page does: layer(index) fetches the bytes of an image and calls setLayer; threshold(value) finds
+ *   candidates and calls setCandidates; decorate(row, candidate, index, threshold) adds cells to a candidate's row, under columns;
+ *   key(key, row) acts on a key for the candidate under the crosshair and tells whether it did, keys describes these.
+ */
+function createViewer(root, colormaps, hooks = {}) {
+  let scan = null; // header of the case, see viewer.py
+  let image = null; // Uint8Array
+  let map = null; // Uint16Array
+  let label = null; // Uint8Array, 0 or 1
+  let cursor = [0, 0, 0];
+  let crosshair = true;
+  let scheduled = false;
+  const colors = new Uint32Array(LEVELS + 2); // of each score
+  const gray = Uint32Array.from({ length: 256 }, (_, value) => 0xff000000 | (value << 16) | (value << 8) | value);
+
+  const select = (title, names, change) =>
+    element("label", {}, title, element("select", { onchange: change }, ...names.map((name) => new Option(name))));
+  const range = (properties) => element("input", { type: "range", ...properties });
+  const layerBox = select("Image", [], () => hooks.layer?.(layerBox.lastChild.selectedIndex));
+  const overlayBox = select("Overlay", OVERLAYS, () => recolor());
+  const colormapBox = select("Colours", Object.keys(colormaps), () => recolor());
+  const opacity = range({ min: 0, max: 1, step: 0.05, value: 0.6, oninput: () => recolor() });
+  const thresholdRange = range({ step: "any", oninput: () => setThreshold(Number(thresholdRange.value)) });
+  const takeNumber = () => thresholdNumber.value !== "" && setThreshold(Number(thresholdNumber.value));
+  const thresholdNumber = element("input", {
+    type: "number",
+    step: "any",
+    onchange: takeNumber,
+    onkeydown: (event) => event.key === "Enter" && takeNumber(), // JupyterLab keeps the change from coming
+    "aria-label": "Threshold as a number",
+  });
+  const contour = element("input", { type: "checkbox", checked: true, onchange: () => redraw() });
+  const contourBox = element("label", {}, contour, "Lesion contour");
+  const legend = element("canvas", { width: 256, height: 1, className: "hv-colors" });
+  const legendMark = element("span", { className: "hv-mark" });
+  const [legendLow, legendHigh] = [element("span"), element("span")];
+  const status = element("p", { className: "hv-status", "aria-live": "polite" });
+  const sliceRange = range({
+    step: 1,
+    "aria-label": "Axial slice, from the feet up",
+    oninput: () => moveTo(2, fromFeet(Number(sliceRange.value))),
+  });
+  const profile = element("canvas", { className: "hv-profile", "aria-hidden": "true" });
+  const profileNote = element("span", { className: "hv-note" });
+  const candidateTitle = element("h4");
+  const candidateRows = element("tbody");
+  const candidateHead = element("tr");
+  const candidateBox = element(
+    "div",
+    { className: "hv-candidates" },
+    candidateTitle,
+    element(
+      "div",
+      { className: "hv-scroll" },
+      element("table", {}, element("thead", {}, candidateHead), candidateRows),
+    ),
+  );
+
+  const panels = VIEWS.map((view) => {
+    const canvas = element("canvas", {
+      tabIndex: 0,
+      "data-view": view.name.toLowerCase(),
+      "aria-label": `${view.name} view`,
+    });
+    const caption = element("figcaption");
+    const point = (event) => {
+      const box = canvas.getBoundingClientRect();
+      const fraction = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+      [view.across, view.down].forEach((axis, index) => {
+        cursor[axis] = clamp(Math.floor(fraction[index] * scan.shape[axis]), 0, scan.shape[axis] - 1);
+      });
+      redraw();
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      canvas.setPointerCapture(event.pointerId);
+      canvas.focus({ preventScroll: true });
+      point(event);
+    });
+    canvas.addEventListener("pointermove", (event) => event.buttons & 1 && point(event));
+    let turned = 0; // a touchpad sends many small turns
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        turned += event.deltaMode === 0 ? event.deltaY / 40 : event.deltaY;
+        const steps = Math.trunc(turned);
+        turned -= steps;
+        if (steps) step(view.through, Math.sign(steps) * Math.min(Math.abs(steps), 3));
+      },
+      { passive: false },
+    );
+    canvas.addEventListener("keydown", (event) => {
+      const steps = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[event.key];
+      if (steps) {
+        event.preventDefault();
+        step(view.through, steps);
+      }
+    });
+    const layers = [document.createElement("canvas"), document.createElement("canvas")];
+    return { view, canvas, caption, layers, node: element("figure", { className: "hv-view" }, canvas, caption) };
+  });
+
+  const views = element("div", { className: "hv-views" }, ...panels.map((panel) => panel.node));
+  const viewer = element(
+    "div",
+    { className: "hv", "data-lm-suppress-shortcuts": "true" }, // JupyterLab's single keys delete cells
+    views,
+    element("div", { className: "hv-slices" }, sliceRange, profile, profileNote),
+    status,
+    element(
+      "div",
+      { className: "hv-controls" },
+      layerBox,
+      overlayBox,
+      element("label", {}, "Threshold", thresholdRange, thresholdNumber),
+      element("label", {}, "Opacity", opacity),
+      colormapBox,
+      element("span", { className: "hv-legend" }, legendLow, element("span", {}, legend, legendMark), legendHigh),
+      contourBox,
+      element(
+        "details",
+        {},
+        element("summary", {}, "Keys"),
+        element(
+          "dl",
+          {},
+          ...[...KEYS, ...(hooks.keys || [])].flatMap(([keys, what]) => [
+            element("dt", {}, keys),
+            element("dd", {}, what),
+          ]),
+        ),
+      ),
+    ),
+    candidateBox,
+  );
+  viewer.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(?:INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName))
+      return;
+    const action = {
+      n: () => jump(1),
+      p: () => jump(-1),
+      o: () => {
+        overlayBox.lastChild.selectedIndex = (overlayBox.lastChild.selectedIndex + 1) % OVERLAYS.length;
+        recolor();
+      },
+      c: () => contour.click(),
+      x: () => {
+        crosshair = !crosshair;
+        redraw();
+      },
+    }[event.key];
+    action?.();
+    if (action || hooks.key?.(event.key, candidateRows.querySelector("[aria-current=true]"))) event.preventDefault();
+  });
+  const profilePoint = (event) => {
+    if (!(event.buttons & 1)) return;
+    const { left, width } = profile.getBoundingClientRect();
+    const fraction = (event.clientX - left - 8) / (width - 16);
+    moveTo(2, fromFeet(Number(sliceRange.min) + Math.round(fraction * (scan.shape[2] - 1))));
+  };
+  profile.addEventListener("pointerdown", profilePoint);
+  profile.addEventListener("pointermove", profilePoint);
+  const observer = new ResizeObserver(() => redraw());
+  observer.observe(viewer);
+  root.append(viewer);
+
+  /** Turns the index of an axial slice of the scan, counted from the feet, into one of z, and back. */
+  const fromFeet = (index) => scan.highest_slice - index;
+
+  function moveTo(axis, index) {
+    cursor[axis] = clamp(index, 0, scan.shape[axis] - 1);
+    redraw();
+  }
+
+  const step = (axis, steps) => moveTo(axis, cursor[axis] + steps);
+
+  function score(level) {
+    return scan.range[0] + ((level - 1) / LEVELS) * (scan.range[1] - scan.range[0]);
+  }
+
+  function setThreshold(value) {
+    if (!Number.isFinite(value)) return;
+    scan.threshold = Number(value.toPrecision(4));
+    recolor();
+    hooks.threshold?.(scan.threshold);
+  }
+
+  /** Finds the colour of every score, and redraws. */
+  function recolor() {
+    if (!scan) return;
+    const palette = colormaps[colormapBox.lastChild.value];
+    const mode = overlayBox.lastChild.value;
+    const [low, high] = scan.limits;
+    const strength = Number(opacity.value) * 255;
+    const flagged = scan.threshold - (0.5 * (scan.range[1] - scan.range[0])) / LEVELS; // scores were rounded
+    colors.fill(0);
+    for (let level = 1; mode !== "off" && level <= LEVELS + 1; level++) {
+      const value = score(level);
+      const place = clamp((value - low) / (high - low || 1), 0, 1);
+      const alpha = mode === "all scores" ? strength * place : value >= flagged ? strength : 0;
+      const start = 3 * Math.round(255 * place);
+      colors[level] =
+        (Math.round(alpha) << 24) | (palette[start + 2] << 16) | (palette[start + 1] << 8) | palette[start];
+    }
+    const pixels = new ImageData(256, 1);
+    for (let index = 0; index < 256; index++)
+      pixels.data.set([...palette.slice(3 * index, 3 * index + 3), 255], 4 * index);
+    legend.getContext("2d").putImageData(pixels, 0, 0);
+    legendMark.style.left = `${100 * clamp((scan.threshold - low) / (high - low || 1), 0, 1)}%`;
+    thresholdRange.value = scan.threshold;
+    thresholdNumber.value = Number(scan.threshold.toPrecision(4));
+    redraw();
+  }
+
+  /** Redraws with the next frame. */
+  function redraw() {
+    if (scheduled || !scan || !image) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      draw();
+    });
+  }
+
+  function draw() {
+    const size = scan.shape.map((count, axis) => count * scan.spacing[axis]); // mm
+    const width = views.clientWidth;
+    const rows = width < 520 ? 1 : 3;
+    const across = rows === 3 ? size[0] + size[0] + size[1] : Math.max(size[0], size[1]);
+    const scale = Math.min((width - (rows === 3 ? 24 : 0)) / across, 460 / Math.max(size[1], size[2]));
+    panels.forEach((panel) => drawView(panel, size, scale));
+    drawProfile();
+    const feet = fromFeet(cursor[2]);
+    sliceRange.value = feet;
+    const level = map[offset(cursor)];
+    const own = transform(scan.scan_transform, cursor).map(Math.round);
+    status.textContent = [
+      formatPosition(transform(scan.affine, cursor)),
+      `voxel (${own.join(", ")})`,
+      level ? `score ${formatScore(score(level))}` : "outside the brain",
+      label && label[offset(cursor)] ? "in a labelled lesion" : "",
+    ]
+      .filter(Boolean)
+      .join("  ·  ");
+    for (const [index, row] of [...candidateRows.children].entries()) {
+      row.setAttribute(
+        "aria-current",
+        scan.candidates[index].voxel.every((place, axis) => place === cursor[axis]),
+      );
+    }
+  }
+
+  const offset = ([x, y, z]) => x + scan.shape[0] * (y + scan.shape[1] * z);
+
+  function drawView({ view, canvas, caption, layers }, size, scale) {
+    const [columns, lines] = [scan.shape[view.across], scan.shape[view.down]];
+    const strides = [1, scan.shape[0], scan.shape[0] * scan.shape[1]];
+    const start = cursor[view.through] * strides[view.through];
+    const [base, overlay] = [new ImageData(columns, lines), new ImageData(columns, lines)];
+    const [basePixels, overlayPixels] = [new Uint32Array(base.data.buffer), new Uint32Array(overlay.data.buffer)];
+    for (let line = 0, pixel = 0; line < lines; line++) {
+      for (let place = start + line * strides[view.down], column = 0; column < columns; column++, pixel++) {
+        basePixels[pixel] = gray[image[place]];
+        overlayPixels[pixel] = colors[map[place]];
+        place += strides[view.across];
+      }
+    }
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [size[view.across] * scale, size[view.down] * scale];
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    [base, overlay].forEach((pixels, index) => {
+      layers[index].width = columns;
+      layers[index].height = lines;
+      layers[index].getContext("2d").putImageData(pixels, 0, 0);
+      context.imageSmoothingEnabled = index === 0; // scores are shown voxel by voxel
+      context.drawImage(layers[index], 0, 0, canvas.width, canvas.height);
+    });
+    const cell = [canvas.width / columns, canvas.height / lines];
+    if (label && contour.checked) drawContour(context, start, strides, view, columns, lines, cell);
+    const centre = [(cursor[view.across] + 0.5) * cell[0], (cursor[view.down] + 0.5) * cell[1]];
+    if (crosshair) {
+      const gap = 10 * ratio;
+      context.strokeStyle = "rgba(255, 255, 255, 0.75)";
+      context.lineWidth = ratio;
+      context.beginPath();
+      for (const [from, to] of [
+        [0, centre[0] - gap],
+        [centre[0] + gap, canvas.width],
+      ]) {
+        if (to > from) (context.moveTo(from, centre[1]), context.lineTo(to, centre[1]));
+      }
+      for (const [from, to] of [
+        [0, centre[1] - gap],
+        [centre[1] + gap, canvas.height],
+      ]) {
+        if (to > from) (context.moveTo(centre[0], from), context.lineTo(centre[0], to));
+      }
+      context.stroke();
+    }
+    drawLetters(context, view, canvas, ratio);
+    const axis = [0, 1, 2].reduce((best, row) =>
+      Math.abs(scan.affine[row][view.through]) > Math.abs(scan.affine[best][view.through]) ? row : best,
+    );
+    const place = `${view.name}, ${formatPosition(transform(scan.affine, cursor)).split("  ")[axis].replace(" mm", "")} mm`;
+    caption.textContent = view.through === 2 ? `${place}, slice ${fromFeet(cursor[2])} from the feet` : place;
+  }
+
+  function drawContour(context, start, strides, view, columns, lines, [width, height]) {
+    const inside = (column, line) =>
+      column >= 0 &&
+      line >= 0 &&
+      column < columns &&
+      line < lines &&
+      label[start + column * strides[view.across] + line * strides[view.down]] === 1;
+    context.strokeStyle = LABEL_COLOR;
+    context.lineWidth = 1.5 * (window.devicePixelRatio || 1);
+    context.beginPath();
+    for (let line = 0; line <= lines; line++) {
+      for (let column = 0; column <= columns; column++) {
+        const here = inside(column, line);
+        if (here !== inside(column - 1, line)) {
+          context.moveTo(column * width, line * height);
+          context.lineTo(column * width, (line + 1) * height);
+        }
+        if (here !== inside(column, line - 1)) {
+          context.moveTo(column * width, line * height);
+          context.lineTo((column + 1) * width, line * height);
+        }
+      }
+    }
+    context.stroke();
+  }
+
+  function drawLetters(context, view, canvas, ratio) {
+    context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
+    context.lineWidth = 3 * ratio;
+    context.strokeStyle = "rgba(0, 0, 0, 0.7)";
+    context.fillStyle = "#f2d16b";
+    const margin = 5 * ratio;
+    const write = (text, x, y, align, baseline) => {
+      context.textAlign = align;
+      context.textBaseline = baseline;
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
+    const [left, right] = scan.directions[view.across];
+    const [top, bottom] = scan.directions[view.down];
+    write(left, margin, canvas.height / 2, "left", "middle");
+    write(right, canvas.width - margin, canvas.height / 2, "right", "middle");
+    if (canvas.height > 60 * ratio) {
+      write(top, canvas.width / 2, margin, "center", "top");
+      write(bottom, canvas.width / 2, canvas.height - margin, "center", "bottom");
+    }
+  }
+
+  function drawProfile() {
+    const ratio = window.devicePixelRatio || 1;
+    const { width, height } = profile.getBoundingClientRect();
+    profile.width = Math.round(width * ratio);
+    profile.height = Math.round(height * ratio);
+    const context = profile.getContext("2d");
+    context.scale(ratio, ratio);
+    const first = Number(sliceRange.min);
+    const x = (index) => 8 + ((index - first) / Math.max(1, scan.shape[2] - 1)) * (width - 16);
+    const finite = scan.slices.score.filter((value) => value !== null);
+    const high = Math.max(...finite, scan.threshold, scan.limits[0]);
+    const low = Math.min(...finite, scan.threshold, scan.limits[0]);
+    const y = (value) => height - 4 - ((value - low) / (high - low || 1)) * (height - 8);
+    context.fillStyle = `rgba(${ORANGE}, 0.35)`;
+    scan.slices.lesion.forEach((lesion, place) => {
+      const [left, right] = [-0.5, 0.5].map((side) => Math.round(x(scan.slices.index[place] + side)));
+      if (lesion) context.fillRect(left, 0, right - left, height);
+    });
+    const foreground = getComputedStyle(profile).color;
+    context.strokeStyle = foreground;
+    context.setLineDash([4, 3]);
+    context.beginPath();
+    context.moveTo(0, y(scan.threshold));
+    context.lineTo(width, y(scan.threshold));
+    context.stroke();
+    context.setLineDash([]);
+    context.strokeStyle = BLUE;
+    context.lineWidth = 2;
+    context.beginPath();
+    scan.slices.score.forEach(
+      (value, place) => value !== null && context.lineTo(x(scan.slices.index[place]), y(value)),
+    );
+    context.stroke();
+    context.strokeStyle = foreground;
+    context.lineWidth = 1.5;
+    context.beginPath();
+    context.moveTo(x(fromFeet(cursor[2])), 0);
+    context.lineTo(x(fromFeet(cursor[2])), height);
+    context.stroke();
+  }
+
+  function jump(steps) {
+    const count = scan?.candidates.length;
+    if (!count) return;
+    const rows = [...candidateRows.children];
+    const current = rows.findIndex((row) => row.getAttribute("aria-current") === "true");
+    goTo(current < 0 ? (steps > 0 ? 0 : count - 1) : (current + steps + count) % count);
+  }
+
+  function goTo(index) {
+    cursor = [...scan.candidates[index].voxel];
+    draw();
+    candidateRows.children[index]?.scrollIntoView({ block: "nearest" });
+  }
+
+  function setCandidates({ threshold, candidates, total }) {
+    scan.candidates = candidates;
+    const shown = total > candidates.length ? `, the ${candidates.length} highest shown` : "";
+    candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} over ${formatScore(threshold)}${shown}`;
+    candidateHead.replaceChildren(
+      ...["", "Score", "Volume", "Position", ...(hooks.columns || [])].map((name) =>
+        element("th", { scope: "col" }, name),
+      ),
+    );
+    candidateRows.replaceChildren(
+      ...candidates.map((candidate, index) => {
+        const row = element(
+          "tr",
+          { "data-candidate": index },
+          element(
+            "td",
+            {},
+            element(
+              "button",
+              { type: "button", onclick: () => goTo(index), "aria-label": `Go to candidate ${index + 1}` },
+              `${index + 1}`,
+            ),
+          ),
+          element("td", {}, formatScore(candidate.score)),
+          element("td", {}, `${candidate.volume.toFixed(candidate.volume < 1 ? 2 : 1)} ml`),
+          element("td", {}, formatPosition(candidate.position)),
+        );
+        hooks.decorate?.(row, candidate, index, threshold);
+        return row;
+      }),
+    );
+    redraw();
+  }
+
+  function setLayer(index, bytes) {
+    layerBox.lastChild.selectedIndex = index;
+    image = bytes;
+    redraw();
+  }
+
+  /** Shows a case: its header, see viewer.py, and the bytes of map, first image and lesion mask. */
+  function show(header, buffers) {
+    scan = header;
+    map = buffers.map;
+    label = buffers.label;
+    layerBox.lastChild.replaceChildren(...scan.layers.map((name) => new Option(name)));
+    contourBox.hidden = !label;
+    [thresholdRange.min, thresholdRange.max] = scan.range;
+    legendLow.textContent = formatScore(scan.limits[0]);
+    legendHigh.textContent = formatScore(scan.limits[1]);
+    sliceRange.min = fromFeet(scan.shape[2] - 1);
+    sliceRange.max = fromFeet(0);
+    profileNote.textContent = `Slice score, from the feet (left) to the head; dashed: threshold${label ? "; shaded: slices with lesion" : ""}`;
+    cursor = [...scan.start];
+    setCandidates(scan);
+    setLayer(0, buffers.image);
+    recolor();
+  }
+
+  return { show, setLayer, setCandidates, goTo, remove: () => observer.disconnect() };
+}

@@ -1,0 +1,197 @@
+"""The widget that reviews anomaly maps in a notebook."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+from monai.config import PathLike
+
+from ssmctb_monai.files import checksum
+from ssmctb_monai.visualize.heatmap import case_name, check_item, load_heatmap, load_volume, map_file
+from ssmctb_monai.visualize.verdicts import Decision, Verdict, VerdictFile
+from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
+
+REVIEW_FILE = "review.csv"
+
+
+class Review(anywidget.AnyWidget):
+    """Widget that shows scans with their anomaly maps, and writes what a reader decides to a file at once.
+
+    The volumes of a case go to the browser once, so that scrolling needs no answer of the kernel. A case that cannot be
+    shown says why, and the others go on.
+
+    Args:
+        cases: items such as `load_heatmap` takes, each with a name of its own.
+        threshold: threshold to begin with, for all cases; ``None`` takes that of each item, else the score that one in
+            a hundred voxels of the brain exceeds.
+        review_file: where verdicts are written; ``None`` takes ``review.csv`` beside the first map, in the working
+            directory where maps are arrays.
+
+    Attributes:
+        verdicts: the file of the verdicts.
+
+    Raises:
+        TypeError: when a case is no dictionary.
+        KeyError: when a case lacks image or map.
+        ValueError: when there is no case, two have one name, or the file is no file of verdicts.
+    """
+
+    _esm = asset("viewer.js") + asset("review.js")
+    _css = asset("viewer.css") + asset("review.css")
+    colormaps = traitlets.Dict(colormaps()).tag(sync=True)
+    cases: traitlets.List[dict[str, str]] = traitlets.List().tag(sync=True)
+    start = traitlets.Int().tag(sync=True)
+
+    def __init__(
+        self,
+        cases: Sequence[Mapping[str, Any]],
+        threshold: float | None = None,
+        review_file: PathLike | None = None,
+    ) -> None:
+        if not cases:
+            raise ValueError("There is no case to review.")
+        for item in cases:
+            check_item(item)
+        names = [case_name(item) for item in cases]
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"Several cases are named {', '.join(repeated)}: give each a `case_id` of its own.")
+        super().__init__()
+        given = {} if threshold is None else {"threshold": threshold}
+        self.items = [{**item, "case_id": name, **given} for item, name in zip(cases, names, strict=True)]
+        beside = next((file.parent for item in cases if (file := map_file(item))), Path())
+        self.verdicts = VerdictFile(beside / REVIEW_FILE if review_file is None else review_file)
+        self._checksums: dict[int, str] = {}
+        self._scans: dict[int, Future[ViewerScan]] = {}
+        self._loader = ThreadPoolExecutor(max_workers=1)
+        self.start = self.verdicts.resume(self._keys())
+        self._list_cases()
+        self.on_msg(self._receive)
+
+    def _keys(self) -> list[tuple[str, str]]:
+        """Name and map's checksum of each case; only maps of cases with verdicts are read for it."""
+        judged = {verdict.case_id for verdict in self.verdicts.read()}
+        names = [item["case_id"] for item in self.items]
+        return [(name, self._checksum(index) if name in judged else "") for index, name in enumerate(names)]
+
+    def _checksum(self, case: int) -> str:
+        """Checksum of a case's map as it was loaded last."""
+        if case not in self._checksums:
+            self._checksums[case] = _map_checksum(self.items[case])
+        return self._checksums[case]
+
+    def _list_cases(self) -> None:
+        """Tells the browser which cases are done."""
+        verdicts = {
+            (verdict.case_id, verdict.map_checksum): verdict.verdict
+            for verdict in self.verdicts.read()
+            if verdict.threshold is None
+        }
+        self.cases = [{"case_id": name, "verdict": verdicts.get((name, digits), "")} for name, digits in self._keys()]
+
+    def _receive(self, _: Any, message: Mapping[str, Any], __: Any) -> None:
+        """Answers the browser, see review.js."""
+        answers: dict[str, Callable[..., None]] = {
+            "open": self._open,
+            "layer": self._layer,
+            "threshold": self._threshold,
+            "judge": self._judge,
+        }
+        content = {key: value for key, value in message.items() if key != "type"}
+        try:
+            answers[message["type"]](**content)
+        except Exception as error:  # a callback's error would go unseen
+            self.send(
+                {"type": "failed", "number": message.get("number"), "problem": f"{type(error).__name__}: {error}"}
+            )
+
+    def _open(self, case: int) -> None:
+        answer: dict[str, Any] = {"type": "case", "case": case}
+        try:
+            scan = self._scan(case)
+        except Exception as error:
+            del self._scans[case]  # another try may find it mended
+            self.send(answer | {"problem": f"{self.items[case]['case_id']} cannot be shown: {error}"})
+            return
+        header = scan.header()
+        label = scan.label()
+        self.send(
+            answer
+            | {"header": header | self._candidates(case, header["threshold"])}
+            | _decision(self._decided(case).get((None, None))),
+            [scan.anomaly_map(), scan.layer(0), *([label] if label else [])],
+        )
+
+    def _scan(self, case: int) -> ViewerScan:
+        """Loads a case, and the next one in the background."""
+        wanted = range(case, min(case + 2, len(self.items)))
+        self._scans = {index: self._scans.get(index) or self._loader.submit(self._load, index) for index in wanted}
+        return self._scans[case].result()
+
+    def _load(self, case: int) -> ViewerScan:
+        self._checksums[case] = _map_checksum(self.items[case])  # the file may be another one by now
+        return ViewerScan(load_heatmap(self.items[case]))
+
+    def _layer(self, case: int, layer: int) -> None:
+        self.send({"type": "layer", "case": case, "layer": layer}, [self._scan(case).layer(layer)])
+
+    def _threshold(self, case: int, threshold: float) -> None:
+        self.send({"type": "candidates", "case": case, **self._candidates(case, threshold)})
+
+    def _decided(self, case: int) -> dict[tuple[float | None, tuple[int, ...] | None], Verdict]:
+        """Verdicts on a case by threshold and voxel; that on the case as a whole has neither."""
+        verdicts = self.verdicts.of(self.items[case]["case_id"], self._checksum(case))
+        return {(verdict.threshold, verdict.voxel): verdict for verdict in verdicts}
+
+    def _candidates(self, case: int, threshold: float) -> dict[str, Any]:
+        """Lists candidates with the verdicts on them, and those on the same place at another threshold."""
+        listed = self._scan(case).candidates(threshold)
+        decided = self._decided(case)
+        for entry in listed["candidates"]:
+            voxel = tuple(entry["scan_voxel"])
+            earlier = [
+                f"{other.verdict} at {other.threshold:g} ({other.volume:.1f} ml)"
+                for other in decided.values()
+                if other.voxel == voxel and other.threshold != listed["threshold"] and other.verdict
+            ]
+            entry |= _decision(decided.get((listed["threshold"], voxel))) | {"earlier": "; ".join(earlier)}
+        return listed
+
+    def _judge(
+        self,
+        case: int,
+        number: int,
+        candidate: int | None,
+        threshold: float | None,
+        verdict: Decision,
+        comment: str,
+    ) -> None:
+        details: dict[str, Any] = {}
+        if candidate is not None and threshold is not None:
+            found = self._scan(case).candidates(threshold)["candidates"][candidate]
+            details = {key: tuple(found[name]) for key, name in {"voxel": "scan_voxel", "position": "position"}.items()}
+            details |= {"threshold": threshold, "volume": found["volume"], "score": found["score"]}
+        saved = self.verdicts.save(
+            Verdict(self.items[case]["case_id"], self._checksum(case), verdict, comment, **details)
+        )
+        self._list_cases()
+        self.send({"type": "saved", "number": number, "time": saved.time, "file": str(self.verdicts.path)})
+
+
+def _map_checksum(item: Mapping[str, Any]) -> str:
+    """Checksum of an item's map; empty where its file is not there."""
+    file = map_file(item)
+    if file is None:
+        return hashlib.sha256(load_volume(item["anomaly_map"]).numpy().tobytes()).hexdigest()[:16]
+    return checksum(file)[:16] if file.is_file() else ""
+
+
+def _decision(verdict: Verdict | None) -> dict[str, str]:
+    """What the browser shows of a verdict."""
+    return {"verdict": verdict.verdict if verdict else "", "comment": verdict.comment if verdict else ""}

@@ -1,0 +1,170 @@
+"""The viewer of report.html in a browser, opened from the disk."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+
+from ssmctb_monai.reports import evaluate_folders
+
+pytestmark = pytest.mark.slow
+
+SHAPE = (40, 30, 20)
+AFFINE = np.array([[0, 0, 4.0, -40], [1.5, 0, 0, -30], [0, -2.0, 0, 70], [0, 0, 0, 1]])  # A, I, R; anisotropic
+LESION = np.array([24.0, 15.0, 55.0])  # mm, RAS: the patient's right, in front, above
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Two cases with a lesion in the patient's right, which the map of the first finds, and that of the second not."""
+    folder = tmp_path_factory.mktemp("report")
+    places = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    rng = np.random.default_rng(0)
+    label = (np.linalg.norm(places - LESION, axis=-1) < 10).astype(np.uint8)
+    flair = np.pad(rng.integers(100, 200, np.subtract(SHAPE, 2)), 1).astype(np.int16)
+    found = rng.uniform(0, 0.3, SHAPE) + 0.6 * label
+    for name, scores in {"case 1": found, "case_#2": rng.uniform(0, 0.4, SHAPE)}.items():
+        files = {f"data/{name}/{name}_flair": flair, f"data/{name}/{name}_seg": label, f"maps/{name}": scores}
+        for file, array in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / f"{file}.nii.gz")
+    evaluate_folders({"ours": folder / "maps"}, folder / "data", thresholds={"ours": 0.5}, output_dir=folder / "report")
+    return folder / "report" / "report.html"
+
+
+@pytest.fixture
+def viewer(page, report):
+    page.requests = []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(report.as_uri())
+    page.set_default_timeout(10_000)
+    page.get_by_text("0 candidates over 0.5").wait_for()  # of the worst case, which comes first
+    return page
+
+
+def next_frame(page):
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def centre_of_colour(page, view):
+    """Where the overlay is in a view, as fractions of its width and height; ``None`` where there are but letters."""
+    return page.evaluate(
+        """view => {
+            const canvas = document.querySelector(`canvas[data-view=${view}]`);
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            let [count, x, y] = [0, 0, 0];
+            for (let i = 0; i < data.length; i += 4) {
+                if (data[i] > data[i + 2] + 40 && !(data[i] > 200 && data[i + 1] > 180 && data[i + 2] > 90)) {
+                    count += 1; x += (i / 4) % width; y += Math.floor(i / 4 / width);
+                }
+            }
+            return count < 0.005 * width * height ? null : [x / count / width, y / count / height];
+        }""",
+        view,
+    )
+
+
+def image_of(page, view):
+    next_frame(page)
+    return page.evaluate("view => document.querySelector(`canvas[data-view=${view}]`).toDataURL()", view)
+
+
+def click(target, across, down):
+    box = target.bounding_box()
+    target.click(position={"x": across * box["width"], "y": down * box["height"]})
+
+
+def control(page, label):
+    return page.locator("#viewer-stage label", has_text=label).locator("input, select").first
+
+
+def test_page_reads_its_cases_from_the_disk_and_nothing_else(viewer, report):
+    assert all(url.startswith((report.parent.as_uri(), "data:")) for url in viewer.requests)
+    assert [url for url in viewer.requests if url.endswith(".js")] == [
+        (report.parent / "viewer" / name).as_uri() for name in ["case_#2.js"]
+    ]  # the worst case first, and only this one
+
+
+def test_sides_are_those_of_radiology(viewer):
+    viewer.select_option("#viewer-case", "case 1")
+    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    next_frame(viewer)
+    viewer.keyboard.press("x")
+    across, down = centre_of_colour(viewer, "axial")
+    assert across < 0.4  # the patient's right
+    assert down < 0.45  # front
+    across, down = centre_of_colour(viewer, "coronal")
+    assert across < 0.4
+    assert down < 0.45  # head
+    across, down = centre_of_colour(viewer, "sagittal")
+    assert across < 0.45  # front
+    status = viewer.locator(".hv-status").inner_text()
+    assert "in a labelled lesion" in status
+    right, front, head = (float(part) for part in status.replace("mm", "").split("·")[0].split() if part[0].isdigit())
+    assert np.abs(np.array([right, front, head]) - LESION).max() <= 10
+    box = viewer.locator("canvas[data-view=axial]").bounding_box()
+    other = viewer.locator("canvas[data-view=coronal]").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(20 * 4.0 / (40 * 1.5), rel=0.15)  # mm, cut to the brain
+    assert other["width"] / other["height"] == pytest.approx(20 * 4.0 / (30 * 2.0), rel=0.15)
+
+
+def test_keyboard_scrolls_and_switches(viewer):
+    viewer.get_by_role("button", name="Next").press("Enter")
+    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    viewer.locator("canvas[data-view=axial]").focus()
+    before = image_of(viewer, "axial")
+    slider = viewer.get_by_label("Axial slice, from the feet up")
+    number = int(slider.input_value())
+    viewer.keyboard.press("ArrowUp" if number < 15 else "ArrowDown")
+    assert image_of(viewer, "axial") != before
+    assert abs(int(slider.input_value()) - number) == 1
+    for key in ("o", "c", "x"):
+        before = image_of(viewer, "axial")
+        viewer.keyboard.press(key)
+        assert image_of(viewer, "axial") != before, key
+    viewer.get_by_role("button", name="Previous").press("Enter")
+    viewer.get_by_text("0 candidates over 0.5").wait_for()
+
+
+def test_controls_change_the_picture(viewer):
+    viewer.select_option("#viewer-case", "case 1")
+    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    images = {image_of(viewer, "axial")}
+    control(viewer, "Opacity").fill("1")
+    images.add(image_of(viewer, "axial"))
+    control(viewer, "Colours").select_option("viridis")
+    images.add(image_of(viewer, "axial"))
+    control(viewer, "Overlay").select_option("all scores")
+    images.add(image_of(viewer, "axial"))
+    control(viewer, "Overlay").select_option("above threshold")
+    viewer.get_by_label("Threshold as a number").fill("0.05")
+    viewer.keyboard.press("Enter")
+    images.add(image_of(viewer, "axial"))
+    control(viewer, "Lesion contour").uncheck()
+    images.add(image_of(viewer, "axial"))
+    assert len(images) == 6
+    control(viewer, "Overlay").select_option("off")
+    next_frame(viewer)
+    assert centre_of_colour(viewer, "axial") is None
+
+
+def test_clicks_move_all_views(viewer):
+    coronal = image_of(viewer, "coronal")
+    click(viewer.locator("canvas[data-view=axial]"), 0.25, 0.7)
+    assert image_of(viewer, "coronal") != coronal
+    assert viewer.locator(".hv-status").inner_text().split()[0] == "R"
+    axial = image_of(viewer, "axial")
+    click(viewer.locator(".hv-profile"), 0.1, 0.5)
+    assert image_of(viewer, "axial") != axial
+    slider = viewer.get_by_label("Axial slice, from the feet up")
+    low, high = (int(slider.get_attribute(name)) for name in ("min", "max"))
+    assert (int(slider.input_value()) - low) / (high - low) == pytest.approx(0.1, abs=0.04)
+
+
+def test_missing_case_says_so(viewer, report):
+    kept = (report.parent / "viewer" / "case 1.js").rename(report.parent / "away.js")
+    viewer.select_option("#viewer-case", "case 1")
+    viewer.get_by_text("viewer/case 1.js is not beside this page").wait_for()
+    kept.rename(report.parent / "viewer" / "case 1.js")
