@@ -1,44 +1,23 @@
-"""Draws the README's picture: a validation case of the demo data, its anomaly map, and both on top of each other.
+"""Draws the README's first picture: a test patient of the demo data by `plot_case`.
 
-Train first (the README's first command, as it stands), then, from the repository's root, with matplotlib installed:
+Train and make the maps first, then, from the repository's root:
 
+    python -m monai.bundle run training --config_file bundles/brats3d/train.json
+    python -m monai.bundle run inference --config_file bundles/brats3d/inference.json
     python docs/images/demo_case.py
 """
 
-from pathlib import Path
+from io import BytesIO
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from monai.bundle import ConfigParser
+from PIL import Image
 
-CASE = 1  # of the validation section
+from ssmctb_monai.data import make_demo_dataset
+from ssmctb_monai.visualize import find_maps, plot_case
 
-config = ConfigParser()
-config.read_config("bundles/brats3d/configs/train.json")
-network = config.get_parsed_content("network_def")
-network.load_state_dict(torch.load(Path("bundles/brats3d/models/model.pt"), map_location="cpu", weights_only=True))
-case = config.get_parsed_content("validate#dataset")[CASE]
-with torch.no_grad():
-    anomaly_map = config.get_parsed_content("validate#inferer")(case["image"][None], network.eval())[0, 0].float()
+CASE = "DemoBraTS_00011"
 
-index = int(case["label"][0].sum((0, 1)).argmax())  # the axial slice with the largest lesion
-flair, lesion, brain, score = (
-    np.rot90(np.asarray(volume[..., index]))
-    for volume in (case["image"][0], case["label"][0], case["brain"][0], anomaly_map)
-)
-score = np.where(brain > 0, score, np.nan)
-colours = {"cmap": "inferno", "vmin": 0, "vmax": np.nanmax(score)}
-
-figure, axes = plt.subplots(1, 3, figsize=(9, 4), layout="constrained", facecolor="white")
-for axis, title in zip(axes, ("FLAIR and lesion (outline)", "Anomaly map", "Anomaly map on FLAIR"), strict=True):
-    axis.set_title(title)
-    axis.set_axis_off()
-axes[0].imshow(flair, cmap="gray", vmin=0, vmax=1)
-axes[0].contour(lesion, [0.5], colors="tab:orange", linewidths=1.5)
-shown = axes[1].imshow(score, **colours)
-axes[2].imshow(flair, cmap="gray", vmin=0, vmax=1)
-axes[2].imshow(score, **colours, alpha=np.nan_to_num(score / colours["vmax"]) ** 2)
-axes[2].contour(lesion, [0.5], colors="tab:cyan", linewidths=1)
-figure.colorbar(shown, ax=axes, shrink=0.7, label="anomaly score")
-figure.savefig("docs/images/demo_case.png", dpi=110)
+items = find_maps("bundles/brats3d/eval/inference", make_demo_dataset())
+file = BytesIO()
+plot_case(next(item for item in items if item["case_id"] == CASE)).savefig(file, dpi=120)
+few_colours = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=3)
+few_colours.save("docs/images/demo_case.png", optimize=True)

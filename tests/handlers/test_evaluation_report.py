@@ -158,6 +158,19 @@ def test_report_of_all_cases(tmp_path, items, loader):
     assert cases_in(tmp_path) == list(NAMES)
     assert [case.patient_id for case in evaluation.cases] == [f"patient of {name}" for name in NAMES]
     assert {view.case_id for view in evaluation.views if view.image is not None} == set(NAMES)
+    assert sorted(path.stem for path in (tmp_path / "out" / "viewer").iterdir()) == sorted(NAMES)
+
+
+def test_viewer_has_the_first_map_and_its_threshold(tmp_path, items):
+    run(items, tmp_path, thresholds={"model": 10.9})
+    for item in items:
+        script = (tmp_path / "out" / "viewer" / f"{item['case_id']}.js").read_text()
+        header, _ = json.JSONDecoder().raw_decode(script.removeprefix("heatmapCase("))
+        scores = nibabel.load(item["image"]).get_fdata()
+        assert header["threshold"] == 10.9
+        assert header["case_id"] == item["case_id"]
+        assert header["layers"] == ["image"]
+        assert header["range"] == pytest.approx([scores.min(), scores.max()])
 
 
 def test_figures_are_those_of_the_files(tmp_path, items):

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_review_heatmaps.ipynb"
 CASES = ("DemoBraTS_00010", "DemoBraTS_00011")
 PATIENCE = 60_000  # ms, for JupyterLab and a kernel on a busy machine
+
+
 def request(address, content=None):
     """Asks JupyterLab's server, or tells it something."""
     data = None if content is None else json.dumps(content).encode()

@@ -615,6 +615,22 @@ def test_report_is_written(tmp_path):
     assert all(str(tmp_path / method) in report["description"] for method in ("ours", "theirs"))
 
 
+def test_viewer_holds_the_cases_that_have_an_image(tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: pages.append(arguments) or "")
+    make(tmp_path, layout="brats")
+    (tmp_path / "labels" / NAMES[1] / f"{NAMES[1]}_flair.nii.gz").unlink()
+    (tmp_path / "out" / "viewer").mkdir(parents=True)
+    (tmp_path / "out" / "viewer" / "case_of_last_week.js").write_text("")
+    evaluate(tmp_path, output_dir=tmp_path / "out", thresholds={"ours": 0.9})
+    shown = [name for name in NAMES if name != NAMES[1]]
+    assert pages[0][-1] == sorted(shown)
+    script = (tmp_path / "out" / "viewer" / f"{NAMES[0]}.js").read_text()
+    header, _ = json.JSONDecoder().raw_decode(script.removeprefix("heatmapCase("))
+    assert header["threshold"] == 0.9
+    assert header["range"][1] == pytest.approx(arrays(NAMES[0])["ours"][1:-1, 1:-1, 1:-1].max())
+
+
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     make(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 
@@ -225,6 +226,23 @@ def test_page_loads_nothing():
     assert all(attributes["alt"] for attributes in page.all("img"))
     assert all(attributes.get("scope") in ("col", "row", "rowgroup") for attributes in page.all("th"))
     assert "For research only; this is no medical device." in page.text
+
+
+def test_viewer_reads_from_beside_the_page_only():
+    name = '</script><script>alert("1")</script>'
+    report = make_report(["model"])
+    cases = [make_case("case-1", 0.5), make_case(name, 0.2)]
+    html = render_html(report, cases, make_slices("case-1", [0.1], [True]), [], [name, "case-1"])
+    page = Page(html)
+    data = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', html, re.DOTALL)
+    content = json.loads(data[1])
+    assert content["cases"] == [name, "case-1"]  # the worst first, as everywhere on the page
+    assert list(content["colormaps"]) == ["inferno", "viridis", "cividis"]
+    assert len(page.all("script")) == 2
+    assert not [attributes for attributes in page.all("script") if "src" in attributes]
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert "default-src 'none'" in policy
+    assert policy.endswith("script-src 'unsafe-inline' 'self' file:")
 
 
 def test_names_are_text():
