@@ -10,6 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.config import PathLike
+from torch import distributed
 
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import SoundCases
@@ -27,7 +28,6 @@ class EvaluationReport:
 
     A case that cannot be evaluated is logged, and the others go on; when the report is written, all such cases are
     raised together, so that the exit status tells. Of several processes the first one writes the report of all cases.
-    Each case is also written to the folder ``viewer`` beside the report, whose page lets one scroll through it.
 
     Args:
         evaluation: the evaluation.
@@ -36,6 +36,8 @@ class EvaluationReport:
         output_dir: folder of the report.
         description: what is evaluated, in words.
         map_dir: folder to save the first method's maps in, as ``CASE.nii.gz``; ``None`` saves none.
+        viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
+            240x240x155.
         label_key: key of the label.
         brain_key: key of the brain mask.
         image_key: key of an image for pictures.
@@ -52,6 +54,7 @@ class EvaluationReport:
         output_dir: PathLike,
         description: str | None = None,
         map_dir: PathLike | None = None,
+        viewer: bool = True,
         label_key: str = "label",
         brain_key: str = "brain",
         image_key: str = "image",
@@ -62,6 +65,7 @@ class EvaluationReport:
         self.output_dir = output_dir
         self.description = description
         self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
+        self.viewer = viewer
         self.map_dir = None if map_dir is None else Path(map_dir)
 
     def attach(self, engine: Engine) -> None:
@@ -83,6 +87,7 @@ class EvaluationReport:
         """
         self.clock = Clock()
         self.is_written = False
+        self.scans: list[str] = []  # those that the viewer has
 
     def iteration_completed(self, engine: Engine) -> None:
         """Adds the cases of a batch.
@@ -117,11 +122,14 @@ class EvaluationReport:
         """Writes a case for the viewer of the report, and its map where that is asked for."""
         if self.map_dir is not None:
             write_nifti(item[key], self.map_dir / f"{item['case_id']}.nii.gz")
-        keys = {"image": self.image_key, "anomaly_map": key, "label": self.label_key, "brain": self.brain_key}
-        case = {name: item[source] for name, source in keys.items()}
+        if not self.viewer:
+            return
+        case = {"image": item[self.image_key][:1], "anomaly_map": item[key]}
+        case |= {"label": item[self.label_key], "brain": item[self.brain_key]}
         threshold = self.evaluation.thresholds.get(method)
         case |= {"case_id": item["case_id"], "threshold": threshold and threshold.value}
-        write_case(case, Path(self.output_dir) / VIEWER)
+        if write_case(case, Path(self.output_dir) / VIEWER, self.evaluation.settings):
+            self.scans.append(item["case_id"])
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.
@@ -130,7 +138,7 @@ class EvaluationReport:
             engine: evaluator.
         """
         self._take_problems()
-        failed = self._write(self.evaluation.gather(), self.description)
+        failed = self._write(self.evaluation.gather(), self.description, _gathered(self.scans))
         idist.barrier()  # a process that ends with an error takes the others with it, also the one that writes
         if failed:
             advice = (
@@ -150,14 +158,14 @@ class EvaluationReport:
             done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases{share}."
             logger.error("%s", done)
             self._take_problems()
-            self._write(self.evaluation, f"{done} {self.description or ''}".strip())
+            self._write(self.evaluation, f"{done} {self.description or ''}".strip(), self.scans)
         raise error
 
-    def _write(self, evaluation: AnomalyEvaluation, description: str | None) -> Mapping[str, str]:
+    def _write(self, evaluation: AnomalyEvaluation, description: str | None, scans: Sequence[str]) -> Mapping[str, str]:
         """Writes the report in the first process; returns the cases that could not be evaluated."""
         self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
-            report = write_report(evaluation, self.output_dir, description, viewer=True)
+            report = write_report(evaluation, self.output_dir, description, scans)
             files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))
         return evaluation.failed
@@ -165,3 +173,12 @@ class EvaluationReport:
     def _take_problems(self) -> None:
         for case_id, problem in self.dataset.problems.items():
             self.evaluation.fail(case_id, problem)
+
+
+def _gathered(names: list[str]) -> list[str]:
+    """Joins the lists of all processes."""
+    if idist.get_world_size() == 1:
+        return names
+    shares: list[Any] = [None] * idist.get_world_size()
+    distributed.all_gather_object(shares, names)
+    return [name for share in shares for name in share]

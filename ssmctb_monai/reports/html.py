@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ssmctb_monai.metrics.view import View
@@ -101,9 +102,11 @@ def render_html(
 def _viewer(scans: Sequence[str], cases: Sequence[Row]) -> dict[str, Any]:
     """Collects the parts of the viewer; scans come in the order of the cases."""
     names = [row["case_id"] for row in cases if row["case_id"] in scans]
+    script = asset("viewer.js") + asset("page.js")
     return {
-        "style": Markup(asset("viewer.css")),
-        "script": Markup(asset("viewer.js") + asset("page.js")),
+        "style": asset("viewer.css"),
+        "script": script,
+        "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "data": {"cases": names, "colormaps": colormaps()},
     }
 

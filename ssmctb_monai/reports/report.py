@@ -154,7 +154,7 @@ def slice_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
 
 
 def write_report(
-    evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None, viewer: bool = False
+    evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None, scans: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Writes ``report.json``, ``cases.csv``, ``slices.csv`` and ``report.html``.
 
@@ -162,8 +162,8 @@ def write_report(
         evaluation: the evaluation.
         output_dir: folder to write to; files of an earlier report are replaced.
         description: what was evaluated, in words.
-        viewer: whether the page lets one scroll through the cases, which `write_case` wrote to the folder ``viewer`` in
-            ``output_dir``; those that are not there are left out.
+        scans: names of the cases that `write_case` wrote to the folder ``viewer`` in ``output_dir``; the page lets one
+            scroll through them.
 
     Returns:
         The report.
@@ -178,8 +178,6 @@ def write_report(
     cases, slices = case_rows(evaluation), slice_rows(evaluation)
     _write_csv(cases, folder / "cases.csv", list(cases[0]))
     _write_csv(slices, folder / "slices.csv", ["method", "case_id", "patient_id", *evaluation.cases[0].slices])
-    names = [case.case_id for case in evaluation.cases] if viewer else []
-    scans = [name for name in names if (folder / VIEWER / f"{name}.js").is_file()]
     (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views, scans), encoding="utf-8")
     return report
 

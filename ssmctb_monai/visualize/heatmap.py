@@ -50,6 +50,7 @@ class Heatmap:
         orientation: how the scan's own axes became these, as nibabel's ``apply_orientation`` takes it.
         slices: a column each of ``slice`` (index from the feet up), ``score`` and ``lesion_voxels`` of the brain's
             axial slices, as in ``slices.csv`` of a report.
+        settings: how slices are scored, and how small a component may be.
         threshold: threshold that came with the map; ``None`` where none did.
         map_file: file of the map; ``None`` where it is an array.
     """
@@ -63,6 +64,7 @@ class Heatmap:
     affine: np.ndarray
     orientation: np.ndarray
     slices: Mapping[str, np.ndarray]
+    settings: EvaluationSettings
     threshold: float | None
     map_file: Path | None
 
@@ -97,7 +99,7 @@ class Heatmap:
         return np.rint(nib.orientations.inv_ornt_aff(self.orientation, own_shape)).astype(int)
 
 
-def load_heatmap(item: Mapping[str, Any]) -> Heatmap:
+def load_heatmap(item: Mapping[str, Any], settings: EvaluationSettings | None = None) -> Heatmap:
     """Loads a scan with its anomaly map, from files or arrays.
 
     Args:
@@ -113,6 +115,7 @@ def load_heatmap(item: Mapping[str, Any]) -> Heatmap:
 
             Arrays without an affine lie where the image does.
             Without a brain mask the brain is what differs from the background, as in an evaluation.
+        settings: those of the evaluation whose slices and components are meant.
 
     Returns:
         The heatmap.
@@ -142,7 +145,7 @@ def load_heatmap(item: Mapping[str, Any]) -> Heatmap:
         raise ValueError(f"{source_name(scores)} holds NaN or infinite scores in the brain.")
     anomaly_map = np.where(brain, turned["anomaly_map"][0], turned["anomaly_map"][0][brain].min())
     names = _modalities(item, len(turned["image"]))
-    case_id = case_name(item)
+    case_id, settings = case_name(item), settings or EvaluationSettings()
     radiological = affine @ nib.orientations.inv_ornt_aff(orientation, image.shape[1:])
     return Heatmap(
         case_id=case_id,
@@ -153,7 +156,8 @@ def load_heatmap(item: Mapping[str, Any]) -> Heatmap:
         reconstructions=_reconstructions(item, turned["reconstruction"], names) if "reconstruction" in turned else {},
         affine=radiological,
         orientation=orientation,
-        slices=_slices(case_id, anomaly_map, label, brain, radiological),
+        slices=_slices(case_id, anomaly_map, label, brain, radiological, settings),
+        settings=settings,
         threshold=_threshold(item.get("threshold")),
         map_file=map_file(item),
     )
@@ -269,11 +273,16 @@ def _modalities(item: Mapping[str, Any], count: int) -> tuple[str, ...]:
 
 
 def _slices(
-    case_id: str, anomaly_map: np.ndarray, label: np.ndarray | None, brain: np.ndarray, affine: np.ndarray
+    case_id: str,
+    anomaly_map: np.ndarray,
+    label: np.ndarray | None,
+    brain: np.ndarray,
+    affine: np.ndarray,
+    settings: EvaluationSettings,
 ) -> dict[str, np.ndarray]:
     """Scores the axial slices as an evaluation does."""
     lesion = np.zeros_like(brain) if label is None else label
-    truth = CaseTruth(case_id, case_id, lesion, brain, affine, EvaluationSettings())
+    truth = CaseTruth(case_id, case_id, lesion, brain, affine, settings)
     return truth.slice_table | {"score": slice_scores(truth.cut(anomaly_map), truth)}
 
 

@@ -1,6 +1,7 @@
 /* The viewer in report.html: cases lie beside the page, each in a script that calls heatmapCase, and are read when chosen. */
 const page = JSON.parse(document.getElementById("viewer-data").textContent);
-const viewer = createViewer(document.getElementById("viewer-stage"), page.colormaps);
+const stage = document.getElementById("viewer-stage");
+const viewer = createViewer(stage, page.colormaps);
 const caseBox = document.getElementById("viewer-case");
 const note = document.getElementById("viewer-note");
 caseBox.append(...page.cases.map((name) => new Option(name)));
@@ -13,24 +14,37 @@ async function unpack(text, type) {
 }
 
 async function heatmapCase(header, { map, image, label }) {
-  const volumes = [unpack(map, Uint16Array), unpack(image, Uint8Array), label && unpack(label, Uint8Array)];
-  const [mapLevels, grayValues, lesion] = await Promise.all(volumes);
-  if (header.case_id !== caseBox.value) return; // another one was chosen meanwhile
-  note.hidden = true;
-  viewer.show(header, { map: mapLevels, image: grayValues, label: lesion });
+  try {
+    const volumes = [unpack(map, Uint16Array), unpack(image, Uint8Array), label && unpack(label, Uint8Array)];
+    const [scores, grayValues, lesion] = await Promise.all(volumes);
+    if (header.case_id !== page.cases[caseBox.selectedIndex]) return; // another one was chosen meanwhile
+    stage.hidden = false;
+    viewer.show(header, { map: scores, image: grayValues, label: lesion });
+    note.hidden = true;
+  } catch (error) {
+    say(`${header.case_id} cannot be shown: ${error}`);
+  }
+}
+
+/** Says why there is no scan. */
+function say(text) {
+  stage.hidden = true;
+  note.hidden = false;
+  note.textContent = text;
 }
 
 function open(index) {
   if (index < 0 || index >= page.cases.length) return;
   caseBox.selectedIndex = index;
+  const file = `viewer/${page.cases[index]}.js`;
   const script = document.createElement("script");
-  script.src = `viewer/${caseBox.value.split("/").map(encodeURIComponent).join("/")}.js`;
+  script.src = file.split("/").map(encodeURIComponent).join("/");
   script.onload = () => script.remove();
   script.onerror = () => {
     script.remove();
-    note.hidden = false;
-    note.textContent = `${decodeURIComponent(script.src.split("/").slice(-2).join("/"))} is not beside this page: keep the folder viewer with it.`;
+    say(`${file} is not beside this page: keep the folder viewer with it.`);
   };
+  say("Reading the scan …");
   document.head.append(script);
 }
 

@@ -1,16 +1,22 @@
 /* The notebook widget: the viewer, a list of cases, and verdicts that Python writes to a file at once. */
 const VERDICTS = { accept: "✓", reject: "✗", unsure: "?" };
+const MEANING = {
+  candidate: "It is abnormal",
+  case: "The map shows what is abnormal in this case, and nothing else",
+};
 const PATIENCE = 5000; // ms
 
 function render({ model, el }) {
   let current = null; // message of the case that is shown
-  let loading = null; // its index, until it comes
-  let pendingThreshold = null;
-  const unsaved = new Map(); // timers of verdicts that Python has not confirmed
+  let opening = false; // whether a case is on its way
+  let timer = null; // of the next question to Python
+  const unsaved = new Map(); // verdicts that Python has not confirmed, by number
+  const follow = new Map(); // what shows the verdict on a place, so that all views of the widget do
 
   const caseBox = element("select", { "aria-label": "Case", onchange: () => open(caseBox.selectedIndex) });
   const progress = element("progress");
   const progressText = element("span", { className: "hv-progress" });
+  const saved = element("span", { className: "hv-saved", role: "status" });
   const button = (text, click, properties = {}) =>
     element("button", { type: "button", onclick: click, ...properties }, text);
   const header = element(
@@ -22,66 +28,63 @@ function render({ model, el }) {
     button("Next not reviewed", () => open(nextOpen())),
     progress,
     progressText,
+    saved,
   );
   const problem = element("p", { className: "hv hv-problem", role: "alert", hidden: true });
   const stage = element("div");
   const caseVerdict = element("div", { className: "hv hv-verdict", "data-lm-suppress-shortcuts": "true" });
-  const saved = element("span", { className: "hv-saved", role: "status" });
   el.append(header, problem, stage, caseVerdict);
 
   const viewer = createViewer(stage, model.get("colormaps"), {
     columns: ["Verdict and comment"],
     keys: [
-      ["a, r, u", "accept, reject, unsure: the candidate under the crosshair"],
-      ["A, R, U", "the same for the case"],
+      ["a, r, u", "accept, reject, unsure: the marked candidate"],
+      ["Shift + a, r, u", "the same for the case"],
     ],
-    layer: (index) => model.send({ type: "layer", case: current.case, layer: index }),
-    threshold: (value) => {
-      clearTimeout(pendingThreshold);
-      pendingThreshold = setTimeout(() => model.send({ type: "threshold", case: current.case, threshold: value }), 200);
+    layer: (index) => ask({ type: "layer", case: current.case, layer: index }),
+    threshold: (threshold) => {
+      const message = { type: "threshold", case: current.case, threshold };
+      clearTimeout(timer);
+      timer = setTimeout(() => ask(message), 200);
     },
-    decorate: (row, candidate, index, threshold) =>
-      row.append(element("td", {}, verdictControls(`candidate ${index + 1}`, candidate, index, threshold))),
-    key: (key, candidateRow) => {
-      const verdict = Object.keys(VERDICTS).find((name) => name[0] === key.toLowerCase());
-      const place = key === key.toLowerCase() ? candidateRow : caseVerdict;
+    decorate: (row, candidate, index, threshold) => {
+      const place = { case: current.case, threshold, voxel: candidate.scan_voxel };
+      row.append(element("td", {}, verdictControls(`candidate ${index + 1}`, MEANING.candidate, candidate, place)));
+    },
+    key: (event, candidateRow) => {
+      const verdict = Object.keys(VERDICTS).find((name) => name[0] === event.key.toLowerCase());
+      const place = event.shiftKey ? caseVerdict : candidateRow;
       if (!verdict || !place) return false;
-      place.querySelector(`button[data-verdict="${verdict}"]`).click();
+      const chosen = place.querySelector(`button[data-verdict="${verdict}"]`);
+      if (chosen.getAttribute("aria-pressed") !== "true") chosen.click(); // a held key would take it back
       return true;
     },
   });
 
-  /** Makes the buttons and the comment of the case (candidate: null) or of a candidate. */
-  function verdictControls(what, entry, candidate, threshold) {
+  /** Makes the buttons and the comment for a place: a candidate by threshold and voxel, or a case, which has neither. */
+  function verdictControls(what, meaning, entry, place) {
     const state = { verdict: entry.verdict, comment: entry.comment };
-    const place = { case: current.case, candidate, threshold };
-    let timer = null;
-    const save = () => {
-      clearTimeout(timer);
-      timer = null;
-      const number = Math.random();
-      unsaved.set(
-        number,
-        setTimeout(
-          () => say("Not saved: the kernel does not answer. Restart it, run this cell again, and decide again.", true),
-          PATIENCE,
-        ),
-      );
-      say("Saving …");
+    let typing = null;
+    const save = (field) => {
+      const fields = typing ? [field, "comment"] : [field];
+      clearTimeout(typing);
+      typing = null;
       Object.assign(entry, state);
-      model.send({ type: "judge", number, ...place, ...state });
+      send({ type: "judge", ...place, ...Object.fromEntries(fields.map((name) => [name, state[name]])) });
     };
-    const buttons = Object.entries(VERDICTS).map(([verdict, sign]) =>
-      button(
-        `${sign} ${verdict}`,
-        () => {
-          state.verdict = state.verdict === verdict ? "" : verdict;
-          press();
-          save();
-        },
-        { "data-verdict": verdict, "aria-label": `${verdict} ${what}` },
-      ),
-    );
+    const buttons = Object.entries(VERDICTS).map(([verdict, sign]) => {
+      const click = () => {
+        state.verdict = state.verdict === verdict ? "" : verdict;
+        press();
+        save("verdict");
+      };
+      const title = verdict === "accept" ? meaning : "";
+      return button(`${sign} ${verdict}`, click, {
+        title,
+        "data-verdict": verdict,
+        "aria-label": `${verdict} ${what}`,
+      });
+    });
     const press = () =>
       buttons.forEach((item) => item.setAttribute("aria-pressed", item.dataset.verdict === state.verdict));
     const comment = element("input", {
@@ -91,19 +94,40 @@ function render({ model, el }) {
       "aria-label": `Comment on ${what}`,
       oninput: () => {
         state.comment = comment.value;
-        clearTimeout(timer);
-        timer = setTimeout(save, 500);
+        clearTimeout(typing);
+        typing = setTimeout(() => save("comment"), 500);
       },
-      onchange: () => timer && save(),
+      onchange: () => typing && save("comment"),
     });
     press();
-    return element(
-      "span",
-      { className: "hv-judge" },
-      ...buttons,
-      comment,
-      ...(entry.earlier ? [element("span", { className: "hv-note" }, entry.earlier)] : []),
-    );
+    follow.set(JSON.stringify([place.case, place.threshold, place.voxel]), (verdict, text) => {
+      state.verdict = verdict;
+      press();
+      if (!typing) comment.value = state.comment = text;
+      Object.assign(entry, state);
+    });
+    const earlier = entry.earlier ? [element("span", { className: "hv-note" }, entry.earlier)] : [];
+    return element("span", { className: "hv-judge" }, ...buttons, comment, ...earlier);
+  }
+
+  /** Sends a message to Python. */
+  function ask(message) {
+    try {
+      model.send(message);
+    } catch {
+      wait(false);
+      complain("The kernel has died: restart it, and run this cell again. What was saved is in the file.");
+    }
+  }
+
+  /** Sends a verdict, and keeps it until Python has written it. */
+  function send(message) {
+    const number = Math.random();
+    const late =
+      "No answer yet. The kernel is busy, or it died: then restart it, run this cell again, and decide again.";
+    unsaved.set(number, { message, timer: setTimeout(() => say(`Not saved. ${late}`, true), PATIENCE) });
+    say("Saving …");
+    ask({ ...message, number });
   }
 
   function say(text, isProblem = false) {
@@ -116,14 +140,26 @@ function render({ model, el }) {
     problem.hidden = !text;
   }
 
+  /** Asks for a case; of several in quick succession for the last one. */
   function open(index) {
     if (index < 0 || index >= caseBox.options.length) return;
     caseBox.selectedIndex = index;
-    loading = index;
-    clearTimeout(pendingThreshold);
     complain("");
-    el.setAttribute("aria-busy", "true");
-    model.send({ type: "open", case: index });
+    wait(true);
+    const request = () => {
+      timer = setTimeout(request, 2 * PATIENCE); // JupyterLab may lose a message while a kernel starts
+      ask({ type: "open", case: index });
+    };
+    clearTimeout(timer);
+    timer = setTimeout(request, current ? 150 : 0);
+  }
+
+  /** While a case is on its way, the one before is not to be judged. */
+  function wait(isOpening) {
+    opening = isOpening;
+    if (!opening) clearTimeout(timer);
+    el.setAttribute("aria-busy", opening);
+    stage.inert = caseVerdict.inert = opening;
   }
 
   function nextOpen() {
@@ -146,23 +182,24 @@ function render({ model, el }) {
 
   const answers = {
     case: (message, [map, image, label]) => {
-      if (message.case !== caseBox.selectedIndex && loading !== null && message.case !== loading) return;
-      loading = null;
-      el.removeAttribute("aria-busy");
+      if (!opening || message.case !== caseBox.selectedIndex) return; // another one, or another view's
       current = message;
       caseBox.selectedIndex = message.case;
       const failed = "problem" in message;
-      stage.hidden = failed;
+      stage.hidden = caseVerdict.hidden = failed;
+      wait(false);
       complain(failed ? message.problem : "");
-      caseVerdict.hidden = failed;
       if (failed) return;
+      follow.clear();
+      const place = { case: message.case, threshold: null, voxel: null };
       const title = element("b", {}, `Case ${model.get("cases")[message.case].case_id}`);
-      caseVerdict.replaceChildren(title, verdictControls("the case", message, null, null), saved);
+      caseVerdict.replaceChildren(title, verdictControls("the case", MEANING.case, message, place));
       viewer.show(message.header, {
         map: volume(map, Uint16Array),
         image: volume(image, Uint8Array),
         label: label && volume(label, Uint8Array),
       });
+      if (el.contains(document.activeElement)) viewer.focus();
     },
     layer: (message, [image]) => {
       if (message.case === current.case) viewer.setLayer(message.layer, volume(image, Uint8Array));
@@ -171,24 +208,27 @@ function render({ model, el }) {
       if (message.case === current.case) viewer.setCandidates(message);
     },
     saved: (message) => {
-      if (!answered(message)) return;
-      if (!unsaved.size) say(`Saved ${new Date(message.time).toLocaleTimeString()} in ${message.file}`);
+      const mine = unsaved.get(message.number);
+      clearTimeout(mine?.timer);
+      unsaved.delete(message.number);
+      follow.get(JSON.stringify([message.case, message.threshold, message.voxel]))?.(message.verdict, message.comment);
+      const failed = [...unsaved].filter(([, item]) => item.failed);
+      failed.forEach(([number]) => unsaved.delete(number));
+      failed.forEach(([, item]) => send(item.message)); // saving works again
+      if (mine && !unsaved.size) say(`Saved ${new Date(message.time).toLocaleTimeString()} in ${message.file}`);
     },
     failed: (message) => {
-      if (answered(message)) {
+      const mine = unsaved.get(message.number);
+      if (mine) {
+        clearTimeout(mine.timer);
+        mine.failed = true;
         say(`Not saved: ${message.problem}`, true);
       } else if (!message.number) {
-        el.removeAttribute("aria-busy");
-        loading = null;
+        wait(false);
         caseBox.selectedIndex = current?.case ?? -1;
         complain(message.problem);
       }
     },
-  };
-  /** Tells whether a message is about a verdict that this view sent; another view of the widget sends its own. */
-  const answered = ({ number }) => {
-    clearTimeout(unsaved.get(number));
-    return unsaved.delete(number);
   };
   const receive = (message, buffers) => answers[message.type](message, buffers);
   model.on("msg:custom", receive);
@@ -196,6 +236,7 @@ function render({ model, el }) {
   listCases();
   open(model.get("start"));
   return () => {
+    clearTimeout(timer);
     model.off("msg:custom", receive);
     model.off("change:cases", listCases);
     viewer.remove();

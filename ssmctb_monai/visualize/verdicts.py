@@ -40,7 +40,8 @@ class Verdict:
     Args:
         case_id: name of the scan.
         map_checksum: checksum of the map that was judged; a verdict does not hold for another map.
-        verdict: ``accept``, ``reject``, ``unsure``, or empty where there is only a comment.
+        verdict: ``accept`` (a candidate that is abnormal; a case whose map shows what there is, and nothing else),
+            ``reject``, ``unsure``, or empty where there is only a comment.
         comment: anything in words.
         threshold: threshold that made the candidate; ``None`` for the case as a whole.
         voxel: index of the candidate's highest score in the scan's own array; ``None`` for the case as a whole.
@@ -119,14 +120,15 @@ class VerdictFile:
         """
         return list(self._read().values())
 
-    def save(self, verdict: Verdict) -> Verdict:
+    def save(self, verdict: Verdict, keep: Sequence[Literal["verdict", "comment"]] = ()) -> Verdict:
         """Writes a verdict at once, in place of an earlier one about the same; an empty one removes that.
 
         Args:
             verdict: verdict, empty where neither verdict nor comment say anything.
+            keep: what stays as the file has it, so that who changes the other does not undo what others wrote there.
 
         Returns:
-            The verdict with its time.
+            The verdict as written, with its time.
 
         Raises:
             ValueError: when the file is no table of verdicts; it stays as it is.
@@ -138,6 +140,9 @@ class VerdictFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=SECONDS_TO_WAIT):
                 verdicts = self._read()
+                earlier = verdicts.get(saved.key)
+                kept: dict[str, Any] = {name: getattr(earlier, name) if earlier else "" for name in keep}
+                saved = replace(saved, **kept)
                 if saved.verdict or saved.comment:
                     verdicts[saved.key] = saved
                 else:
@@ -158,15 +163,6 @@ class VerdictFile:
             map_checksum: checksum of its map; verdicts of other maps do not count.
         """
         return [item for item in self._read().values() if (item.case_id, item.map_checksum) == (case_id, map_checksum)]
-
-    def is_reviewed(self, case_id: str, map_checksum: str) -> bool:
-        """Tells whether the case as a whole has a verdict.
-
-        Args:
-            case_id: name of the scan.
-            map_checksum: checksum of its map; verdicts of other maps do not count.
-        """
-        return (case_id, map_checksum) in _reviewed(self._read().values())
 
     def resume(self, cases: Sequence[tuple[str, str]]) -> int:
         """Finds the case to go on with.

@@ -1,11 +1,10 @@
 /* Three linked views of a scan with its anomaly map, in plain JavaScript: for the notebook widget and for report.html.
  *
  * Volumes are in radiological order (x from right to left, y from front to back, z from head to feet), x running
- * fastest, so that views need no flip. Scores are whole numbers: 0 outside the brain, else from 1, the lowest, to 65535.
+ * fastest, so that views need no flip. Scores come shifted and scaled, in half precision, NaN outside the brain.
  */
-const LEVELS = 65534;
 const ORANGE = "230, 159, 0";
-const BLUE = "#0072B2";
+const BLUE = "#3d94d1"; // seen on white and on the dark theme's grey
 const LABEL_COLOR = "#33ddff";
 const VIEWS = [
   { name: "Axial", across: 0, down: 1, through: 2 },
@@ -16,7 +15,7 @@ const OVERLAYS = ["above threshold", "all scores", "off"];
 const KEYS = [
   ["click, drag", "move the crosshair"],
   ["wheel, ↑ ↓", "slice by slice through the view under the pointer, or the focused one"],
-  ["n, p", "next, previous candidate"],
+  ["n, p", "next, previous candidate, which the list marks"],
   ["o", "overlay: above threshold, all scores, off"],
   ["c", "lesion contour"],
   ["x", "crosshair"],
@@ -35,7 +34,16 @@ function element(tag, properties = {}, ...children) {
 }
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const formatScore = (value) => Number(value.toPrecision(3)).toString().replace("-", "−");
+
+/** Reads a number in half precision, which few browsers do by themselves. */
+function fromHalf(bits) {
+  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+  if (exponent === 31) return NaN;
+  const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+  return bits & 0x8000 ? -size : size;
+}
+const LARGEST = 65504;
+const HALVES = Float64Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
 
 /** Position in mm with the letters of the directions, such as "L 12.0  A 3.5  S 40.2 mm". */
 function formatPosition(ras) {
@@ -54,17 +62,18 @@ const transform = (matrix, voxel) =>
  * @param colormaps colours by name, each 256 x 3 bytes as an array.
  * @param hooks what the page does: layer(index) fetches the bytes of an image and calls setLayer; threshold(value) finds
  *   candidates and calls setCandidates; decorate(row, candidate, index, threshold) adds cells to a candidate's row, under columns;
- *   key(key, row) acts on a key for the candidate under the crosshair and tells whether it did, keys describes these.
+ *   key(event, row) acts on a key for the marked candidate and tells whether it did, keys describes these.
  */
 function createViewer(root, colormaps, hooks = {}) {
   let scan = null; // header of the case, see viewer.py
   let image = null; // Uint8Array
-  let map = null; // Uint16Array
+  let map = null; // Uint16Array, the bits of half precision
   let label = null; // Uint8Array, 0 or 1
   let cursor = [0, 0, 0];
   let crosshair = true;
   let scheduled = false;
-  const colors = new Uint32Array(LEVELS + 2); // of each score
+  let selected = null; // index of the candidate that the list marks
+  const colors = new Uint32Array(65536); // of each score
   const gray = Uint32Array.from({ length: 256 }, (_, value) => 0xff000000 | (value << 16) | (value << 8) | value);
 
   const select = (title, names, change) =>
@@ -75,7 +84,11 @@ function createViewer(root, colormaps, hooks = {}) {
   const colormapBox = select("Colours", Object.keys(colormaps), () => recolor());
   const opacity = range({ min: 0, max: 1, step: 0.05, value: 0.6, oninput: () => recolor() });
   const thresholdRange = range({ step: "any", oninput: () => setThreshold(Number(thresholdRange.value)) });
-  const takeNumber = () => thresholdNumber.value !== "" && setThreshold(Number(thresholdNumber.value));
+  const takeNumber = () => {
+    if (thresholdNumber.value !== "" && thresholdNumber.value !== formatScore(scan.threshold)) {
+      setThreshold(Number(thresholdNumber.value));
+    }
+  };
   const thresholdNumber = element("input", {
     type: "number",
     step: "any",
@@ -88,7 +101,7 @@ function createViewer(root, colormaps, hooks = {}) {
   const legend = element("canvas", { width: 256, height: 1, className: "hv-colors" });
   const legendMark = element("span", { className: "hv-mark" });
   const [legendLow, legendHigh] = [element("span"), element("span")];
-  const status = element("p", { className: "hv-status", "aria-live": "polite" });
+  const status = element("p", { className: "hv-status" });
   const sliceRange = range({
     step: 1,
     "aria-label": "Axial slice, from the feet up",
@@ -97,12 +110,14 @@ function createViewer(root, colormaps, hooks = {}) {
   const profile = element("canvas", { className: "hv-profile", "aria-hidden": "true" });
   const profileNote = element("span", { className: "hv-note" });
   const candidateTitle = element("h4");
+  const candidateNote = element("span", { className: "hv-note" });
   const candidateRows = element("tbody");
   const candidateHead = element("tr");
   const candidateBox = element(
     "div",
     { className: "hv-candidates" },
     candidateTitle,
+    candidateNote,
     element(
       "div",
       { className: "hv-scroll" },
@@ -114,6 +129,7 @@ function createViewer(root, colormaps, hooks = {}) {
     const canvas = element("canvas", {
       tabIndex: 0,
       "data-view": view.name.toLowerCase(),
+      role: "img",
       "aria-label": `${view.name} view`,
     });
     const caption = element("figcaption");
@@ -205,7 +221,7 @@ function createViewer(root, colormaps, hooks = {}) {
       },
     }[event.key];
     action?.();
-    if (action || hooks.key?.(event.key, candidateRows.querySelector("[aria-current=true]"))) event.preventDefault();
+    if (action || hooks.key?.(event, candidateRows.children[selected])) event.preventDefault();
   });
   const profilePoint = (event) => {
     if (!(event.buttons & 1)) return;
@@ -229,13 +245,16 @@ function createViewer(root, colormaps, hooks = {}) {
 
   const step = (axis, steps) => moveTo(axis, cursor[axis] + steps);
 
-  function score(level) {
-    return scan.range[0] + ((level - 1) / LEVELS) * (scan.range[1] - scan.range[0]);
-  }
+  /** Score of a voxel by the bits that the map has for it. */
+  const score = (bits) => scan.scale[0] + scan.scale[1] * HALVES[bits];
+
+  /** As many decimals as tell a ten-thousandth of the colour scale. */
+  const round = (value) => Number(value.toFixed(clamp(3 - Math.floor(Math.log10(scan.scale[1])), 0, 12)));
+  const formatScore = (value) => round(value).toString();
 
   function setThreshold(value) {
     if (!Number.isFinite(value)) return;
-    scan.threshold = Number(value.toPrecision(4));
+    scan.threshold = round(value);
     recolor();
     hooks.threshold?.(scan.threshold);
   }
@@ -247,14 +266,16 @@ function createViewer(root, colormaps, hooks = {}) {
     const mode = overlayBox.lastChild.value;
     const [low, high] = scan.limits;
     const strength = Number(opacity.value) * 255;
-    const flagged = scan.threshold - (0.5 * (scan.range[1] - scan.range[0])) / LEVELS; // scores were rounded
     colors.fill(0);
-    for (let level = 1; mode !== "off" && level <= LEVELS + 1; level++) {
-      const value = score(level);
+    for (let bits = 0; mode !== "off" && bits < colors.length; bits++) {
+      const value = score(bits);
+      if (Number.isNaN(value)) continue;
+      // No voxel of a candidate may be missing for want of precision
+      const rounding = HALVES[bits] === LARGEST ? Infinity : (Math.abs(HALVES[bits]) / 2048) * scan.scale[1];
       const place = clamp((value - low) / (high - low || 1), 0, 1);
-      const alpha = mode === "all scores" ? strength * place : value >= flagged ? strength : 0;
+      const alpha = mode === "all scores" ? strength * place : value + rounding >= scan.threshold ? strength : 0;
       const start = 3 * Math.round(255 * place);
-      colors[level] =
+      colors[bits] =
         (Math.round(alpha) << 24) | (palette[start + 2] << 16) | (palette[start + 1] << 8) | palette[start];
     }
     const pixels = new ImageData(256, 1);
@@ -263,7 +284,7 @@ function createViewer(root, colormaps, hooks = {}) {
     legend.getContext("2d").putImageData(pixels, 0, 0);
     legendMark.style.left = `${100 * clamp((scan.threshold - low) / (high - low || 1), 0, 1)}%`;
     thresholdRange.value = scan.threshold;
-    thresholdNumber.value = Number(scan.threshold.toPrecision(4));
+    thresholdNumber.value = formatScore(scan.threshold);
     redraw();
   }
 
@@ -287,22 +308,16 @@ function createViewer(root, colormaps, hooks = {}) {
     drawProfile();
     const feet = fromFeet(cursor[2]);
     sliceRange.value = feet;
-    const level = map[offset(cursor)];
+    const value = score(map[offset(cursor)]);
     const own = transform(scan.scan_transform, cursor).map(Math.round);
     status.textContent = [
       formatPosition(transform(scan.affine, cursor)),
       `voxel (${own.join(", ")})`,
-      level ? `score ${formatScore(score(level))}` : "outside the brain",
+      Number.isNaN(value) ? "outside the brain" : `score ${formatScore(value)}`,
       label && label[offset(cursor)] ? "in a labelled lesion" : "",
     ]
       .filter(Boolean)
       .join("  ·  ");
-    for (const [index, row] of [...candidateRows.children].entries()) {
-      row.setAttribute(
-        "aria-current",
-        scan.candidates[index].voxel.every((place, axis) => place === cursor[axis]),
-      );
-    }
   }
 
   const offset = ([x, y, z]) => x + scan.shape[0] * (y + scan.shape[1] * z);
@@ -441,7 +456,9 @@ function createViewer(root, colormaps, hooks = {}) {
     context.setLineDash([]);
     context.strokeStyle = BLUE;
     context.lineWidth = 2;
+    context.lineCap = "round"; // one slice alone is a point
     context.beginPath();
+    if (finite.length === 1) context.moveTo(x(scan.slices.index[0]), y(finite[0]));
     scan.slices.score.forEach(
       (value, place) => value !== null && context.lineTo(x(scan.slices.index[place]), y(value)),
     );
@@ -456,22 +473,36 @@ function createViewer(root, colormaps, hooks = {}) {
 
   function jump(steps) {
     const count = scan?.candidates.length;
-    if (!count) return;
-    const rows = [...candidateRows.children];
-    const current = rows.findIndex((row) => row.getAttribute("aria-current") === "true");
-    goTo(current < 0 ? (steps > 0 ? 0 : count - 1) : (current + steps + count) % count);
+    if (count) goTo(selected === null ? (steps > 0 ? 0 : count - 1) : (selected + steps + count) % count);
   }
 
   function goTo(index) {
     cursor = [...scan.candidates[index].voxel];
-    draw();
+    mark(index);
+    redraw();
+  }
+
+  /** Marks the candidate that peaks in a voxel, if there is one. */
+  function markAt(voxel) {
+    const index = scan.candidates.findIndex((candidate) => String(candidate.voxel) === String(voxel));
+    mark(index < 0 ? null : index);
+  }
+
+  /** Marks a candidate in the list, or none. */
+  function mark(index) {
+    selected = index;
+    [...candidateRows.children].forEach((row, place) => row.setAttribute("aria-current", place === index));
     candidateRows.children[index]?.scrollIntoView({ block: "nearest" });
   }
 
   function setCandidates({ threshold, candidates, total }) {
+    if (threshold !== scan.threshold) return; // it was moved on meanwhile
+    const peak = selected === null ? null : scan.candidates[selected].voxel;
     scan.candidates = candidates;
     const shown = total > candidates.length ? `, the ${candidates.length} highest shown` : "";
-    candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} over ${formatScore(threshold)}${shown}`;
+    const source = scan.threshold_given ? "" : " No threshold came with the map; the first one flags 1 % of the brain.";
+    candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} at or above ${formatScore(threshold)}${shown}`;
+    candidateNote.textContent = `Connected voxels, at least ${scan.min_size}.${source}`;
     candidateHead.replaceChildren(
       ...["", "Score", "Volume", "Position", ...(hooks.columns || [])].map((name) =>
         element("th", { scope: "col" }, name),
@@ -499,6 +530,7 @@ function createViewer(root, colormaps, hooks = {}) {
         return row;
       }),
     );
+    markAt(peak);
     redraw();
   }
 
@@ -515,17 +547,25 @@ function createViewer(root, colormaps, hooks = {}) {
     label = buffers.label;
     layerBox.lastChild.replaceChildren(...scan.layers.map((name) => new Option(name)));
     contourBox.hidden = !label;
-    [thresholdRange.min, thresholdRange.max] = scan.range;
+    [thresholdRange.min, thresholdRange.max] = scan.limits;
     legendLow.textContent = formatScore(scan.limits[0]);
     legendHigh.textContent = formatScore(scan.limits[1]);
     sliceRange.min = fromFeet(scan.shape[2] - 1);
     sliceRange.max = fromFeet(0);
-    profileNote.textContent = `Slice score, from the feet (left) to the head; dashed: threshold${label ? "; shaded: slices with lesion" : ""}`;
+    profileNote.textContent = `Slice score, from the feet (left) to the head; dashed: threshold of voxels${label ? "; shaded: slices with lesion" : ""}`;
     cursor = [...scan.start];
+    selected = null;
     setCandidates(scan);
+    markAt(scan.start);
     setLayer(0, buffers.image);
     recolor();
   }
 
-  return { show, setLayer, setCandidates, goTo, remove: () => observer.disconnect() };
+  return {
+    show,
+    setLayer,
+    setCandidates,
+    focus: () => panels[0].canvas.focus({ preventScroll: true }),
+    remove: () => observer.disconnect(),
+  };
 }

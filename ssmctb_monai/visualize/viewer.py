@@ -7,7 +7,7 @@ import gzip
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from monai.config import PathLike
 
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics.lesions import bounding_box
+from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.visualize.candidates import Candidate, find_candidates
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 COLORMAPS = ("inferno", "viridis", "cividis")  # perceptually even
 MOST_CANDIDATES = 100
-LEVELS = 65534  # of the scores, see viewer.js
+LARGEST = np.finfo(np.float16).max
 MARGIN = 4  # voxels around the brain
 DEFAULT_RATE = 0.01
 OBLIQUE = 0.2  # a direction's share that its letter is shown from, about 12 degrees
@@ -44,14 +45,14 @@ def colormaps() -> dict[str, list[int]]:
 
 
 class ViewerScan:
-    """A heatmap as the viewer shows it: cut to the brain, images with 256 grey values, scores with 65535 values.
+    """A heatmap as the viewer shows it: cut to the brain, images with 256 grey values, scores with half precision.
 
     Args:
         heatmap: the scan with its map.
 
     Example:
         >>> scan = ViewerScan(load_heatmap(item))  # doctest: +SKIP
-        >>> scan.header(0.5)["case_id"], len(scan.anomaly_map())  # doctest: +SKIP
+        >>> scan.header()["case_id"], len(scan.anomaly_map())  # doctest: +SKIP
     """
 
     def __init__(self, heatmap: Heatmap) -> None:
@@ -69,6 +70,17 @@ class ViewerScan:
             *(f"{name}, image - reconstruction" for name in heatmap.reconstructions),
         ]
 
+    @cached_property
+    def limits(self) -> list[float]:
+        """The 0.1 and the 99.9 percentile of the scores in the brain, between which colours run."""
+        return [float(limit) for limit in np.percentile(self.scores[self.brain], [0.1, 99.9])]
+
+    @property
+    def scale(self) -> list[float]:
+        """Middle and width of the limits; where they are equal, the width of all scores in the brain."""
+        low, high = self.limits
+        return [(low + high) / 2, high - low or float(np.ptp(self.scores[self.brain])) or 1.0]
+
     @property
     def default_threshold(self) -> float:
         """The threshold that came with the map, else the score that one in a hundred voxels of the brain exceeds."""
@@ -76,11 +88,8 @@ class ViewerScan:
             return self.heatmap.threshold
         return float(np.quantile(self.scores[self.brain], 1 - DEFAULT_RATE))
 
-    def header(self, threshold: float | None = None) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
         """Makes the header.
-
-        Args:
-            threshold: threshold of the candidates; ``None`` takes the default.
 
         Returns:
             Plain numbers, texts, lists and dictionaries: all that the viewer needs besides the volumes.
@@ -88,8 +97,6 @@ class ViewerScan:
         heatmap, offset = self.heatmap, np.array([span.start for span in self.box])
         shift = np.eye(4)
         shift[:3, 3] = offset
-        inside = self.scores[self.brain]
-        threshold = self.default_threshold if threshold is None else threshold
         scores = heatmap.slices["score"]
         return {
             "case_id": heatmap.case_id,
@@ -101,21 +108,24 @@ class ViewerScan:
             "directions": [_letters(heatmap.affine[:3, axis]) for axis in range(3)],
             "start": (np.array(heatmap.peak) - offset).tolist(),
             "layers": self.layers,
-            "range": [float(inside.min()), float(inside.max())],
-            "limits": [float(limit) for limit in np.percentile(inside, [0.1, 99.9])],
+            "scale": self.scale,
+            "limits": self.limits,
+            "threshold_given": heatmap.threshold is not None,
+            "min_size": heatmap.settings.min_lesion_size,
             "slices": {
                 "index": heatmap.slices["slice"].tolist(),
                 "score": [float(score) if np.isfinite(score) else None for score in scores],
                 "lesion": (heatmap.slices["lesion_voxels"] > 0).tolist(),
             },
-            **self.candidates(threshold),
+            **self.candidates(self.default_threshold),
         }
 
     def _find(self, threshold: float) -> list[Candidate]:
         """Finds the candidates over a threshold, in voxels of the heatmap; remembers those of the last one."""
         if threshold not in self._found:
             heatmap = self.heatmap
-            found = find_candidates(heatmap.anomaly_map, threshold, heatmap.affine, heatmap.brain)
+            size = heatmap.settings.min_lesion_size
+            found = find_candidates(heatmap.anomaly_map, threshold, heatmap.affine, heatmap.brain, size)
             self._found = {threshold: found}
         return self._found[threshold]
 
@@ -147,12 +157,13 @@ class ViewerScan:
         }
 
     def anomaly_map(self) -> bytes:
-        """Returns the scores as 16-bit numbers, x running fastest: 0 outside the brain, from 1 on inside."""
-        inside = self.scores[self.brain].astype(np.float64)
-        low, high = inside.min(), inside.max()
-        levels = np.zeros(self.brain.shape, dtype="<u2")
-        levels[self.brain] = 1 + np.rint((inside - low) / (high - low or 1) * LEVELS)
-        return levels.tobytes(order="F")
+        """Returns the scores in half precision, x running fastest, NaN outside the brain.
+
+        They are first shifted and scaled by ``scale``, so that neither an offset nor single high scores coarsen them.
+        """
+        middle, span = self.scale
+        scaled = np.clip((self.scores.astype(np.float64) - middle) / span, -LARGEST, LARGEST)
+        return np.where(self.brain, scaled, np.nan).astype("<f2").tobytes(order="F")
 
     def label(self) -> bytes | None:
         """Returns the lesion mask, a byte a voxel; ``None`` where there is none."""
@@ -193,22 +204,33 @@ def _letters(direction: np.ndarray) -> list[str]:
     return ["".join(dict(zip("LRPAIS", "RLAPSI", strict=True))[letter] for letter in towards), towards]
 
 
-def write_case(item: Mapping[str, Any], folder: PathLike) -> None:
+def write_case(item: Mapping[str, Any], folder: PathLike, settings: EvaluationSettings | None = None) -> bool:
     """Writes a case for the viewer of a page that stands beside the folder.
 
-    A case that cannot be shown, such as one with infinite scores, is left out with a warning.
+    A case that cannot be shown, such as one with infinite scores, is left out with a warning, and a file of an earlier
+    run is removed.
 
     Args:
         item: as `load_heatmap` takes, with a ``case_id``; of several modalities the first is shown.
         folder: where ``CASE.js`` goes: a call of ``heatmapCase`` with the header and the volumes, gzipped, as base64.
+        settings: those of the evaluation.
+
+    Returns:
+        Whether it was written.
     """
     file = Path(folder) / f"{item['case_id']}.js"
-    file.unlink(missing_ok=True)
     try:
-        scan = ViewerScan(load_heatmap(item))
-    except ValueError as error:
+        if file.parent != Path(folder):
+            raise ValueError("its name would be another folder's")
+        file.unlink(missing_ok=True)
+        _write_case(ViewerScan(load_heatmap(item, settings)), file)
+    except (ValueError, OSError) as error:
         logger.warning("%s is not in the viewer: %s", item["case_id"], error)
-        return
+        return False
+    return True
+
+
+def _write_case(scan: ViewerScan, file: Path) -> None:
     header = scan.header()
     header["layers"] = header["layers"][:1]
     volumes = {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label()}

@@ -15,7 +15,7 @@ from monai.config import PathLike
 
 from ssmctb_monai.files import checksum
 from ssmctb_monai.visualize.heatmap import case_name, check_item, load_heatmap, load_volume, map_file
-from ssmctb_monai.visualize.verdicts import Decision, Verdict, VerdictFile
+from ssmctb_monai.visualize.verdicts import Verdict, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
 
 REVIEW_FILE = "review.csv"
@@ -112,12 +112,14 @@ class Review(anywidget.AnyWidget):
             )
 
     def _open(self, case: int) -> None:
+        name = self.items[case]["case_id"]
+        self.start = case  # where another view of this widget begins
         answer: dict[str, Any] = {"type": "case", "case": case}
         try:
             scan = self._scan(case)
         except Exception as error:
             del self._scans[case]  # another try may find it mended
-            self.send(answer | {"problem": f"{self.items[case]['case_id']} cannot be shown: {error}"})
+            self.send(answer | {"problem": f"{name} cannot be shown: {error}"})
             return
         header = scan.header()
         label = scan.label()
@@ -156,7 +158,8 @@ class Review(anywidget.AnyWidget):
         for entry in listed["candidates"]:
             voxel = tuple(entry["scan_voxel"])
             earlier = [
-                f"{other.verdict} at {other.threshold:g} ({other.volume:.1f} ml)"
+                f"{other.verdict} at {other.threshold:g}"
+                + ("" if other.volume is None else f" ({other.volume:.1f} ml)")
                 for other in decided.values()
                 if other.voxel == voxel and other.threshold != listed["threshold"] and other.verdict
             ]
@@ -164,24 +167,31 @@ class Review(anywidget.AnyWidget):
         return listed
 
     def _judge(
-        self,
-        case: int,
-        number: int,
-        candidate: int | None,
-        threshold: float | None,
-        verdict: Decision,
-        comment: str,
+        self, case: int, number: float, threshold: float | None, voxel: list[int] | None, **decided: str
     ) -> None:
+        """Writes a verdict or a comment, on the case (no threshold, no voxel) or on a candidate."""
         details: dict[str, Any] = {}
-        if candidate is not None and threshold is not None:
-            found = self._scan(case).candidates(threshold)["candidates"][candidate]
+        if (threshold is None) != (voxel is None):
+            raise ValueError("a candidate has a threshold and a voxel, a case as a whole has neither")
+        if threshold is not None:
+            listed = self._scan(case).candidates(threshold)["candidates"]
+            found = next((entry for entry in listed if entry["scan_voxel"] == voxel), None)
+            if found is None:
+                raise ValueError("the map has no such candidate any more: open the case again")
             details = {key: tuple(found[name]) for key, name in {"voxel": "scan_voxel", "position": "position"}.items()}
             details |= {"threshold": threshold, "volume": found["volume"], "score": found["score"]}
-        saved = self.verdicts.save(
-            Verdict(self.items[case]["case_id"], self._checksum(case), verdict, comment, **details)
-        )
+        fields: dict[str, Any] = {"verdict": "", "comment": ""} | decided
+        verdict = Verdict(self.items[case]["case_id"], self._checksum(case), **fields, **details)
+        saved = self.verdicts.save(verdict, keep=[name for name in ("verdict", "comment") if name not in decided])
         self._list_cases()
-        self.send({"type": "saved", "number": number, "time": saved.time, "file": str(self.verdicts.path)})
+        place = {"case": case, "threshold": threshold, "voxel": voxel}
+        file = {"time": saved.time, "file": str(self.verdicts.path)}
+        self.send({"type": "saved", "number": number} | place | file | _decision(saved))
+
+
+def _decision(verdict: Verdict | None) -> dict[str, str]:
+    """What the browser shows of a verdict."""
+    return {"verdict": verdict.verdict if verdict else "", "comment": verdict.comment if verdict else ""}
 
 
 def _map_checksum(item: Mapping[str, Any]) -> str:
@@ -190,8 +200,3 @@ def _map_checksum(item: Mapping[str, Any]) -> str:
     if file is None:
         return hashlib.sha256(load_volume(item["anomaly_map"]).numpy().tobytes()).hexdigest()[:16]
     return checksum(file)[:16] if file.is_file() else ""
-
-
-def _decision(verdict: Verdict | None) -> dict[str, str]:
-    """What the browser shows of a verdict."""
-    return {"verdict": verdict.verdict if verdict else "", "comment": verdict.comment if verdict else ""}

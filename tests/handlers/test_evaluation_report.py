@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import re
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -21,6 +23,7 @@ from ssmctb_monai.data import InvalidCasesError, SoundCases
 from ssmctb_monai.handlers import EvaluationReport, evaluation_report
 from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.reports import report as report_module
+from ssmctb_monai.reports.html import render_html
 from ssmctb_monai.transforms import CheckCased
 
 FILES = ["cases.csv", "report.html", "report.json", "slices.csv"]
@@ -170,7 +173,113 @@ def test_viewer_has_the_first_map_and_its_threshold(tmp_path, items):
         assert header["threshold"] == 10.9
         assert header["case_id"] == item["case_id"]
         assert header["layers"] == ["image"]
-        assert header["range"] == pytest.approx([scores.min(), scores.max()])
+        brain = nibabel.load(item["brain"]).get_fdata() > 0
+        assert header["limits"] == pytest.approx(np.percentile(scores[brain], [0.1, 99.9]), rel=1e-5)
+        assert header["threshold_given"] is True
+        assert header["min_size"] == SETTINGS.min_lesion_size
+
+
+def test_viewer_counts_as_the_report_does(tmp_path, items):
+    evaluation = run(items, tmp_path, thresholds={"model": 10.9})
+    for case, row in zip(evaluation.statistics["model"], report_module.case_rows(evaluation), strict=False):
+        script = (tmp_path / "out" / "viewer" / f"{case.case_id}.js").read_text()
+        header, _ = json.JSONDecoder().raw_decode(script.removeprefix("heatmapCase("))
+        assert header["slices"]["index"] == case.slices["slice"].tolist()
+        np.testing.assert_allclose(header["slices"]["score"], case.slices["score"], rtol=1e-6)
+        assert row["false_positives"] <= header["total"] <= row["false_positives"] + row["lesions"]
+
+
+def test_viewer_shows_the_first_modality(tmp_path, items):
+    """The others are neither loaded anew nor looked at."""
+    scores = []
+    for item in items:
+        image = nibabel.load(item["image"])
+        array = np.float32(image.get_fdata())
+        second = np.full_like(array, np.nan)
+        nibabel.save(nibabel.Nifti1Image(np.stack([array, second], -1), image.affine), item["image"])
+        scores.append(array)
+    dataset = SoundCases(items, [LoadImaged(["image", "label", "brain"], ensure_channel_first=True)])
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=ThreadDataLoader(dataset, batch_size=1),
+        network=Brightness(),
+        val_handlers=[
+            EvaluationReport(AnomalyEvaluation(None, SETTINGS), dataset, {"model": "pred"}, tmp_path / "out")
+        ],
+    )
+    evaluator.run()
+    assert sorted(path.stem for path in (tmp_path / "out" / "viewer").iterdir()) == sorted(NAMES)
+
+
+def test_no_viewer_unless_wanted(tmp_path, items, monkeypatch):
+    monkeypatch.setattr(report_module, "render_html", render_html)
+    run(items, tmp_path, viewer=False, map_dir=tmp_path / "maps")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert len(list((tmp_path / "maps").iterdir())) == 4
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'id="viewer"' not in page
+
+
+def test_files_of_an_earlier_run_are_not_shown(tmp_path, items, monkeypatch):
+    lists = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: lists.append(arguments[-1]) or "")
+    run(items, tmp_path)
+    run(items[:2], tmp_path)
+    run(items, tmp_path, viewer=False)
+    assert lists == [list(NAMES), list(NAMES[:2]), []]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a/b",
+        pytest.param("P" * 300, id="long"),
+    ],
+    ids=["above", "below", "long"],
+)
+def test_case_whose_name_is_no_file(tmp_path, items, monkeypatch, caplog, name):
+    """It is evaluated and reported, and not in the viewer."""
+    lists = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: lists.append(arguments[-1]) or "")
+    items[1]["case_id"] = name
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        run(items, tmp_path)
+    assert cases_in(tmp_path) == ["a", name, "c d", "e"]
+    assert read(tmp_path)["cases"] == 4
+    assert lists == [["a", "c d", "e"]]
+    assert sorted(path.name for path in tmp_path.rglob("*.js")) == ["a.js", "c d.js", "e.js"]
+    assert [message for message in messages(caplog, logging.WARNING) if message.startswith(f"{name} is not in")]
+
+
+def test_file_outside_that_has_the_name_of_a_case(tmp_path, items, monkeypatch):
+    lists = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: lists.append(arguments[-1]) or "")
+    items[1]["case_id"] = "../x"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.js").write_text("somebody's")
+    run(items, tmp_path)
+    assert (tmp_path / "out" / "x.js").read_text() == "somebody's"
+    assert lists == [["a", "c d", "e"]]
+
+
+def test_full_disk(tmp_path, items, monkeypatch, caplog):
+    lists = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: lists.append(arguments[-1]) or "")
+    write = Path.write_text
+
+    def fill(path, *arguments, **options):
+        if path.name.endswith("c d.js"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        run(items, tmp_path)
+    assert lists == [["a", "b.1", "e"]]
+    assert read(tmp_path)["cases"] == 4
+    assert [message for message in messages(caplog, logging.WARNING) if "No space left on device" in message]
 
 
 def test_figures_are_those_of_the_files(tmp_path, items):

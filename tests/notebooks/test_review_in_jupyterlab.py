@@ -137,7 +137,7 @@ def test_a_reader_reviews_two_cases(notebook, maps):
     many = page.locator(".hv-candidates h4").inner_text()
     page.get_by_label("Threshold as a number").fill("0.9")
     page.keyboard.press("Enter")
-    page.get_by_text("over 0.9").wait_for()
+    page.get_by_text("at or above 0.9").wait_for()
     assert page.locator(".hv-candidates h4").inner_text() != many
 
     page.locator("canvas[data-view=axial]").click()

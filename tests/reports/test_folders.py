@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import logging
 import re
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings, LabelFreeThreshold
 from ssmctb_monai.reports import evaluate_folders
 from ssmctb_monai.reports import report as report_module
+from ssmctb_monai.reports.html import render_html
 
 SHAPE = (12, 10, 8)
 AFFINE = np.array([[1.0, 0, 0, -10], [0, 2.0, 0, 20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
@@ -628,7 +633,106 @@ def test_viewer_holds_the_cases_that_have_an_image(tmp_path, monkeypatch):
     script = (tmp_path / "out" / "viewer" / f"{NAMES[0]}.js").read_text()
     header, _ = json.JSONDecoder().raw_decode(script.removeprefix("heatmapCase("))
     assert header["threshold"] == 0.9
-    assert header["range"][1] == pytest.approx(arrays(NAMES[0])["ours"][1:-1, 1:-1, 1:-1].max())
+    scores = arrays(NAMES[0])["ours"][1:-1, 1:-1, 1:-1]
+    assert header["limits"] == pytest.approx(np.percentile(scores, [0.1, 99.9]), rel=1e-5)
+    assert header["threshold_given"] is True
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [EvaluationSettings(slice_score="max", min_lesion_size=1, resamples=2), SETTINGS],
+    ids=["max", "settings"],
+)
+def test_viewer_counts_as_the_report_does(tmp_path, settings):
+    """Slice scores are those of slices.csv, components those of cases.csv: false alarms, and those that are lesion."""
+    make(tmp_path, layout="brats")
+    evaluate(tmp_path, output_dir=tmp_path / "out", thresholds={"ours": 1.5}, settings=settings)
+    rows = {name: read_table(tmp_path / "out" / f"{name}.csv") for name in ("cases", "slices")}
+    for name in NAMES:
+        header = read_header(tmp_path / "out", name)
+        slices = [row for row in rows["slices"] if (row["method"], row["case_id"]) == ("ours", name)]
+        assert header["slices"]["index"] == [int(row["slice"]) for row in slices]
+        assert header["slices"]["score"] == pytest.approx([float(row["score"]) for row in slices], rel=1e-6)
+        assert header["slices"]["lesion"] == [int(row["lesion_voxels"]) > 0 for row in slices]
+        (case,) = [row for row in rows["cases"] if (row["method"], row["case_id"]) == ("ours", name)]
+        right = right_components(name, 1.5, settings.min_lesion_size)
+        assert header["min_size"] == settings.min_lesion_size
+        assert header["total"] == int(case["false_positives"]) + right > 0
+
+
+def right_components(name, threshold, min_size):
+    """Number of components of which at least a tenth is lesion, by SciPy."""
+    case = arrays(name, lesion=name != NAMES[-1])
+    labels, count = ndimage.label((case["flair"] > 0) & (case["ours"] >= threshold), np.ones((3, 3, 3)))
+    parts = [case["seg"][labels == number] > 0 for number in range(1, count + 1)]
+    return sum(len(part) >= min_size and part.mean() >= 0.1 for part in parts)
+
+
+def read_table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_header(folder, name):
+    script = (folder / "viewer" / f"{name}.js").read_text()
+    return json.JSONDecoder().raw_decode(script.removeprefix("heatmapCase("))[0]
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """The page is drawn."""
+    monkeypatch.setattr(report_module, "render_html", render_html)
+
+
+def test_no_viewer_unless_wanted(tmp_path, pages):
+    make(tmp_path, layout="brats")
+    evaluate(tmp_path, output_dir=tmp_path / "out", viewer=False)
+    assert not (tmp_path / "out" / "viewer").exists()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'id="viewer"' not in page
+    evaluate(tmp_path, output_dir=tmp_path / "out")
+    assert sorted(path.stem for path in (tmp_path / "out" / "viewer").iterdir()) == sorted(NAMES)
+    assert 'id="viewer"' in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    evaluate(tmp_path, output_dir=tmp_path / "out", viewer=False)  # files of the run before do not matter
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'id="viewer"' not in page
+
+
+def test_data_without_images_after_data_with_them(tmp_path, pages):
+    make(tmp_path / "brats", layout="brats")
+    make(tmp_path / "flat")
+    evaluate(tmp_path / "brats", output_dir=tmp_path / "out")
+    assert 'id="viewer"' in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    evaluate(tmp_path / "flat", output_dir=tmp_path / "out")
+    assert (tmp_path / "out" / "viewer" / f"{NAMES[0]}.js").is_file()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'id="viewer"' not in page
+
+
+def test_case_that_the_viewer_cannot_hold(tmp_path, monkeypatch, caplog):
+    """The disk is full at the second case: it is evaluated, and the report is written."""
+    lists = []
+    monkeypatch.setattr(report_module, "render_html", lambda *arguments: lists.append(arguments[-1]) or "")
+    make(tmp_path, layout="brats")
+    write = Path.write_text
+
+    def fill(path, *arguments, **options):
+        if path.name.endswith("case_10.js"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+        evaluation = evaluate(tmp_path, output_dir=tmp_path / "out")
+    assert evaluation.failed == {}
+    assert lists == [["case_1", "case_2"]]
+    assert sorted(path.name for path in (tmp_path / "out" / "viewer").iterdir()) == ["case_1.js", "case_2.js"]
+    (message,) = [message for message in caplog.messages if "viewer" in message]
+    assert re.match("case_10 is not in the viewer: .*No space left", message)
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["cases"] == 3
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -84,7 +86,10 @@ def make_report(methods=("model", "baseline"), threshold=0.5, cases=1, **changes
         "created": "2026-11-22T12:34:56+00:00",
         "software": {"ssmctb_monai": "0.1.0", "torch": "2.13.0"},
         "description": None,
-        "settings": {"slice_score": "top_k_mean", "top_k": 20, "confidence": 0.95, "froc_places": [0.25, 8]},
+        "settings": {
+            **{"slice_score": "top_k_mean", "top_k": 20, "min_lesion_size": 12},
+            **{"confidence": 0.95, "froc_places": [0.25, 8]},
+        },
         "cases": cases,
         "patients": 3,
         "failed_cases": [],
@@ -242,7 +247,48 @@ def test_viewer_reads_from_beside_the_page_only():
     assert not [attributes for attributes in page.all("script") if "src" in attributes]
     policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
     assert "default-src 'none'" in policy
-    assert policy.endswith("script-src 'unsafe-inline' 'self' file:")
+    digest = base64.b64encode(
+        hashlib.sha256(html.split("<script>")[1].split("</script>")[0].encode()).digest()
+    ).decode()
+    assert policy.endswith(f"script-src 'sha256-{digest}' 'self' file:")
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "says"),
+    [
+        (0.5, "at or above the threshold of the report."),
+        (0.0, "at or above the threshold of the report."),
+        (
+            None,
+            "at or above the score that one in a hundred voxels of the case's brain exceeds, "
+            "since no threshold was given.",
+        ),
+    ],
+)
+def test_viewer_says_what_candidates_are(threshold, says):
+    inputs = make_inputs(threshold=threshold)
+    page = Page(render_html(*inputs, ["case-0"]))
+    assert f"Candidates are the connected components of at least 12 voxels {says}" in page.text
+    assert "Candidates" not in Page(render_html(*inputs)).text
+
+
+def test_candidates_have_the_threshold_of_the_first_method():
+    report = make_report()
+    report["methods"]["model"]["threshold"] = None
+    page = Page(render_html(report, [make_case("A", 0.5)], [], [], ["A"]))
+    assert "since no threshold was given" in page.text
+
+
+def test_page_without_scans_has_no_viewer():
+    html = render_html(*make_inputs(), [])
+    page = Page(html)
+    assert not page.all("script")
+    assert not page.all("section", id="viewer")
+    assert not page.all("a", href="#viewer")
+    assert "script-src" not in html
+    assert "default-src 'none'" in html
 
 
 def test_names_are_text():

@@ -39,7 +39,7 @@ def viewer(page, report):
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(report.as_uri())
     page.set_default_timeout(10_000)
-    page.get_by_text("0 candidates over 0.5").wait_for()  # of the worst case, which comes first
+    page.get_by_text("0 candidates at or above 0.5").wait_for()  # of the worst case, which comes first
     return page
 
 
@@ -89,7 +89,7 @@ def test_page_reads_its_cases_from_the_disk_and_nothing_else(viewer, report):
 
 def test_sides_are_those_of_radiology(viewer):
     viewer.select_option("#viewer-case", "case 1")
-    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    viewer.get_by_text("1 candidate at or above 0.5").wait_for()
     next_frame(viewer)
     viewer.keyboard.press("x")
     across, down = centre_of_colour(viewer, "axial")
@@ -112,7 +112,7 @@ def test_sides_are_those_of_radiology(viewer):
 
 def test_keyboard_scrolls_and_switches(viewer):
     viewer.get_by_role("button", name="Next").press("Enter")
-    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    viewer.get_by_text("1 candidate at or above 0.5").wait_for()
     viewer.locator("canvas[data-view=axial]").focus()
     before = image_of(viewer, "axial")
     slider = viewer.get_by_label("Axial slice, from the feet up")
@@ -125,12 +125,12 @@ def test_keyboard_scrolls_and_switches(viewer):
         viewer.keyboard.press(key)
         assert image_of(viewer, "axial") != before, key
     viewer.get_by_role("button", name="Previous").press("Enter")
-    viewer.get_by_text("0 candidates over 0.5").wait_for()
+    viewer.get_by_text("0 candidates at or above 0.5").wait_for()
 
 
 def test_controls_change_the_picture(viewer):
     viewer.select_option("#viewer-case", "case 1")
-    viewer.get_by_text("1 candidate over 0.5").wait_for()
+    viewer.get_by_text("1 candidate at or above 0.5").wait_for()
     images = {image_of(viewer, "axial")}
     control(viewer, "Opacity").fill("1")
     images.add(image_of(viewer, "axial"))

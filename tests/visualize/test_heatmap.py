@@ -26,10 +26,13 @@ from heatmap_cases import (
 )
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine
+from scipy import ndimage
 
-from ssmctb_monai.metrics import AnomalyEvaluation
+from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
+from ssmctb_monai.reports.report import case_rows
 from ssmctb_monai.visualize import load_heatmap
 from ssmctb_monai.visualize.heatmap import case_name, map_file
+from ssmctb_monai.visualize.viewer import ViewerScan
 
 ALL_TURNS = [pytest.param(turn, id=name) for name, turn in (TURNS | OBLIQUE).items()]
 SOME_TURNS = [pytest.param((TURNS | OBLIQUE)[name], id=name) for name in ("RAS", "LPS", "ASR", "IRP", "rotated")]
@@ -142,6 +145,57 @@ def test_slices_are_those_of_an_evaluation(turn):
     assert len(expected["slice"]) >= 3
     for column in ("slice", "score", "lesion_voxels"):
         np.testing.assert_array_equal(found[column], expected[column], err_msg=column)
+
+
+@pytest.mark.parametrize("turn", SOME_TURNS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EvaluationSettings(slice_score="max", min_lesion_size=1),
+        EvaluationSettings(slice_score="filtered_max", slices="all", min_lesion_size=5),
+        EvaluationSettings(top_k=5, min_lesion_size=20),
+        EvaluationSettings(top_k=60, slices="all", min_lesion_size=3),
+    ],
+    ids=["max", "filtered", "small", "all"],
+)
+def test_slices_and_candidates_follow_the_settings(turn, settings):
+    """Scores with many maxima, so that there are components of many sizes."""
+    item = make_item(turn)
+    place = places(item["affine"])
+    item["anomaly_map"] = (np.sin(place @ (1.1, 0.2, 0.7)) * np.cos(place @ (0.3, 0.9, -0.8))).astype(np.float32)
+    evaluation = AnomalyEvaluation({"model": 0.25}, settings)
+    brain = (item["image"] != 0).astype(np.uint8)
+    evaluation.add("P1", {"model": item["anomaly_map"]}, item["label"], brain, affine=item["affine"])
+    (case,) = evaluation.statistics["model"]
+    heatmap = load_heatmap(item, settings)
+    assert heatmap.settings == settings
+    for column in ("slice", "lesion_voxels"):
+        np.testing.assert_array_equal(heatmap.slices[column], case.slices[column], err_msg=column)
+    np.testing.assert_allclose(heatmap.slices["score"], case.slices["score"], rtol=1e-5, atol=1e-7)
+    default = load_heatmap(item).slices["score"]
+    assert len(default) != len(case.slices["score"]) or not np.allclose(default, case.slices["score"])
+
+    lesions = case.flagged.findings.lesions
+    found = ViewerScan(heatmap).candidates(0.25)
+    (row,) = case_rows(evaluation)
+    right = count_right(item, brain, settings.min_lesion_size)
+    assert found["total"] == row["false_positives"] + right == len(lesions.false_alarms) + right > 0
+    listed = [entry["score"] for entry in found["candidates"]]
+    assert not {float(score) for score in lesions.false_alarms} - set(listed)
+
+
+def count_right(item, brain, min_size):
+    """Components that are a lesion by a tenth at least, by SciPy."""
+    inside = (brain > 0) | (item["label"] > 0)
+    labels, count = ndimage.label(inside & (item["anomaly_map"] >= np.float32(0.25)), np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    large = [number for number in range(1, count + 1) if sizes[number] >= min_size]
+    return sum(item["label"][labels == number].mean() >= 0.1 for number in large)
+
+
+def test_settings_are_those_of_an_evaluation_by_default():
+    assert load_heatmap(simple()).settings == EvaluationSettings()
+    assert load_heatmap(simple(), None).settings == EvaluationSettings()
 
 
 def test_slices_by_hand():

@@ -59,7 +59,7 @@ def set_time(monkeypatch, hour, zone=timezone.utc):
 
 def test_no_file(file):
     assert file.read() == file.of("P1", "abc") == []
-    assert not file.is_reviewed("P1", "abc")
+    assert file.resume([("P1", "abc")]) == 0
     assert not file.path.parent.exists()
 
 
@@ -177,15 +177,87 @@ def test_removing_where_there_is_nothing(file):
 
 
 def test_a_case_is_reviewed_by_a_verdict_on_the_whole_of_it_and_this_map(file):
+    """The next review passes over it."""
+
+    def is_reviewed(name, digits):
+        file.save(Verdict(name, digits, "accept", **CANDIDATE | {"voxel": (0, 0, 0)}))  # the last one touched
+        return file.resume([("P8", "abc"), (name, digits)]) == 0
+
     file.save(Verdict("P1", "abc", "accept", **CANDIDATE))
     file.save(Verdict("P1", "abc", "", "look again"))
-    assert not file.is_reviewed("P1", "abc")
+    assert not is_reviewed("P1", "abc")
     file.save(Verdict("P1", "abc", "unsure", "look again"))
-    assert file.is_reviewed("P1", "abc")
-    assert not file.is_reviewed("P1", "another map")
-    assert not file.is_reviewed("P2", "abc")
+    assert is_reviewed("P1", "abc")
+    assert not is_reviewed("P1", "another map")
+    assert not is_reviewed("P2", "abc")
     file.save(Verdict("P1", "abc", ""))
-    assert not file.is_reviewed("P1", "abc")
+    assert not is_reviewed("P1", "abc")
+
+
+# --------------------------------------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("details", [{}, CANDIDATE], ids=["case", "candidate"])
+def test_what_is_kept_stays_as_the_file_has_it(file, details):
+    file.save(Verdict("P1", "abc", "reject", "motion", **details))
+    saved = file.save(Verdict("P1", "abc", "accept", "of the browser", **details), keep=("comment",))
+    assert (saved.verdict, saved.comment) == ("accept", "motion")
+    assert file.read() == [saved]
+    saved = file.save(Verdict("P1", "abc", "unsure", "vessel", **details), keep=["verdict"])
+    assert (saved.verdict, saved.comment) == ("accept", "vessel")
+    assert file.read() == [saved]
+    before = saved.time
+    saved = file.save(Verdict("P1", "abc", "", "", **details), keep=("verdict", "comment"))
+    assert (saved.verdict, saved.comment) == ("accept", "vessel")
+    assert datetime.fromisoformat(saved.time) > datetime.fromisoformat(before)
+    assert file.read() == [saved]
+
+
+def test_what_another_program_wrote_meanwhile_is_kept(file):
+    first, second = VerdictFile(file.path), VerdictFile(file.path)
+    first.save(Verdict("P1", "abc", "accept", "of the first"))
+    second.save(Verdict("P1", "abc", "", "of the second"), keep=("verdict",))
+    first.save(Verdict("P1", "abc", "reject", "of the first"), keep=("comment",))
+    assert [(item.verdict, item.comment) for item in file.read()] == [("reject", "of the second")]
+    second.save(Verdict("P1", "abc", ""))  # removes it
+    first.save(Verdict("P1", "abc", "unsure", "of the first"), keep=("comment",))
+    assert [(item.verdict, item.comment) for item in file.read()] == [("unsure", "")]
+
+
+def test_only_that_of_the_same_place_is_kept(file):
+    file.save(Verdict("P1", "abc", "reject", "of the case"))
+    file.save(Verdict("P1", "abc", "reject", "another candidate", **CANDIDATE | {"voxel": (1, 2, 3)}))
+    file.save(Verdict("P1", "abc", "reject", "another threshold", **CANDIDATE | {"threshold": 0.5}))
+    file.save(Verdict("P1", "old", "reject", "another map", **CANDIDATE))
+    file.save(Verdict("P2", "abc", "reject", "another case", **CANDIDATE))
+    saved = file.save(Verdict("P1", "abc", "accept", "lost", **CANDIDATE), keep=("comment",))
+    assert (saved.verdict, saved.comment) == ("accept", "")
+    assert len(file.read()) == 6
+
+
+def test_a_row_goes_only_when_nothing_is_left_of_it(file):
+    file.save(Verdict("P1", "abc", "reject", "motion"))
+    file.save(Verdict("P1", "abc", ""), keep=("comment",))
+    assert [(item.verdict, item.comment) for item in file.read()] == [("", "motion")]
+    file.save(Verdict("P1", "abc", ""), keep=("verdict",))
+    assert file.read() == []
+    file.save(Verdict("P1", "abc", "accept", "x"), keep=("verdict", "comment"))
+    assert file.read() == []  # nothing was kept of what was never there
+
+
+def test_fields_of_two_notebooks_at_the_same_time(file):
+    """Neither undoes what the other one writes."""
+
+    def review(field):
+        own = VerdictFile(file.path)
+        other = "comment" if field == "verdict" else "verdict"
+        for index in range(12):
+            fields = {"verdict": "reject", "comment": ""} if field == "verdict" else {"verdict": "", "comment": "x"}
+            own.save(Verdict("P1", "abc", **fields, threshold=0.5, voxel=(index, 0, 0)), keep=(other,))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(review, ["verdict", "comment"]))
+    assert [(item.verdict, item.comment) for item in file.read()] == [("reject", "x")] * 12
 
 
 @pytest.mark.parametrize(

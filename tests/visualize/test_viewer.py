@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import gzip
 import json
 import logging
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from heatmap_cases import CENTRE, LESION, OBLIQUE, TURNS, make_item, rotation
 from nibabel.affines import apply_affine
 
+from ssmctb_monai.metrics import EvaluationSettings
 from ssmctb_monai.visualize import load_heatmap
 from ssmctb_monai.visualize.viewer import COLORMAPS, ViewerScan, asset, colormaps, write_case
 
 ALL_TURNS = [pytest.param(turn, id=name) for name, turn in (TURNS | OBLIQUE).items()]
-HIGHEST = 65535
 
 
 def decode(data, header, dtype):
@@ -29,9 +31,11 @@ def decode(data, header, dtype):
     return array[x + header["shape"][0] * (y + header["shape"][1] * z)]
 
 
-def scores_of(levels, header):
-    low, high = header["range"]
-    return low + (levels.astype(float) - 1) / (HIGHEST - 1) * (high - low)
+def scores_of(scan):
+    """Reads the map as viewer.js does: bits of half precision, scaled and shifted; NaN outside the brain."""
+    header = scan.header()
+    middle, span = header["scale"]
+    return middle + span * decode(scan.anomaly_map(), header, "<f2").astype(float)
 
 
 def scan_of(image, scores, **more):
@@ -62,13 +66,16 @@ def test_scores_by_hand():
     scan = boxed_scan(RAMP / 10 - 7)
     header = scan.header()
     assert header["shape"] == [5 + 8, 6 + 4 + 2, 7 + 8]  # the box begins 2 voxels beside the second face
-    levels = decode(scan.anomaly_map(), header, "<u2")
-    assert len(scan.anomaly_map()) == 2 * levels.size
-    inside = levels[4:9, 4:10, 4:11]
-    assert (levels > 0).sum() == (inside > 0).sum() == 210
-    assert (inside.min(), inside.max()) == (1, HIGHEST)
-    np.testing.assert_array_equal(inside, 1 + np.rint(RAMP[::-1, ::-1, ::-1] / 209 * (HIGHEST - 1)))
-    assert header["range"] == pytest.approx([-7, 13.9])
+    halves = decode(scan.anomaly_map(), header, "<f2")
+    assert len(scan.anomaly_map()) == 2 * halves.size
+    inside = halves[4:9, 4:10, 4:11]
+    assert np.isfinite(halves).sum() == np.isfinite(inside).sum() == 210
+    assert header["limits"] == pytest.approx([-7 + 0.001 * 20.9, 13.9 - 0.001 * 20.9])
+    middle, span = header["scale"]
+    assert (middle, span) == pytest.approx((3.45, 0.998 * 20.9))
+    expected = (RAMP[::-1, ::-1, ::-1] / 10 - 7 - 3.45) / (0.998 * 20.9)  # from -0.501 to 0.501
+    np.testing.assert_allclose(inside, expected, atol=2**-11 / 2 + 1e-6)
+    np.testing.assert_allclose(scores_of(scan)[4:9, 4:10, 4:11], RAMP[::-1, ::-1, ::-1] / 10 - 7, atol=2**-12 * span)
 
 
 @pytest.mark.parametrize("turn", ALL_TURNS)
@@ -80,19 +87,20 @@ def test_volumes_and_header_agree_with_the_scan(turn):
     scan = ViewerScan(load_heatmap(item))
     header = scan.header()
     assert np.prod(header["shape"]) < item["image"].size / 2
-    levels, label = decode(scan.anomaly_map(), header, "<u2"), decode(scan.label(), header, np.uint8)
-    step = (header["range"][1] - header["range"][0]) / (HIGHEST - 1)
+    scores, label = scores_of(scan), decode(scan.label(), header, np.uint8)
+    step = 2**-12 * header["scale"][1]  # half of what half precision tells near the limits
     affine, to_scan = np.array(header["affine"]), np.array(header["scan_transform"])
-    for voxel in np.argwhere(levels)[::5]:
+    for voxel in np.argwhere(np.isfinite(scores))[::5]:
         own = tuple(apply_affine(to_scan, voxel).astype(int))
-        assert scores_of(levels[tuple(voxel)], header) == pytest.approx(item["anomaly_map"][own], abs=0.501 * step)
+        assert scores[tuple(voxel)] == pytest.approx(item["anomaly_map"][own], abs=1.001 * step)
         assert label[tuple(voxel)] == item["label"][own]
         np.testing.assert_allclose(apply_affine(affine, voxel), apply_affine(item["affine"], own), atol=1e-9)
     assert label.sum() == item["label"].sum()
 
-    assert levels[tuple(header["start"])] == HIGHEST
+    assert np.isfinite(scores).sum() == scan.heatmap.brain.sum()
+    assert scores[tuple(header["start"])] == np.nanmax(scores)
     assert np.linalg.norm(apply_affine(affine, header["start"]) - CENTRE - LESION) < 2
-    scores = np.where(levels > 0, scores_of(levels, header), -np.inf)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     for index, score in zip(header["slices"]["index"], header["slices"]["score"], strict=True):
         shown = np.sort(scores[:, :, header["highest_slice"] - index], axis=None)[-20:]
         assert score == pytest.approx(shown.mean(), abs=step)
@@ -112,9 +120,10 @@ def test_slices_are_counted_from_the_feet():
 def test_constant_map():
     scan = boxed_scan(np.full((5, 6, 7), 0.25))
     header = scan.header()
-    assert (header["range"], header["limits"], header["threshold"]) == ([0.25, 0.25], [0.25, 0.25], 0.25)
-    levels = decode(scan.anomaly_map(), header, "<u2")
-    assert np.unique(levels).tolist() == [0, 1]
+    assert (header["scale"], header["limits"], header["threshold"]) == ([0.25, 1], [0.25, 0.25], 0.25)
+    scores = scores_of(scan)
+    assert np.unique(scores[np.isfinite(scores)]).tolist() == [0.25]
+    assert np.isfinite(scores).sum() == 210
     assert header["total"] == 1
     json.dumps(header, allow_nan=False)
 
@@ -122,7 +131,82 @@ def test_constant_map():
 def test_brain_that_fills_the_volume():
     scan = scan_of(RAMP + 1, RAMP, brain=np.ones(RAMP.shape))
     assert scan.header()["shape"] == [5, 6, 7]
-    assert decode(scan.anomaly_map(), scan.header(), "<u2").min() == 1
+    assert np.isfinite(scores_of(scan)).all()
+
+
+NOISE = np.random.default_rng(0).random((13, 12, 11))
+
+
+def with_outlier(scores, value):
+    scores = scores.copy()
+    scores[6, 5, 4] = value
+    return scores
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        NOISE,
+        5000 + NOISE,
+        -5000 + NOISE,
+        1e-6 * NOISE,
+        1e30 * NOISE,
+        1e-30 * NOISE,
+        NOISE**8,
+        with_outlier(NOISE, 1e6),
+        with_outlier(NOISE, -1e6),
+        with_outlier(1e-6 * NOISE, 1),
+        with_outlier(5000 + NOISE, 1e6),
+        np.where(NOISE > 0.5, 1.0, 0),
+        np.full(NOISE.shape, -3e-7),
+        np.full(NOISE.shape, 1e6),
+        np.zeros(NOISE.shape),
+    ],
+    ids=[
+        *("noise", "offset", "negative", "tiny", "huge", "tiniest", "skew", "outlier", "low outlier"),
+        *("tiny with outlier", "offset with outlier", "two values", "constant", "constant and large", "nothing"),
+    ],
+)
+def test_scores_come_back_within_a_thousandth_of_the_limits(scores):
+    brain = np.pad(np.ones(scores.shape), 1)
+    scan = scan_of(brain, np.pad(scores, 1), brain=brain)
+    header = scan.header()
+    low, high = np.percentile(scores, [0.1, 99.9])
+    assert header["limits"] == pytest.approx([low, high], rel=1e-6)
+    assert header["scale"] == pytest.approx([(low + high) / 2, high - low or 1], rel=1e-3)
+    json.dumps(header, allow_nan=False)
+    found = scores_of(scan)[1:-1, 1:-1, 1:-1][::-1, ::-1, ::-1]
+    middle, span = header["scale"]
+    is_usual = abs(scores - middle) < 1000 * span
+    assert np.isfinite(found).all()
+    assert (~is_usual).sum() <= 1
+    near = is_usual & (abs(scores - middle) <= 2 * span)
+    assert near.sum() > 0.99 * scores.size
+    assert abs(found - scores)[near].max() <= 1e-3 * span
+    assert (abs(found - scores) <= 1e-3 * (span + abs(scores - middle)))[is_usual].all()
+    assert (np.sign(found - middle) == np.sign(scores - middle))[~is_usual].all()
+    assert (abs(found - middle) > 1000 * span)[~is_usual].all()
+
+
+def test_outlier_stays_the_highest():
+    """Half precision ends at 65504 spans, which is still finite."""
+    brain = np.ones(NOISE.shape)
+    scan = scan_of(brain, with_outlier(NOISE, 1e6), brain=brain)
+    header, scores = scan.header(), scores_of(scan)
+    assert np.isfinite(scores).all()
+    assert np.argwhere(scores > 2).tolist() == [header["start"]]
+    assert scores.max() == pytest.approx(header["scale"][0] + 65504 * header["scale"][1])
+    assert scan.heatmap.scan_voxel(header["start"]) == (6, 5, 4)
+
+
+def test_few_voxels_of_a_lesion_in_an_empty_map():
+    """Less than one in a thousand, so that the limits are equal."""
+    scores = np.zeros((20, 20, 20))
+    scores[3, 3, 2:4] = 1e-6, 2e-6
+    scan = scan_of(np.ones(scores.shape), scores, brain=np.ones(scores.shape))
+    assert scan.header()["limits"] == [0, 0]
+    found = scores_of(scan)
+    assert np.sort(found[found > 0]) == pytest.approx([1e-6, 2e-6], rel=1e-3)
 
 
 def test_label():
@@ -185,8 +269,9 @@ def test_limits_leave_out_the_highest_and_the_lowest():
     scores = np.arange(1001.0)[:, None, None]
     volume = np.pad(scores, 1)
     header = scan_of(volume, volume, brain=np.pad(np.ones(scores.shape), 1)).header()
-    assert header["range"] == [0, 1000]
     assert header["limits"] == pytest.approx([1, 999])
+    assert header["scale"] == pytest.approx([500, 998])
+    assert "range" not in header
 
 
 def test_brain_of_few_voxels():
@@ -212,9 +297,12 @@ def test_default_threshold_is_exceeded_by_one_in_a_hundred():
 def test_threshold_that_came_along(threshold):
     scan = boxed_scan(RAMP, threshold=threshold)
     assert scan.default_threshold == scan.header()["threshold"] == threshold
-    assert scan.header(7.5)["threshold"] == 7.5
-    assert scan.header(0)["total"] == 1
-    assert scan.header(209.5)["total"] == 0
+    assert scan.header()["total"] == (threshold < 200)
+    assert scan.header()["threshold_given"] is True
+    assert boxed_scan(RAMP).header()["threshold_given"] is False
+    assert scan.candidates(7.5)["threshold"] == 7.5
+    assert scan.candidates(0)["total"] == 1
+    assert scan.candidates(209.5)["total"] == 0
 
 
 def blobs(count, size=10):
@@ -243,14 +331,27 @@ def test_candidates_by_hand():
 def test_candidates_are_in_the_cut_volume():
     scan = boxed_scan(blobs(2, size=12), threshold=0.5)
     header = scan.header()
-    levels = decode(scan.anomaly_map(), header, "<u2")
+    scores = scores_of(scan)
     first, second = header["candidates"]
     assert first["voxel"] == header["start"]
-    assert levels[tuple(first["voxel"])] == HIGHEST
-    assert scores_of(levels[tuple(second["voxel"])], header) == pytest.approx(1.5, abs=1e-4)
+    assert scores[tuple(first["voxel"])] == np.nanmax(scores)
+    assert scores[tuple(second["voxel"])] == pytest.approx(1.5, abs=1e-3)
     assert second["scan_voxel"] == [6, 2, 10]
     assert apply_affine(np.array(header["scan_transform"]), second["voxel"]).tolist() == [6, 2, 10]
     assert apply_affine(np.array(header["affine"]), second["voxel"]).tolist() == second["position"] == [6, 2, 10]
+
+
+@pytest.mark.parametrize(("size", "total"), [(1, 3), (2, 2), (4, 1), (5, 0)])
+def test_candidates_have_the_size_of_the_settings(size, total):
+    scores = np.zeros((5, 4, 1))
+    for line, length in enumerate([1, 2, 4]):
+        scores[2 * line, :length] = 1
+    volume = np.pad(scores, 1)
+    item = {"image": volume, "anomaly_map": volume, "brain": np.ones(volume.shape), "threshold": 1}
+    scan = ViewerScan(load_heatmap(item, EvaluationSettings(min_lesion_size=size)))
+    header = scan.header()
+    assert (header["min_size"], header["total"], scan.candidates(0.5)["total"]) == (size, total, total)
+    assert boxed_scan(RAMP).header()["min_size"] == 10
 
 
 def test_the_highest_hundred_candidates_are_listed():
@@ -362,7 +463,7 @@ def test_case_on_disk(tmp_path):
     image = np.stack([in_a_box(two_halves(0, step)) for step in (10, 20)])
     item = {"image": image, "anomaly_map": in_a_box(RAMP), "label": in_a_box(RAMP > 100), "case_id": "P1"}
     item |= {"modalities": ["flair", "t1"], "threshold": 150}
-    write_case(item, tmp_path / "report" / "viewer")
+    assert write_case(item, tmp_path / "report" / "viewer") is True
     assert [file.name for file in (tmp_path / "report" / "viewer").iterdir()] == ["P1.js"]
     header, volumes = read_case(tmp_path / "report" / "viewer" / "P1.js")
     scan = ViewerScan(load_heatmap(item))
@@ -384,7 +485,7 @@ def test_case_without_a_label_and_with_the_same_bytes_each_time(tmp_path, monkey
 @pytest.mark.parametrize("name", ["Ärzte\u2028 1", "50 % #2?&x", '"); alert(1); ("', "<script>", "P1.v2", "\\n", "{}"])
 def test_odd_names(tmp_path, name):
     item = {"image": in_a_box(RAMP), "anomaly_map": in_a_box(RAMP), "case_id": name}
-    write_case(item, tmp_path)
+    assert write_case(item, tmp_path)
     assert read_case(tmp_path / f"{name}.js")[0]["case_id"] == name
 
 
@@ -395,12 +496,80 @@ def test_case_that_cannot_be_shown_is_left_out(tmp_path, caplog):
     scores = in_a_box(RAMP)
     scores[7, 5, 12] = np.inf
     with caplog.at_level(logging.WARNING, "ssmctb_monai.visualize.viewer"):
-        write_case(item | {"anomaly_map": scores}, tmp_path)
-        write_case(item | {"anomaly_map": scores, "case_id": "P3"}, tmp_path)
+        assert write_case(item | {"anomaly_map": scores}, tmp_path) is False
+        assert write_case(item | {"anomaly_map": scores, "case_id": "P3"}, tmp_path) is False
     assert [file.name for file in tmp_path.iterdir()] == ["P2.js"]
     first, second = caplog.messages
     assert re.fullmatch(r"P1 is not in the viewer: .* infinite scores in the brain\.", first)
     assert second.startswith("P3 is not in the viewer: ")
+
+
+def test_settings_of_the_evaluation(tmp_path):
+    item = {"image": in_a_box(RAMP + 1), "anomaly_map": in_a_box(RAMP), "case_id": "P1", "threshold": 205}
+    settings = EvaluationSettings(slice_score="max", min_lesion_size=1)
+    assert write_case(item, tmp_path, settings)
+    header, _ = read_case(tmp_path / "P1.js")
+    assert header == ViewerScan(load_heatmap(item, settings)).header()
+    assert (header["min_size"], header["total"]) == (1, 1)  # the last 5 of the last line
+    assert header["slices"]["score"] == [203, 204, 205, 206, 207, 208, 209]
+    assert write_case(item, tmp_path)
+    header, _ = read_case(tmp_path / "P1.js")
+    assert (header["min_size"], header["total"]) == (10, 0)
+    assert header["slices"]["score"][-1] == pytest.approx(np.sort(RAMP[..., 6], axis=None)[-20:].mean())
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "../viewer/../x", "sub/../../x", "absolute"])
+def test_names_that_leave_the_folder(tmp_path, caplog, name):
+    """Nothing outside is written, and nothing is removed."""
+    folder = tmp_path / "report" / "viewer"
+    for file in (tmp_path / "report" / "x.js", folder / "a" / "b.js", tmp_path / "absolute.js", folder / "P1.js"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("somebody's")
+    before = sorted(tmp_path.rglob("*"))
+    item = {"image": in_a_box(RAMP), "anomaly_map": in_a_box(RAMP)}
+    item["case_id"] = str(tmp_path / name) if name == "absolute" else name
+    with caplog.at_level(logging.WARNING, "ssmctb_monai.visualize.viewer"):
+        assert write_case(item, folder) is False
+    (message,) = caplog.messages
+    assert message.startswith(f"{item['case_id']} is not in the viewer: ")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert {path.read_text() for path in before if path.is_file()} == {"somebody's"}
+
+
+@pytest.mark.parametrize("name", ["P1\0", "P" * 300, "\ud83e"])
+def test_names_that_no_file_can_have(tmp_path, caplog, name):
+    item = {"image": in_a_box(RAMP), "anomaly_map": in_a_box(RAMP), "case_id": name}
+    with caplog.at_level(logging.WARNING, "ssmctb_monai.visualize.viewer"):
+        assert write_case(item, tmp_path) is False
+    assert len(caplog.messages) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk(tmp_path, caplog, monkeypatch):
+    item = {"image": in_a_box(RAMP), "anomaly_map": in_a_box(RAMP), "case_id": "P1"}
+    assert write_case(item, tmp_path)
+    write = Path.write_text
+
+    def write_half(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "ssmctb_monai.visualize.viewer"):
+        patch.setattr(Path, "write_text", write_half)
+        assert write_case(item, tmp_path) is False
+    (message,) = caplog.messages
+    assert re.match(r"P1 is not in the viewer: .*No space left on device", message)
+    assert not list(tmp_path.iterdir())  # neither that of the earlier run nor half of a new one
+    assert write_case(item, tmp_path)
+
+
+def test_folder_that_is_a_file(tmp_path, caplog):
+    (tmp_path / "viewer").write_text("a file")
+    item = {"image": in_a_box(RAMP), "anomaly_map": in_a_box(RAMP), "case_id": "P1"}
+    with caplog.at_level(logging.WARNING, "ssmctb_monai.visualize.viewer"):
+        assert write_case(item, tmp_path / "viewer") is False
+    assert len(caplog.messages) == 1
+    assert (tmp_path / "viewer").read_text() == "a file"
 
 
 # -------------------------------------------------------------------------------------------------- what lies beside it
@@ -423,5 +592,7 @@ def test_assets_are_in_the_package(name):
     assert len(asset(name)) > 100
 
 
-def test_levels_are_those_of_the_browser():
-    assert "const LEVELS = 65534;" in asset("viewer.js")
+def test_browser_reads_what_is_sent():
+    assert "scan.scale[0] + scan.scale[1] * HALVES[bits]" in asset("viewer.js")
+    for file in ("review.js", "page.js"):
+        assert re.search(r"\bUint16Array\b", asset(file))

@@ -79,11 +79,22 @@ class Browser:
     def open(self, case):
         return self.ask({"type": "open", "case": case})[0]
 
-    def judge(self, case, verdict="accept", comment="", candidate=None, threshold=None):
+    def voxel(self, case, candidate, threshold):
+        """The voxel that names a candidate."""
+        answer, _ = self.ask({"type": "threshold", "case": case, "threshold": threshold})
+        return answer["candidates"][candidate]["scan_voxel"]
+
+    def judge(self, case, candidate=None, threshold=None, **decided):
+        """Sends what changed: a verdict, a comment, or both."""
         self.number += 1
-        place = {"case": case, "candidate": candidate, "threshold": threshold}
-        answer, _ = self.ask({"type": "judge", "number": self.number, **place, "verdict": verdict, "comment": comment})
+        voxel = None if candidate is None else self.voxel(case, candidate, threshold)
+        place = {"case": case, "threshold": threshold, "voxel": voxel}
+        answer, _ = self.ask({"type": "judge", "number": self.number, **place, **decided})
         assert answer["number"] == self.number
+        if answer["type"] == "saved":
+            assert {key: answer[key] for key in place} == place
+            assert {key: answer[key] for key in decided} == decided
+            assert set(answer) == {"type", "number", *place, "time", "file", "verdict", "comment"}
         return answer
 
     @property
@@ -182,8 +193,8 @@ def test_a_verdict_is_on_disk_before_the_answer(items, file):
             "type": "judge",
             "number": 7,
             "case": 0,
-            "candidate": 1,
             "threshold": 0.5,
+            "voxel": [8, 6, 9],
             "verdict": "reject",
             "comment": "x",
         },
@@ -192,6 +203,9 @@ def test_a_verdict_is_on_disk_before_the_answer(items, file):
     ((answer, (row,)),) = seen
     assert (answer["type"], answer["number"], answer["file"]) == ("saved", 7, str(file.path))
     assert answer["time"] == row["time"]
+    assert {key: answer[key] for key in ("case", "threshold", "voxel", "verdict", "comment")} == {
+        **{"case": 0, "threshold": 0.5, "voxel": [8, 6, 9], "verdict": "reject", "comment": "x"}
+    }
     checksum = file.read()[0].map_checksum
     assert len(checksum) == 16
     assert {key: value for key, value in row.items() if key not in ("time", "map_checksum", "score")} == {
@@ -206,7 +220,7 @@ def test_positions_of_a_turned_scan(tmp_path):
     browser = Browser(
         [{"image": image_of(), "anomaly_map": scores_of(), "affine": affine}], 0.5, tmp_path / "review.csv"
     )
-    browser.judge(0, candidate=0, threshold=0.5)
+    browser.judge(0, verdict="accept", candidate=0, threshold=0.5)
     (verdict,) = browser.review.verdicts.read()
     assert verdict.voxel == (3, 3, 4)
     assert verdict.position == (5 - 2 * 4, 6 + 3 * 3, 7 - 4 * 3)
@@ -215,8 +229,8 @@ def test_positions_of_a_turned_scan(tmp_path):
 
 def test_the_next_review_finds_everything(items):
     browser = Browser(items)
-    browser.judge(0, "accept", "all right")
-    browser.judge(1, "unsure", "an artefact?", candidate=1, threshold=0.5)
+    browser.judge(0, verdict="accept", comment="all right")
+    browser.judge(1, verdict="unsure", comment="an artefact?", candidate=1, threshold=0.5)
 
     again = Browser(items)
     assert again.review.start == 1
@@ -229,8 +243,8 @@ def test_the_next_review_finds_everything(items):
     decided = [(entry["verdict"], entry["comment"], entry["earlier"]) for entry in second["header"]["candidates"]]
     assert decided == [("", "", ""), ("unsure", "an artefact?", "")]
 
-    again.judge(1, "reject")
-    again.judge(2, "unsure")
+    again.judge(1, verdict="reject")
+    again.judge(2, verdict="unsure")
     assert again.cases == {"P1": "accept", "P2": "reject", "P3": "unsure"}
     assert Browser(items).review.start == 0
     assert Browser(items[::-1]).cases == again.cases
@@ -238,13 +252,13 @@ def test_the_next_review_finds_everything(items):
 
 def test_the_same_candidate_at_another_threshold(items):
     browser = Browser(items)
-    browser.judge(0, "reject", "vessel", candidate=0, threshold=0.5)
-    browser.judge(0, "", "only a comment", candidate=1, threshold=0.5)
+    browser.judge(0, verdict="reject", comment="vessel", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="", comment="only a comment", candidate=1, threshold=0.5)
     answer, _ = Browser(items).ask({"type": "threshold", "case": 0, "threshold": 0.7})
     first, second = answer["candidates"]
     assert (first["verdict"], first["comment"], first["earlier"]) == ("", "", "reject at 0.5 (0.0 ml)")
     assert second["earlier"] == ""
-    browser.judge(0, "unsure", candidate=0, threshold=0.7)
+    browser.judge(0, verdict="unsure", candidate=0, threshold=0.7)
     first, second = Browser(items, threshold=0.6).open(0)["header"]["candidates"]
     assert first["earlier"] == "reject at 0.5 (0.0 ml); unsure at 0.7 (0.0 ml)"
     assert second["earlier"] == ""
@@ -256,7 +270,7 @@ def test_the_same_candidate_at_another_threshold(items):
 def test_verdicts_are_found_at_any_threshold(items, threshold):
     browser = Browser(items, threshold=threshold)
     sent = browser.open(0)["header"]["threshold"]
-    browser.judge(0, "accept", candidate=0, threshold=sent)
+    browser.judge(0, verdict="accept", candidate=0, threshold=sent)
     assert Browser(items, threshold=threshold).open(0)["header"]["candidates"][0]["verdict"] == "accept"
 
 
@@ -264,28 +278,28 @@ def test_verdicts_of_default_thresholds_are_found(items):
     for item in items:
         del item["threshold"]
     browser = Browser(items)
-    browser.judge(2, "accept", candidate=0, threshold=browser.open(2)["header"]["threshold"])
+    browser.judge(2, verdict="accept", candidate=0, threshold=browser.open(2)["header"]["threshold"])
     assert Browser(items).open(2)["header"]["candidates"][0]["verdict"] == "accept"
 
 
 def test_verdicts_change_and_go(items, file):
     browser = Browser(items)
-    browser.judge(0, "accept", candidate=0, threshold=0.5)
-    browser.judge(0, "reject", "no", candidate=0, threshold=0.5)
-    browser.judge(0, "accept")
+    browser.judge(0, verdict="accept", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="reject", comment="no", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="accept")
     assert [(verdict.verdict, verdict.threshold) for verdict in file.read()] == [("reject", 0.5), ("accept", None)]
-    browser.judge(0, "")
+    browser.judge(0, verdict="")
     assert browser.cases == {"P1": "", "P2": "", "P3": ""}
-    browser.judge(0, "", "a comment only", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="", comment="a comment only", candidate=0, threshold=0.5)
     assert [(verdict.verdict, verdict.comment) for verdict in file.read()] == [("", "a comment only")]
-    browser.judge(0, "", "", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="", comment="", candidate=0, threshold=0.5)
     assert file.read() == []
     assert Browser(items).open(0)["header"]["candidates"][0]["comment"] == ""
 
 
 def test_a_comment_alone_is_no_verdict_on_the_case(items):
     browser = Browser(items)
-    browser.judge(0, "", "to be discussed")
+    browser.judge(0, verdict="", comment="to be discussed")
     assert browser.cases["P1"] == ""
     assert Browser(items).open(0)["comment"] == "to be discussed"
     assert Browser(items).review.start == 0
@@ -293,7 +307,7 @@ def test_a_comment_alone_is_no_verdict_on_the_case(items):
 
 def test_a_verdict_on_a_candidate_is_none_on_the_case(items):
     browser = Browser(items)
-    browser.judge(0, "accept", candidate=0, threshold=0.5)
+    browser.judge(0, verdict="accept", candidate=0, threshold=0.5)
     assert browser.cases["P1"] == ""
 
 
@@ -301,8 +315,8 @@ def test_a_verdict_on_a_candidate_is_none_on_the_case(items):
     "comment", ["Ödem, größer als „vorher“", 'a "b", c;\td', "two\nlines\r\nthree", "=1+1", "µ 🧠", " ", "a" * 5000]
 )
 def test_comments(items, comment):
-    Browser(items).judge(1, "accept", comment)
-    Browser(items).judge(1, "unsure", comment, candidate=0, threshold=0.5)
+    Browser(items).judge(1, verdict="accept", comment=comment)
+    Browser(items).judge(1, verdict="unsure", comment=comment, candidate=0, threshold=0.5)
     answer = Browser(items).open(1)
     assert (answer["verdict"], answer["comment"]) == ("accept", comment)
     assert answer["header"]["candidates"][0]["comment"] == comment
@@ -313,9 +327,9 @@ def test_the_candidate_is_that_of_the_threshold(items, file):
     browser = Browser(items)
     browser.open(0)
     browser.ask({"type": "threshold", "case": 0, "threshold": 0.85})
-    browser.judge(0, "reject", candidate=1, threshold=0.5)
-    browser.judge(1, "accept", candidate=0, threshold=0.7)
-    browser.judge(1, "accept", candidate=0, threshold=0)
+    browser.judge(0, verdict="reject", candidate=1, threshold=0.5)
+    browser.judge(1, verdict="accept", candidate=0, threshold=0.7)
+    browser.judge(1, verdict="accept", candidate=0, threshold=0)
     found = [(verdict.case_id, verdict.voxel, verdict.threshold, verdict.volume) for verdict in file.read()]
     assert found == [("P1", (8, 6, 9), 0.5, 0.012), ("P2", (3, 3, 4), 0.7, 0.012), ("P2", (3, 3, 4), 0.0, 0.96)]
 
@@ -325,16 +339,16 @@ def test_the_candidate_is_that_of_the_threshold(items, file):
 
 def test_verdicts_on_another_map_do_not_count(items, tmp_path, file):
     browser = Browser(items)
-    browser.judge(0, "accept", "fine")
-    browser.judge(0, "accept", candidate=0, threshold=0.5)
-    browser.judge(1, "accept")
+    browser.judge(0, verdict="accept", comment="fine")
+    browser.judge(0, verdict="accept", candidate=0, threshold=0.5)
+    browser.judge(1, verdict="accept")
     write_map(tmp_path, "P1", scale=0.99)
     again = Browser(items)
     assert again.cases == {"P1": "", "P2": "accept", "P3": ""}
     answer = again.open(0)
     assert (answer["verdict"], answer["comment"]) == ("", "")
     assert [entry["verdict"] for entry in answer["header"]["candidates"]] == ["", ""]
-    again.judge(0, "reject")
+    again.judge(0, verdict="reject")
     assert [verdict.verdict for verdict in file.read()] == ["accept", "accept", "accept", "reject"]
 
     write_map(tmp_path, "P1")  # the first map again
@@ -344,19 +358,19 @@ def test_verdicts_on_another_map_do_not_count(items, tmp_path, file):
 def test_a_map_that_changes_while_it_is_reviewed(items, tmp_path):
     """What is shown and what the verdict is on are the same map."""
     browser = Browser(items)
-    browser.judge(0, "accept", "before")
+    browser.judge(0, verdict="accept", comment="before")
     browser.open(2)
     write_map(tmp_path, "P1", scale=0.99)
     answer = browser.open(0)
-    assert answer["header"]["range"][1] == pytest.approx(0.99 * 0.9)
+    assert [entry["score"] for entry in answer["header"]["candidates"]] == pytest.approx([0.99 * 0.9, 0.99 * 0.8])
     assert answer["comment"] == ""
-    browser.judge(0, "reject", "after")
+    browser.judge(0, verdict="reject", comment="after")
     assert Browser(items).open(0)["comment"] == "after"
     assert Browser(items).cases["P1"] == "reject"
 
 
 def test_only_maps_with_verdicts_are_read_at_the_start(items, monkeypatch):
-    Browser(items).judge(1)
+    Browser(items).judge(1, verdict="accept")
     read = []
     whole = widget.checksum
     monkeypatch.setattr(widget, "checksum", lambda path: read.append(Path(path).name) or whole(path))
@@ -365,7 +379,7 @@ def test_only_maps_with_verdicts_are_read_at_the_start(items, monkeypatch):
 
 
 def test_a_missing_map_with_verdicts(items):
-    Browser(items).judge(0)
+    Browser(items).judge(0, verdict="accept")
     items[0]["anomaly_map"].unlink()
     browser = Browser(items)
     assert browser.cases == {"P1": "", "P2": "", "P3": ""}
@@ -387,12 +401,12 @@ def test_a_case_that_cannot_be_loaded_says_why_and_the_others_go_on(items):
     assert "P2.nii.gz cannot be read" in answer["problem"]
     assert "threshold must be a finite number" in browser.open(2)["problem"]
     assert browser.open(0)["header"]["case_id"] == "P1"
-    assert browser.judge(0)["type"] == "saved"
+    assert browser.judge(0, verdict="accept")["type"] == "saved"
 
 
 def test_a_file_that_cannot_be_written(items, file, monkeypatch):
     browser = Browser(items)
-    browser.judge(0, "accept", "kept")
+    browser.judge(0, verdict="accept", comment="kept")
     before = file.path.read_bytes()
 
     def refuse(path):
@@ -400,13 +414,13 @@ def test_a_file_that_cannot_be_written(items, file, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(verdicts_module, "whole_file", refuse)
-        answer = browser.judge(0, "reject", "lost?")
+        answer = browser.judge(0, verdict="reject", comment="lost?")
         assert answer["type"] == "failed"
         assert answer["problem"].startswith("PermissionError: ")
         assert str(file.path) in answer["problem"]
         assert file.path.read_bytes() == before
         assert browser.cases["P1"] == "accept"
-    assert browser.judge(0, "reject", "not lost")["type"] == "saved"
+    assert browser.judge(0, verdict="reject", comment="not lost")["type"] == "saved"
     assert Browser(items).open(0)["comment"] == "not lost"
 
 
@@ -415,7 +429,7 @@ def test_a_folder_that_cannot_be_written(items, file):
     browser = Browser(items)
     file.path.parent.chmod(0o555)
     try:
-        answer = browser.judge(0)
+        answer = browser.judge(0, verdict="accept")
     finally:
         file.path.parent.chmod(0o755)
     assert answer["type"] == "failed"
@@ -424,11 +438,11 @@ def test_a_folder_that_cannot_be_written(items, file):
 
 def test_a_broken_file_stays_as_it_is(items, file):
     browser = Browser(items)
-    browser.judge(0, "accept", "kept")
+    browser.judge(0, verdict="accept", comment="kept")
     kept = file.path.read_bytes()
     broken = kept + b"P2;accept\r\n"
     file.path.write_bytes(broken)
-    answer = browser.judge(1, "reject")
+    answer = browser.judge(1, verdict="reject")
     assert answer["type"] == "failed"
     assert "line 3" in answer["problem"]
     answer = browser.ask({"type": "open", "case": 1})[0]
@@ -437,22 +451,128 @@ def test_a_broken_file_stays_as_it_is(items, file):
     with pytest.raises(ValueError, match="line 3"):
         Review(items)
     file.path.write_bytes(kept)
-    assert browser.judge(1, "reject")["type"] == "saved"
+    assert browser.judge(1, verdict="reject")["type"] == "saved"
     assert Browser(items).cases == {"P1": "accept", "P2": "reject", "P3": ""}
 
 
 def test_what_is_no_verdict_is_not_written(items, file):
     browser = Browser(items)
-    for wrong in ({"verdict": "maybe"}, {"comment": "\0"}, {"candidate": 5, "threshold": 0.5}):
+    place = {"type": "judge", "case": 0, "number": 3, "threshold": 0.5, "voxel": [3, 3, 4]}
+    for wrong in (
+        {"verdict": "maybe"},
+        {"comment": "\0"},
+        {"verdict": None},
+        {"verdict": "accept", "voxel": [3, 3, 5]},  # of the candidate, but not its highest
+        {"verdict": "accept", "voxel": [0, 0, 0]},
+        {"verdict": "accept", "voxel": None},
+        {"verdict": "accept", "threshold": 0.85, "voxel": [8, 6, 9]},  # of another threshold
+        {"verdict": "accept", "threshold": "high"},
+        {"verdict": "accept", "case": 3},
+        {"verdict": "accept", "map_checksum": "abc"},
+    ):
+        answer, _ = browser.ask(place | wrong)
+        assert (answer["type"], answer["number"]) == ("failed", 3), wrong
+    for wrong in ({"verdict": "maybe"}, {"comment": "\0"}):
         assert browser.judge(0, **wrong)["type"] == "failed"
     assert not file.path.exists()
+    assert browser.ask(place | {"verdict": "accept"})[0]["type"] == "saved"
+
+
+def test_an_unknown_candidate_says_what_to_do(items):
+    message = {"type": "judge", "case": 0, "number": 1, "threshold": 0.5, "voxel": [1, 2, 3], "verdict": "accept"}
+    answer, _ = Browser(items).ask(message)
+    assert answer["problem"] == "ValueError: the map has no such candidate any more: open the case again"
+
+
+def test_a_map_that_changes_before_a_verdict(items, file):
+    """A verdict that was on its way when the candidates changed is on none of the new ones."""
+    browser = Browser(items)
+    browser.open(0)
+    scores = scores_of()
+    scores[3, 3, 4], scores[4, 3, 4] = scores[4, 3, 4], scores[3, 3, 4]
+    nib.save(nib.Nifti1Image(scores, np.eye(4)), items[0]["anomaly_map"])
+    browser.open(2)  # the first case is loaded anew then
+    message = {"type": "judge", "case": 0, "number": 1, "threshold": 0.5, "voxel": [3, 3, 4], "verdict": "accept"}
+    assert browser.ask(message)[0]["type"] == "failed"
+    assert not file.path.exists()
+    assert browser.ask(message | {"voxel": [4, 3, 4]})[0]["type"] == "saved"
+
+
+@pytest.mark.parametrize("place", [{}, {"candidate": 1, "threshold": 0.5}], ids=["case", "candidate"])
+def test_only_what_changed_is_written(items, file, place):
+    browser = Browser(items)
+    answer = browser.judge(0, verdict="reject", **place)
+    assert (answer["verdict"], answer["comment"]) == ("reject", "")
+    answer = browser.judge(0, comment="motion", **place)
+    assert (answer["verdict"], answer["comment"]) == ("reject", "motion")
+    answer = browser.judge(0, verdict="unsure", **place)
+    assert (answer["verdict"], answer["comment"]) == ("unsure", "motion")
+    answer = browser.judge(0, verdict="", **place)
+    assert (answer["verdict"], answer["comment"]) == ("", "motion")
+    assert [(verdict.verdict, verdict.comment) for verdict in file.read()] == [("", "motion")]
+    answer = browser.judge(0, comment="", **place)
+    assert (answer["verdict"], answer["comment"]) == ("", "")
+    assert file.read() == []
+
+
+@pytest.mark.parametrize("place", [{}, {"candidate": 0, "threshold": 0.5}], ids=["case", "candidate"])
+def test_what_another_review_wrote_meanwhile_stays(items, file, place):
+    first, second = Browser(items), Browser(items)
+    first.open(0), second.open(0)
+    first.judge(0, verdict="reject", comment="of the first", **place)
+    assert second.judge(0, verdict="accept", **place)["comment"] == "of the first"
+    assert first.judge(0, comment="again of the first", **place)["verdict"] == "accept"
+    assert [(verdict.verdict, verdict.comment) for verdict in file.read()] == [("accept", "again of the first")]
+
+
+def test_a_verdict_on_the_case_before(items, file):
+    """A comment may come when the next case is already open."""
+    browser = Browser(items)
+    browser.open(0)
+    browser.open(1)
+    message = {"type": "judge", "case": 0, "number": 0.25, "threshold": 0.5, "voxel": [8, 6, 9], "comment": "late"}
+    answer, _ = browser.ask(message)
+    assert (answer["type"], answer["number"], answer["case"]) == ("saved", 0.25, 0)
+    assert [(verdict.case_id, verdict.voxel, verdict.comment) for verdict in file.read()] == [("P1", (8, 6, 9), "late")]
+
+
+def test_a_case_that_is_mended_can_be_opened_again(items):
+    content = items[1]["anomaly_map"].read_bytes()
+    items[1]["anomaly_map"].write_bytes(b"no gzip")
+    browser = Browser(items)
+    browser.open(0)  # loads the second in the background
+    assert "P2.nii.gz cannot be read" in browser.open(1)["problem"]
+    assert "P2.nii.gz cannot be read" in browser.open(1)["problem"]
+    items[1]["anomaly_map"].write_bytes(content)
+    answer = browser.open(1)
+    assert answer["header"]["case_id"] == "P2"
+    browser.judge(1, verdict="accept")
+    assert Browser(items).cases["P2"] == "accept"
+
+
+def test_another_view_begins_with_the_case_opened_last(items):
+    browser = Browser(items)
+    assert browser.review.start == 0
+    browser.open(2)
+    assert browser.review.start == 2
+    browser.ask({"type": "threshold", "case": 1, "threshold": 0.3})
+    assert browser.review.start == 2
+    browser.open(1)
+    assert browser.review.start == 1
+
+
+def test_a_case_that_is_not_there_is_not_where_to_begin(items):
+    browser = Browser(items)
+    browser.open(1)
+    assert browser.open(7)["type"] == "failed"
+    assert browser.review.start == 1
 
 
 def test_two_reviews_of_one_file(items, file):
     first, second = Browser(items), Browser(items)
-    first.judge(0, "accept")
-    second.judge(1, "reject", "of the second")
-    first.judge(2, "unsure")
+    first.judge(0, verdict="accept")
+    second.judge(1, verdict="reject", comment="of the second")
+    first.judge(2, verdict="unsure")
     assert {verdict.case_id: verdict.verdict for verdict in file.read()} == {
         **{"P1": "accept", "P2": "reject", "P3": "unsure"}
     }
@@ -466,7 +586,10 @@ def test_two_reviews_at_the_same_time(items, file):
         browser.open(0)
     with ThreadPoolExecutor(2) as pool:
         work = [
-            pool.submit(lambda browser, case: [browser.judge(case, "accept", str(time)) for time in range(5)], *pair)
+            pool.submit(
+                lambda browser, case: [browser.judge(case, verdict="accept", comment=str(time)) for time in range(5)],
+                *pair,
+            )
             for pair in zip(browsers, (0, 1), strict=True)
         ]
         assert [[answer["type"] for answer in item.result()] for item in work] == [["saved"] * 5] * 2
@@ -479,14 +602,14 @@ def test_two_reviews_at_the_same_time(items, file):
 def test_where_verdicts_are_written(items, tmp_path, monkeypatch):
     arrays = {"image": image_of(), "anomaly_map": scores_of()}
     monkeypatch.chdir(tmp_path)
-    Browser([arrays], 0.5).judge(0)
+    Browser([arrays], 0.5).judge(0, verdict="accept")
     assert (tmp_path / "review.csv").is_file()
     mixed = Browser([arrays, *items], 0.5)
     assert mixed.review.verdicts.path == tmp_path / "maps" / "review.csv"
     chosen = tmp_path / "new" / "folder" / "of me.csv"
     browser = Browser(items, review_file=str(chosen))
     assert not chosen.parent.exists()
-    assert browser.judge(0)["file"] == str(chosen)
+    assert browser.judge(0, verdict="accept")["file"] == str(chosen)
     assert chosen.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
     assert not (tmp_path / "maps" / "review.csv").exists()
 
@@ -507,7 +630,7 @@ def test_maps_in_memory(tmp_path, as_type):
         item = {"image": image_of(), "anomaly_map": as_type(scores_of(scale)), "case_id": 0}
         return Browser([item], 0.5, tmp_path / "review.csv")
 
-    browser().judge(0, "accept", "seen")
+    browser().judge(0, verdict="accept", comment="seen")
     assert browser().open(0)["comment"] == "seen"
     assert browser().cases == {"0": "accept"}
     assert browser(scale=0.99).open(0)["comment"] == ""
@@ -520,7 +643,7 @@ def test_names(items, tmp_path):
     with pytest.raises(ValueError, match="named case"):
         Review([arrays, arrays])
     browser = Browser([arrays | {"case_id": "a"}, arrays | {"case_id": "b"}], 0.5, tmp_path / "review.csv")
-    browser.judge(1)
+    browser.judge(1, verdict="accept")
     assert browser.cases == {"a": "", "b": "accept"}
     assert "case_id" not in arrays
     assert Browser([items[1], items[0] | {"case_id": "other"}]).cases == {"P2": "", "other": ""}
