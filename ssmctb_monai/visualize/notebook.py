@@ -100,7 +100,7 @@ def view_3d(item: Mapping[str, Any], *, threshold: float | None = None, height: 
             Volume(
                 name="anomaly_map.nii",
                 data=_nifti(heatmap.anomaly_map, heatmap.affine),
-                colormap="inferno",
+                colormap="warm",  # inferno begins in black, unseen on gray
                 opacity=0.7,
                 cal_min=lowest,
                 cal_max=max(highest, lowest),

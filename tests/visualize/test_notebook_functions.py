@@ -48,7 +48,7 @@ def test_what_is_shown():
     assert (image.name, scores.name) == ("t1.nii", "anomaly_map.nii")
     assert (image.cal_min, image.cal_max) == pytest.approx((5, 995))
     assert (scores.cal_min, scores.cal_max) == pytest.approx((0.99, 1))
-    assert (image.colormap, scores.colormap) == ("gray", "inferno")
+    assert (image.colormap, scores.colormap) == ("gray", "warm")
     assert (image.opacity, scores.opacity) == (1, 0.7)
     shown = volumes(view)[0].get_fdata()
     assert shown.max() == 1000  # no skull
