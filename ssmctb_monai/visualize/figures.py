@@ -49,10 +49,10 @@ COLOR_BAR, TITLE, LEGEND, GAP, EDGE = 18.0, 5.5, 7.0, 2.0, 1.0  # what they take
 FONT_SIZE = 8
 MARGIN = 5.0  # in mm of the patient, around the brain
 FLATTEST = 0.35  # height of a panel in widths of one: a thin slab can be read, too
-PLANES = {  # axis that is cut, axes across and down, the patient's sides, letters of positive and negative coordinates
-    "axial": (2, 0, 1, "RLAP", "SI"),
-    "coronal": (1, 0, 2, "RLSI", "AP"),
-    "sagittal": (0, 1, 2, "APSI", "RL"),
+PLANES = {  # axis that is cut, axes across and down, the patient's sides
+    "axial": (2, 0, 1, "RLAP"),
+    "coronal": (1, 0, 2, "RLSI"),
+    "sagittal": (0, 1, 2, "APSI"),
 }
 SUMMARIES = {"roc": ("auroc", "AUROC"), "pr": ("average_precision", "AP")}  # of curves: figure, its short name
 
@@ -64,8 +64,8 @@ def plot_case(item: Mapping[str, Any] | Heatmap, threshold: float | None = None)
 
     Planes lie as in radiology: the patient's right, or the front, is on the left. All share one scale in mm, and one of
     colours from the 0.1 to the 99.9 percentile of the scores in the brain. Titles say where the planes cross, in mm
-    from the origin towards the patient's right (R) or left (L), front (A) or back (P), head (S) or feet (I); planes of
-    an oblique scan follow its own axes.
+    from the origin of the scan towards the patient's right (x), front (y) and head (z); planes of an oblique scan
+    follow its own axes.
 
     Args:
         item: a case, as :func:`~ssmctb_monai.visualize.heatmap.load_heatmap` takes it, or what that returned. Its first
@@ -90,8 +90,8 @@ def plot_case(item: Mapping[str, Any] | Heatmap, threshold: float | None = None)
     heights = [max(scan.size[down], FLATTEST * width) for _, _, down, *_ in PLANES.values()]
     with plot_style(FONT_SIZE):
         figure, grid = scan.lay_out(3, width, heights)
-        for panels, height, (name, (axis, *_, ends)) in zip(grid, heights, PLANES.items(), strict=True):
-            place = f"{ends[int(position[axis] < 0)]} {abs(position[axis]):.1f} mm"
+        for panels, height, (name, (axis, *_)) in zip(grid, heights, PLANES.items(), strict=True):
+            place = f"{'xyz'[axis]} = {position[axis]:.1f} mm"
             titles = (f"{scan.modality}, {name}, {place}", "Anomaly map", "Overlay")
             for axes, title in zip(panels, titles, strict=True):
                 plane = scan.open_panel(axes, name, scan.heatmap.peak[axis], (width, height), title)
@@ -143,7 +143,7 @@ def plot_montage(item: Mapping[str, Any] | Heatmap, slices: int = 12, threshold:
         for axes, row in zip(panels, shown, strict=False):
             number, score = table["slice"][row], table["score"][row]
             index = scan.heatmap.brain.shape[2] - 1 - number  # slices are counted from the feet, planes from the head
-            plane = scan.open_panel(axes, "axial", index, (width, height), f"Slice {number}: {score:.3g}")
+            plane = scan.open_panel(axes, "axial", index, (width, height), f"Slice {number}: score {score:.3g}")
             draw_overlay(axes, plane, scan.norm)
             draw_outlines(axes, plane, scan.threshold)
             if table["lesion_voxels"][row]:
@@ -286,7 +286,7 @@ class _Scan:
     def open_panel(self, axes: Axes, name: str, index: int, size: tuple[float, float], title: str) -> Plane:
         """Cuts a plane, of ``PLANES``, and prepares axes of a width and height in mm of the patient to show it."""
         heatmap = self.heatmap
-        axis, across, down, sides, _ = PLANES[name]
+        axis, across, down, sides = PLANES[name]
         place: list[slice | int] = list(self.box)
         place[axis] = index
         where = tuple(place)

@@ -21,7 +21,7 @@ function render({ model, el }) {
     element("button", { type: "button", onclick: click, ...properties }, text);
   const header = element(
     "div",
-    { className: "hv hv-head", "data-lm-suppress-shortcuts": "true" },
+    { className: "hv hv-head" },
     button("‹", () => open(caseBox.selectedIndex - 1), { "aria-label": "Previous case" }),
     caseBox,
     button("›", () => open(caseBox.selectedIndex + 1), { "aria-label": "Next case" }),
@@ -32,8 +32,11 @@ function render({ model, el }) {
   );
   const problem = element("p", { className: "hv hv-problem", role: "alert", hidden: true });
   const stage = element("div");
-  const caseVerdict = element("div", { className: "hv hv-verdict", "data-lm-suppress-shortcuts": "true" });
+  const caseVerdict = element("div", { className: "hv hv-verdict" });
   el.append(header, problem, stage, caseVerdict);
+  el.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // JupyterLab's keys cut cells
+  });
 
   const viewer = createViewer(stage, model.get("colormaps"), {
     columns: ["Verdict and comment"],
@@ -145,6 +148,7 @@ function render({ model, el }) {
     if (index < 0 || index >= caseBox.options.length) return;
     caseBox.selectedIndex = index;
     complain("");
+    say("Loading …");
     wait(true);
     const request = () => {
       timer = setTimeout(request, 2 * PATIENCE); // JupyterLab may lose a message while a kernel starts
@@ -186,14 +190,15 @@ function render({ model, el }) {
       current = message;
       caseBox.selectedIndex = message.case;
       const failed = "problem" in message;
-      stage.hidden = caseVerdict.hidden = failed;
+      stage.hidden = failed;
       wait(false);
       complain(failed ? message.problem : "");
-      if (failed) return;
+      say("");
       follow.clear();
       const place = { case: message.case, threshold: null, voxel: null };
       const title = element("b", {}, `Case ${model.get("cases")[message.case].case_id}`);
       caseVerdict.replaceChildren(title, verdictControls("the case", MEANING.case, message, place));
+      if (failed) return;
       viewer.show(message.header, {
         map: volume(map, Uint16Array),
         image: volume(image, Uint8Array),

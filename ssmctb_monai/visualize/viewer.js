@@ -4,7 +4,6 @@
  * fastest, so that views need no flip. Scores come shifted and scaled, in half precision, NaN outside the brain.
  */
 const ORANGE = "230, 159, 0";
-const BLUE = "#3d94d1"; // seen on white and on the dark theme's grey
 const LABEL_COLOR = "#33ddff";
 const VIEWS = [
   { name: "Axial", across: 0, down: 1, through: 2 },
@@ -17,7 +16,7 @@ const KEYS = [
   ["wheel, ↑ ↓", "slice by slice through the view under the pointer, or the focused one"],
   ["n, p", "next, previous candidate, which the list marks"],
   ["o", "overlay: above threshold, all scores, off"],
-  ["c", "lesion contour"],
+  ["c", "lesion label, as contour and below the slider"],
   ["x", "crosshair"],
 ];
 
@@ -45,11 +44,15 @@ function fromHalf(bits) {
 const LARGEST = 65504;
 const HALVES = Float64Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
 
-/** Position in mm with the letters of the directions, such as "L 12.0  A 3.5  S 40.2 mm". */
-function formatPosition(ras) {
-  const part = (value, [negative, positive]) => `${value < 0 ? negative : positive} ${Math.abs(value).toFixed(1)}`;
-  return `${part(ras[0], "LR")}  ${part(ras[1], "PA")}  ${part(ras[2], "IS")} mm`;
-}
+/** A coordinate in mm. */
+const formatMm = (value) =>
+  value
+    .toFixed(1)
+    .replace(/^-(?=0\.0$)/, "")
+    .replace("-", "\u2212");
+
+/** Position in mm, to the right, the front and the head; letters would mislead, where the origin is a corner. */
+const formatPosition = (ras) => `${ras.map(formatMm).join(", ")} mm`;
 
 /** Applies the first three rows of a 4 x 4 matrix to a voxel. */
 const transform = (matrix, voxel) =>
@@ -72,6 +75,7 @@ function createViewer(root, colormaps, hooks = {}) {
   let cursor = [0, 0, 0];
   let crosshair = true;
   let scheduled = false;
+  let initial = null; // threshold that the case came with
   let selected = null; // index of the candidate that the list marks
   const colors = new Uint32Array(65536); // of each score
   const gray = Uint32Array.from({ length: 256 }, (_, value) => 0xff000000 | (value << 16) | (value << 8) | value);
@@ -97,7 +101,7 @@ function createViewer(root, colormaps, hooks = {}) {
     "aria-label": "Threshold as a number",
   });
   const contour = element("input", { type: "checkbox", checked: true, onchange: () => redraw() });
-  const contourBox = element("label", {}, contour, "Lesion contour");
+  const contourBox = element("label", {}, contour, "Lesion label");
   const legend = element("canvas", { width: 256, height: 1, className: "hv-colors" });
   const legendMark = element("span", { className: "hv-mark" });
   const [legendLow, legendHigh] = [element("span"), element("span")];
@@ -153,10 +157,10 @@ function createViewer(root, colormaps, hooks = {}) {
       "wheel",
       (event) => {
         event.preventDefault();
-        turned += event.deltaMode === 0 ? event.deltaY / 40 : event.deltaY;
+        turned += clamp(event.deltaMode === 0 ? event.deltaY / 50 : event.deltaY, -1, 1); // a slice a notch
         const steps = Math.trunc(turned);
         turned -= steps;
-        if (steps) step(view.through, Math.sign(steps) * Math.min(Math.abs(steps), 3));
+        if (steps) step(view.through, steps);
       },
       { passive: false },
     );
@@ -174,7 +178,7 @@ function createViewer(root, colormaps, hooks = {}) {
   const views = element("div", { className: "hv-views" }, ...panels.map((panel) => panel.node));
   const viewer = element(
     "div",
-    { className: "hv", "data-lm-suppress-shortcuts": "true" }, // JupyterLab's single keys delete cells
+    { className: "hv" },
     views,
     element("div", { className: "hv-slices" }, sliceRange, profile, profileNote),
     status,
@@ -254,7 +258,7 @@ function createViewer(root, colormaps, hooks = {}) {
 
   function setThreshold(value) {
     if (!Number.isFinite(value)) return;
-    scan.threshold = round(value);
+    scan.threshold = round(value) === round(initial) ? initial : round(value); // its verdicts go by the exact one
     recolor();
     hooks.threshold?.(scan.threshold);
   }
@@ -311,14 +315,17 @@ function createViewer(root, colormaps, hooks = {}) {
     const value = score(map[offset(cursor)]);
     const own = transform(scan.scan_transform, cursor).map(Math.round);
     status.textContent = [
-      formatPosition(transform(scan.affine, cursor)),
+      `RAS ${formatPosition(transform(scan.affine, cursor))}`,
       `voxel (${own.join(", ")})`,
       Number.isNaN(value) ? "outside the brain" : `score ${formatScore(value)}`,
-      label && label[offset(cursor)] ? "in a labelled lesion" : "",
+      shows(label) && label[offset(cursor)] ? "in a labelled lesion" : "",
     ]
       .filter(Boolean)
       .join("  ·  ");
   }
+
+  /** Tells whether there is a label, and the reader wants to see it. */
+  const shows = (mask) => mask && contour.checked;
 
   const offset = ([x, y, z]) => x + scan.shape[0] * (y + scan.shape[1] * z);
 
@@ -351,7 +358,7 @@ function createViewer(root, colormaps, hooks = {}) {
       context.drawImage(layers[index], 0, 0, canvas.width, canvas.height);
     });
     const cell = [canvas.width / columns, canvas.height / lines];
-    if (label && contour.checked) drawContour(context, start, strides, view, columns, lines, cell);
+    if (shows(label)) drawContour(context, start, strides, view, columns, lines, cell);
     const centre = [(cursor[view.across] + 0.5) * cell[0], (cursor[view.down] + 0.5) * cell[1]];
     if (crosshair) {
       const gap = 10 * ratio;
@@ -376,7 +383,7 @@ function createViewer(root, colormaps, hooks = {}) {
     const axis = [0, 1, 2].reduce((best, row) =>
       Math.abs(scan.affine[row][view.through]) > Math.abs(scan.affine[best][view.through]) ? row : best,
     );
-    const place = `${view.name}, ${formatPosition(transform(scan.affine, cursor)).split("  ")[axis].replace(" mm", "")} mm`;
+    const place = `${view.name}, ${"xyz"[axis]} = ${formatMm(transform(scan.affine, cursor)[axis])} mm`;
     caption.textContent = view.through === 2 ? `${place}, slice ${fromFeet(cursor[2])} from the feet` : place;
   }
 
@@ -441,10 +448,10 @@ function createViewer(root, colormaps, hooks = {}) {
     const high = Math.max(...finite, scan.threshold, scan.limits[0]);
     const low = Math.min(...finite, scan.threshold, scan.limits[0]);
     const y = (value) => height - 4 - ((value - low) / (high - low || 1)) * (height - 8);
-    context.fillStyle = `rgba(${ORANGE}, 0.35)`;
+    context.fillStyle = `rgba(${ORANGE}, 0.3)`;
     scan.slices.lesion.forEach((lesion, place) => {
       const [left, right] = [-0.5, 0.5].map((side) => Math.round(x(scan.slices.index[place] + side)));
-      if (lesion) context.fillRect(left, 0, right - left, height);
+      if (lesion && contour.checked) context.fillRect(left, 0, right - left, height);
     });
     const foreground = getComputedStyle(profile).color;
     context.strokeStyle = foreground;
@@ -454,7 +461,7 @@ function createViewer(root, colormaps, hooks = {}) {
     context.lineTo(width, y(scan.threshold));
     context.stroke();
     context.setLineDash([]);
-    context.strokeStyle = BLUE;
+    context.strokeStyle = getComputedStyle(profile).getPropertyValue("--hv-curve");
     context.lineWidth = 2;
     context.lineCap = "round"; // one slice alone is a point
     context.beginPath();
@@ -504,7 +511,7 @@ function createViewer(root, colormaps, hooks = {}) {
     candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} at or above ${formatScore(threshold)}${shown}`;
     candidateNote.textContent = `Connected voxels, at least ${scan.min_size}.${source}`;
     candidateHead.replaceChildren(
-      ...["", "Score", "Volume", "Position", ...(hooks.columns || [])].map((name) =>
+      ...["", "Score", "Volume", "Position (RAS)", ...(hooks.columns || [])].map((name) =>
         element("th", { scope: "col" }, name),
       ),
     );
@@ -542,11 +549,14 @@ function createViewer(root, colormaps, hooks = {}) {
 
   /** Shows a case: its header, see viewer.py, and the bytes of map, first image and lesion mask. */
   function show(header, buffers) {
+    const name = scan?.layers[layerBox.lastChild.selectedIndex];
     scan = header;
+    initial = scan.threshold;
     map = buffers.map;
     label = buffers.label;
     layerBox.lastChild.replaceChildren(...scan.layers.map((name) => new Option(name)));
     contourBox.hidden = !label;
+    layerBox.hidden = scan.layers.length < 2;
     [thresholdRange.min, thresholdRange.max] = scan.limits;
     legendLow.textContent = formatScore(scan.limits[0]);
     legendHigh.textContent = formatScore(scan.limits[1]);
@@ -559,6 +569,7 @@ function createViewer(root, colormaps, hooks = {}) {
     markAt(scan.start);
     setLayer(0, buffers.image);
     recolor();
+    if (scan.layers.indexOf(name) > 0) hooks.layer?.(scan.layers.indexOf(name)); // as in the case before
   }
 
   return {

@@ -119,7 +119,8 @@ class Review(anywidget.AnyWidget):
             scan = self._scan(case)
         except Exception as error:
             del self._scans[case]  # another try may find it mended
-            self.send(answer | {"problem": f"{name} cannot be shown: {error}"})
+            decision = _decision(self._decided(case).get((None, None)))
+            self.send(answer | {"problem": f"{name} cannot be shown: {error}"} | decision)
             return
         header = scan.header()
         label = scan.label()
@@ -129,12 +130,18 @@ class Review(anywidget.AnyWidget):
             | _decision(self._decided(case).get((None, None))),
             [scan.anomaly_map(), scan.layer(0), *([label] if label else [])],
         )
+        self._begin(case + 1)
 
     def _scan(self, case: int) -> ViewerScan:
-        """Loads a case, and the next one in the background."""
-        wanted = range(case, min(case + 2, len(self.items)))
-        self._scans = {index: self._scans.get(index) or self._loader.submit(self._load, index) for index in wanted}
+        """Loads a case; of the others only the next one is kept."""
+        self._scans = {index: scan for index, scan in self._scans.items() if index in (case, case + 1)}
+        self._begin(case)
         return self._scans[case].result()
+
+    def _begin(self, case: int) -> None:
+        """Begins to load a case in the background."""
+        if case < len(self.items) and case not in self._scans:
+            self._scans[case] = self._loader.submit(self._load, case)
 
     def _load(self, case: int) -> ViewerScan:
         self._checksums[case] = _map_checksum(self.items[case])  # the file may be another one by now

@@ -141,6 +141,13 @@ def test_a_reader_reviews_two_cases(notebook, maps):
     assert page.locator(".hv-candidates h4").inner_text() != many
 
     page.locator("canvas[data-view=axial]").click()
+    for key in ("d", "d", "x", "r", "b", "y"):  # commands of JupyterLab; r rejects
+        page.keyboard.press(key)
+    page.get_by_role("button", name="Next not reviewed").focus()
+    page.keyboard.press("a")
+    page.locator("label", has_text="Image").locator("select").focus()
+    page.keyboard.press("x")
+    page.locator("canvas[data-view=axial]").focus()
     page.keyboard.press("n")
     page.keyboard.press("a")
     saved(page)

@@ -126,17 +126,17 @@ def test_all_planes_have_one_scale(case):
 
 def test_titles_say_where_the_planes_cross(case):
     assert titles(case[0])[:9] == [
-        *("FLAIR, axial, I 12.0 mm", "Anomaly map", "Overlay"),
-        *("FLAIR, coronal, A 20.0 mm", "Anomaly map", "Overlay"),
-        *("FLAIR, sagittal, R 24.0 mm", "Anomaly map", "Overlay"),
+        *("FLAIR, axial, z = -12.0 mm", "Anomaly map", "Overlay"),
+        *("FLAIR, coronal, y = 20.0 mm", "Anomaly map", "Overlay"),
+        *("FLAIR, sagittal, x = 24.0 mm", "Anomaly map", "Overlay"),
     ]
 
 
-def test_positions_are_signed_by_letters():
+def test_positions_have_a_sign():
     item = make_item()
     mirrored = np.diag([-1.0, -1.0, -1.0, 1.0]) @ item["affine"]
     named = [title.split(", ")[-1] for title in titles(plot_case(item | {"affine": mirrored}))[:9:3]]
-    assert named == ["S 12.0 mm", "P 20.0 mm", "L 24.0 mm"]
+    assert named == ["z = 12.0 mm", "y = -20.0 mm", "x = -24.0 mm"]
 
 
 def test_oblique_scans_are_drawn_along_their_own_axes():
@@ -150,8 +150,8 @@ def test_oblique_scans_are_drawn_along_their_own_axes():
         np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
         assert one.get_aspect() == pytest.approx(other.get_aspect())
     _, y, z = turn[:3, :3] @ BLOB
-    assert titles(figure)[0] == f"FLAIR, axial, {'S' if z > 0 else 'I'} {abs(z):.1f} mm"
-    assert titles(figure)[3] == f"FLAIR, coronal, {'A' if y > 0 else 'P'} {abs(y):.1f} mm"
+    assert titles(figure)[0] == f"FLAIR, axial, z = {z:.1f} mm"
+    assert titles(figure)[3] == f"FLAIR, coronal, y = {y:.1f} mm"
 
 
 def test_pictures_are_cropped_to_the_brain(figure):
@@ -246,7 +246,7 @@ def test_montage_shows_even_slices_from_the_feet_up(grid):
     assert shown == middles
     for number, axes in zip(shown, panels, strict=True):
         row = list(slices["slice"]).index(number)
-        assert axes.get_title(loc="left") == f"Slice {number}: {slices['score'][row]:.3g}"
+        assert axes.get_title(loc="left") == f"Slice {number}: score {slices['score'][row]:.3g}"
         has_lesion = slices["lesion_voxels"][row] > 0
         assert (LESION_OUTLINE in outlines(axes)) == has_lesion
         assert {spine.get_visible() for spine in axes.spines.values()} == {has_lesion}

@@ -396,7 +396,7 @@ def test_a_case_that_cannot_be_loaded_says_why_and_the_others_go_on(items):
     assert browser.open(0)["header"]["case_id"] == "P1"
     answer, buffers = browser.ask({"type": "open", "case": 1})
     assert not buffers
-    assert set(answer) == {"type", "case", "problem"}
+    assert set(answer) == {"type", "case", "problem", "verdict", "comment"}
     assert answer["problem"].startswith("P2 cannot be shown: ")
     assert "P2.nii.gz cannot be read" in answer["problem"]
     assert "threshold must be a finite number" in browser.open(2)["problem"]
