@@ -131,7 +131,7 @@ def evaluated(bundle, trained, dataset_dir, tmp_path_factory):
 
 def test_command_succeeds(evaluated):
     assert evaluated.result.returncode == 0, evaluated.result.stderr
-    assert sorted(path.name for path in evaluated.folder.iterdir()) == sorted([*FILES, "maps"])
+    assert sorted(path.name for path in evaluated.folder.iterdir()) == sorted([*FILES, "maps", "viewer"])
 
 
 def test_report_of_the_command(evaluated):
@@ -361,7 +361,7 @@ def test_slices_and_their_score(evaluating, tmp_path, two_cases, dataset_dir):
 
 def test_no_maps_unless_asked_for(evaluating, tmp_path, two_cases):
     evaluating(tmp_path / "out", datalist_file=two_cases).run()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*FILES, "viewer"]
 
 
 def test_without_thresholds(evaluating, tmp_path, two_cases):

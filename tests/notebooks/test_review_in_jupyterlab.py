@@ -96,9 +96,17 @@ def notebook(page, lab):
 
 
 def run_all(page):
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()  # before, menus close by themselves
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    """Runs all cells; JupyterLab loses the command, or asks for a kernel, while it is not quite ready."""
+    for _ in range(6):
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_timeout(3_000)
+        if page.locator(".jp-InputPrompt", has_text="[*]:").count():
+            return
+        if (answer := page.locator(".jp-Dialog button.jp-mod-accept")).count():
+            answer.click()
+    raise TimeoutError("JupyterLab runs no cells")
 
 
 def shown(page, case):
@@ -141,7 +149,7 @@ def test_a_reader_reviews_two_cases(notebook, maps):
     assert page.locator(".hv-candidates h4").inner_text() != many
 
     page.locator("canvas[data-view=axial]").click()
-    for key in ("d", "d", "x", "r", "b", "y"):  # commands of JupyterLab; r rejects
+    for key in ("d", "d", "x", "b", "y", "m"):  # commands of JupyterLab
         page.keyboard.press(key)
     page.get_by_role("button", name="Next not reviewed").focus()
     page.keyboard.press("a")
