@@ -116,7 +116,8 @@ function createViewer(root, colormaps, hooks = {}) {
   const candidateTitle = element("h4");
   const candidateNote = element("span", { className: "hv-note" });
   const candidateRows = element("tbody");
-  const candidateHead = element("tr");
+  const columns = ["", "Score", "Volume", "Position (RAS)", ...(hooks.columns || [])];
+  const candidateHead = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)));
   const candidateBox = element(
     "div",
     { className: "hv-candidates" },
@@ -510,11 +511,6 @@ function createViewer(root, colormaps, hooks = {}) {
     const source = scan.threshold_given ? "" : " No threshold came with the map; the first one flags 1 % of the brain.";
     candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} at or above ${formatScore(threshold)}${shown}`;
     candidateNote.textContent = `Connected voxels, at least ${scan.min_size}.${source}`;
-    candidateHead.replaceChildren(
-      ...["", "Score", "Volume", "Position (RAS)", ...(hooks.columns || [])].map((name) =>
-        element("th", { scope: "col" }, name),
-      ),
-    );
     candidateRows.replaceChildren(
       ...candidates.map((candidate, index) => {
         const row = element(

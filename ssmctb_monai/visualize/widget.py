@@ -70,13 +70,13 @@ class Review(anywidget.AnyWidget):
         self._checksums: dict[int, str] = {}
         self._scans: dict[int, Future[ViewerScan]] = {}
         self._loader = ThreadPoolExecutor(max_workers=1)
-        self.start = self.verdicts.resume(self._keys())
+        self.start = self.verdicts.resume(self._keys(self.verdicts.read()))
         self._list_cases()
         self.on_msg(self._receive)
 
-    def _keys(self) -> list[tuple[str, str]]:
+    def _keys(self, verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
         """Name and map's checksum of each case; only maps of cases with verdicts are read for it."""
-        judged = {verdict.case_id for verdict in self.verdicts.read()}
+        judged = {verdict.case_id for verdict in verdicts}
         names = [item["case_id"] for item in self.items]
         return [(name, self._checksum(index) if name in judged else "") for index, name in enumerate(names)]
 
@@ -88,12 +88,11 @@ class Review(anywidget.AnyWidget):
 
     def _list_cases(self) -> None:
         """Tells the browser which cases are done."""
-        verdicts = {
-            (verdict.case_id, verdict.map_checksum): verdict.verdict
-            for verdict in self.verdicts.read()
-            if verdict.threshold is None
-        }
-        self.cases = [{"case_id": name, "verdict": verdicts.get((name, digits), "")} for name, digits in self._keys()]
+        verdicts = self.verdicts.read()
+        of_cases = {(item.case_id, item.map_checksum): item.verdict for item in verdicts if item.threshold is None}
+        self.cases = [
+            {"case_id": name, "verdict": of_cases.get((name, digits), "")} for name, digits in self._keys(verdicts)
+        ]
 
     def _receive(self, _: Any, message: Mapping[str, Any], __: Any) -> None:
         """Answers the browser, see review.js."""
