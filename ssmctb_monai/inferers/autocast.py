@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 class AutocastInferer(Inferer):
@@ -17,9 +20,8 @@ class AutocastInferer(Inferer):
 
     Args:
         inferer: inferer that calls the network.
-        amp: ``True``, ``False``, or ``None``: on CUDA devices with bfloat16. Not on CPUs: oneDNN's bfloat16 gradient of
-            3D convolutions was seen to read stale memory where an axis has two voxels (PyTorch 2.13, AVX-512), as
-            in the bottleneck of small crops; the results are neither right nor repeatable.
+        amp: ``True``, ``False``, or ``None``: in training, on devices that compute in bfloat16 (CUDA devices, CPUs with
+            AVX-512 BF16). Not without gradients, so that anomaly maps are the same on every device.
 
     Example:
         >>> inferer = AutocastInferer(SlidingWindowInferer(roi_size=(64, 64, 64)))
@@ -43,6 +45,36 @@ class AutocastInferer(Inferer):
             What the inferer returns.
         """
         device = inputs.device.type
-        enabled = (device == "cuda" and torch.cuda.is_bf16_supported()) if self.amp is None else self.amp
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled):
+        enabled = torch.is_grad_enabled() and _computes_in_bfloat16(device) if self.amp is None else self.amp
+        guard = _ShortAxesInFloat32() if enabled and device == "cpu" else nullcontext()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled), guard:
             return self.inferer(inputs, network, *args, **kwargs)
+
+
+def _computes_in_bfloat16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class _ShortAxesInFloat32(TorchFunctionMode):
+    """Computes 3D convolutions, also transposed ones, in float32 where an axis is shorter than the kernel.
+
+    There oneDNN's bfloat16 gradient of the weight reads and writes beyond its memory (PyTorch 2.13, AVX-512): in the
+    bottleneck of small crops gradients were neither right nor repeatable, and some shapes crash.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.conv3d, torch.conv_transpose3d) and any(
+            size < kernel for size, kernel in zip(args[0].shape[2:], args[1].shape[2:], strict=True)
+        ):
+            with torch.autocast("cpu", enabled=False):
+                return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+        return func(*args, **kwargs)

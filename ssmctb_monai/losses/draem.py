@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from monai.losses import FocalLoss, SSIMLoss
+from monai.losses import FocalLoss
 from torch import Tensor, nn
 
 from ssmctb_monai.losses.self_supervised import block_reconstruction_loss
+from ssmctb_monai.networks.error_maps import ssim_map
 
 
 class DRAEMLoss(nn.Module):
@@ -51,7 +52,8 @@ class DRAEMLoss(nn.Module):
         # In a list, so that the network does not become a part of the loss
         self._network = [nn.Module() if network is None else network]
         self.block_weight = block_weight
-        self.ssim = SSIMLoss(spatial_dims, win_size=ssim_window)
+        self.spatial_dims = spatial_dims
+        self.ssim_window = ssim_window
         self.focal = FocalLoss(gamma=gamma, to_onehot_y=True, use_softmax=True, reduction="none")
         self.parts: dict[str, Tensor] = {}
 
@@ -64,17 +66,33 @@ class DRAEMLoss(nn.Module):
 
         Returns:
             Scalar in the graph.
+
+        Raises:
+            ValueError: when the images have another number of dimensions or are smaller than the window of SSIM.
         """
         reconstruction, logits = prediction
         clean, mask = target
+        if clean.dim() != self.spatial_dims + 2 or min(clean.shape[2:]) < self.ssim_window:
+            raise ValueError(
+                f"Expected images of {self.spatial_dims} spatial dimensions, with at least ssim_window = "
+                f"{self.ssim_window} voxels along each, got shape {tuple(clean.shape)}."
+            )
         # The variances in SSIM and the logarithm in the focal loss need more digits than half precision has.
         with torch.autocast(logits.device.type, enabled=False):
             reconstruction, clean, logits = reconstruction.float(), clean.float(), logits.float()
             parts = {
                 "l2": F.mse_loss(reconstruction, clean),
-                "ssim": self.ssim(reconstruction, clean),
+                "ssim": 1 - self._ssim(reconstruction, clean),
                 "focal": self.focal(logits, mask).sum(dim=1).mean(),
                 "block": block_reconstruction_loss(self._network[0]).to(logits.device),
             }
         self.parts = {name: part.detach() for name, part in parts.items()}
         return parts["l2"] + parts["ssim"] + parts["focal"] + self.block_weight * parts["block"]
+
+    def _ssim(self, reconstruction: Tensor, clean: Tensor) -> Tensor:
+        """Mean structural similarity over the windows that lie inside the image."""
+        reach = self.ssim_window // 2
+        ssim = ssim_map(reconstruction, clean, torch.ones(()), self.ssim_window)
+        for axis in range(2, clean.dim()):
+            ssim = ssim.narrow(axis, reach, clean.shape[axis] - 2 * reach)
+        return ssim.mean()

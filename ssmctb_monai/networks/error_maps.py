@@ -58,18 +58,19 @@ def error_map(reconstruction: Tensor, image: Tensor, kind: str) -> Tensor:
     return errors.mean(dim=1, keepdim=True)
 
 
-def ssim_map(a: Tensor, b: Tensor, value_range: Tensor) -> Tensor:
+def ssim_map(a: Tensor, b: Tensor, value_range: Tensor, window: int = 11) -> Tensor:
     """Computes the structural similarity around every voxel, per channel.
 
     Wang et al., *Image quality assessment: from error visibility to structural similarity*, IEEE TIP 13(4), 2004,
-    https://doi.org/10.1109/TIP.2003.819861: a Gaussian window of 11 voxels an axis with σ = 1.5; the border is
-    replicated. Unlike MONAI's ``compute_ssim_and_cs`` it filters axis by axis, and can be scripted.
+    https://doi.org/10.1109/TIP.2003.819861: a Gaussian window with σ = 1.5; the border is replicated. Unlike MONAI's
+    ``compute_ssim_and_cs`` it filters axis by axis, and can be scripted.
 
     Args:
         a: image of shape (batch, channels, height, width[, depth]).
         b: image of the same shape.
         value_range: difference of the largest and the smallest possible value; one for all, or of a shape that
             broadcasts to the images.
+        window: side of the Gaussian window, odd; the paper's is 11.
 
     Returns:
         SSIM in [-1, 1], of the shape of the images.
@@ -78,7 +79,8 @@ def ssim_map(a: Tensor, b: Tensor, value_range: Tensor) -> Tensor:
         >>> ssim_map(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), torch.tensor(1.0)).unique()
         tensor([1.])
     """
-    gaussian = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=a.dtype) / 1.5) ** 2)
+    reach = window // 2
+    gaussian = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=a.dtype) / 1.5) ** 2)
     windows = [gaussian / gaussian.sum()] * (a.dim() - 2)
     # Without the offset that both share, small variances do not drown in the squares of large values.
     offset = b.mean(dim=[axis + 2 for axis in range(b.dim() - 2)], keepdim=True)

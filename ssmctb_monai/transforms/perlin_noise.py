@@ -25,21 +25,18 @@ def perlin_noise(shape: Sequence[int], gradients: Tensor) -> Tensor:
     Returns:
         Noise of shape ``shape``, on the device of ``gradients``; 0 at lattice points.
     """
-    fades, slopes = [], []
-    for size, points in zip(shape, gradients.shape[1:], strict=True):
-        position = (torch.arange(size, device=gradients.device) + 0.5) * ((points - 1) / size)
-        way = position[:, None] - torch.arange(points, device=gradients.device)
-        t = (1 - way.abs()).clamp(min=0)
-        fade = t**3 * (t * (6 * t - 15) + 10)
-        fades.append(fade.to(gradients))
-        slopes.append((fade * way).to(gradients))
-    noise = torch.zeros(tuple(shape), device=gradients.device, dtype=gradients.dtype)
+    spatial_dims = len(gradients)
+    noise = gradients
     with torch.autocast(gradients.device.type, enabled=False):
-        for component, lattice in enumerate(gradients):
-            for axis, fade in enumerate(fades):
-                # Contracts the lattice's first axis and appends the image axis: after all of them the order is right.
-                lattice = torch.tensordot(lattice, slopes[axis] if axis == component else fade, dims=([0], [1]))
-            noise += lattice
+        for axis, (size, points) in enumerate(zip(shape, gradients.shape[1:], strict=True)):
+            position = (torch.arange(size, device=gradients.device) + 0.5) * ((points - 1) / size)
+            way = position[:, None] - torch.arange(points, device=gradients.device)
+            t = (1 - way.abs()).clamp(min=0)
+            fade = t**3 * (t * (6 * t - 15) + 10)
+            factors = torch.stack([fade * way if component == axis else fade for component in range(spatial_dims)])
+            # Contracts the lattice's first axis and appends the image axis; the last one sums over the components, too.
+            result = "...s" if axis == spatial_dims - 1 else "c...s"
+            noise = torch.einsum(f"cp...,csp->{result}", noise, factors.to(gradients))
     return noise
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection, PathLike
 from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from skimage.io import imread
 from skimage.util import img_as_float32
 from torch import Tensor
@@ -140,13 +141,19 @@ class RandPerlinAnomaly(RandomizableTransform):
                 f"Expected (channels, ...) or (batch, channels, ...) with {self.spatial_dims} spatial dimensions, "
                 f"got shape {tuple(image.shape)}."
             )
-        clean = image if is_batch else image[None]
-        inside = torch.ones_like(clean[:, :1]) if brain is None else (brain if is_batch else brain[None])
+        # Plain tensors: MONAI's carry their metadata through every operation, which took longer than the operations.
+        plain = convert_to_tensor(image, track_meta=False)
+        clean = plain if is_batch else plain[None]
+        inside = torch.ones_like(clean[:, :1])
+        if brain is not None:
+            inside = convert_to_tensor(brain if is_batch else brain[None], track_meta=False)
         if inside.shape != (clean.shape[0], 1, *clean.shape[2:]):
             raise ValueError(f"The brain mask has shape {tuple(inside.shape)}, the image {tuple(clean.shape)}.")
         results = [self._corrupt(clean, index, inside[index, 0] > 0) for index in range(len(clean))]
         corrupted, mask = (torch.stack(tensors) for tensors in zip(*results, strict=True))
-        return (corrupted, clean, mask) if is_batch else (corrupted[0], image, mask[0])
+        if not is_batch:
+            corrupted, mask = corrupted[0], mask[0]
+        return convert_to_dst_type(corrupted, image)[0], image, mask
 
     def _corrupt(self, batch: Tensor, index: int, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Corrupts one image of a batch; returns it and the mask."""

@@ -41,18 +41,46 @@ def test_precision_inside(inferer, amp, dtype):
     torch.testing.assert_close(output.float(), network.convolution(IMAGE), rtol=0.02, atol=0.02)
 
 
-def test_none_is_float32_on_a_cpu():
-    """Its bfloat16 gradients cannot be trusted (see AutocastInferer)."""
+@pytest.mark.parametrize(
+    ("has_bfloat16", "has_gradients", "dtype"),
+    [(True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)],
+)
+def test_none_is_bfloat16_in_training_where_the_cpu_has_it(monkeypatch, has_bfloat16, has_gradients, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
     network = Recorder()
-    AutocastInferer(SimpleInferer())(IMAGE, network)
-    assert network.dtypes == {torch.float32}
+    with torch.set_grad_enabled(has_gradients):
+        AutocastInferer(SimpleInferer())(IMAGE, network)
+    assert network.dtypes == {dtype}
+
+
+@pytest.mark.parametrize("layer", [nn.Conv3d, nn.ConvTranspose3d])
+@pytest.mark.parametrize(("size", "dtype"), [((2, 4, 4), torch.float32), ((4, 4, 2), torch.float32), ((3,) * 3, None)])
+def test_axes_shorter_than_the_kernel_in_float32(layer, size, dtype):
+    """oneDNN's bfloat16 gradients are wrong there: NaN, 0, or what lay in the memory before."""
+    torch.manual_seed(0)
+    network = layer(8, 16, kernel_size=3, padding=1)
+    image = torch.randn(2, 8, *size, requires_grad=True)
+    inputs = (image, *network.parameters())
+    output = AutocastInferer(SimpleInferer(), True)(image, network)
+    assert output.dtype == (dtype or torch.bfloat16)
+    probe = torch.randn(output.shape)
+    gradients = torch.autograd.grad(output, inputs, probe.to(output.dtype))
+    expected = torch.autograd.grad(network(image), inputs, probe)
+    for gradient, exact in zip(gradients, expected, strict=True):
+        assert (gradient - exact).norm() < 0.01 * exact.norm()
+
+
+def test_short_axes_count_in_3d_on_a_cpu_only():
+    network = nn.Conv2d(1, 2, kernel_size=3, padding=1)
+    assert AutocastInferer(SimpleInferer(), True)(torch.rand(1, 1, 2, 8), network).dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_none_is_bfloat16_on_cuda():
     network = Recorder().cuda()
     AutocastInferer(SimpleInferer())(IMAGE.cuda(), network)
-    assert network.dtypes == {torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32}
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert network.dtypes == {torch.bfloat16 if native else torch.float32}
 
 
 def test_false_turns_an_outer_autocast_off():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.losses import SSIMLoss
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from torch import nn
@@ -211,3 +212,19 @@ def test_ssim_sees_structure_where_l2_does_not():
 def test_ill_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         DRAEMLoss(2, **arguments)
+
+
+@pytest.mark.parametrize(("spatial_dims", "window"), [(2, 11), (3, 5)])
+def test_ssim_part_against_monai(spatial_dims, window):
+    (reconstruction, logits), (clean, mask) = batch(spatial_dims)
+    loss = DRAEMLoss(spatial_dims, ssim_window=window)
+    loss((reconstruction, logits), (clean, mask))
+    expected = SSIMLoss(spatial_dims, win_size=window)(reconstruction.detach(), clean)
+    torch.testing.assert_close(loss.parts["ssim"], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 10), (10, 16), (16, 16, 16)])
+def test_images_that_hold_no_window(shape):
+    image, logits = torch.rand(1, 1, *shape), torch.rand(1, 2, *shape)
+    with pytest.raises(ValueError, match=r"ssim_window = 11 .*got shape \(1, 1, "):
+        DRAEMLoss(2)((image, logits), (image, image.round()))

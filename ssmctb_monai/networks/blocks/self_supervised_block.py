@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,15 @@ def _ssim_error(output: Tensor, target: Tensor) -> Tensor:
     return 1 - ssim_map(output, target, value_range.view([-1] + [1] * (target.dim() - 1)))
 
 
-_ERRORS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "huber": lambda output, target, delta: F.huber_loss(output, target, reduction="none", delta=delta),
-    "mse": lambda output, target, delta: F.mse_loss(output, target, reduction="none"),
-    "mae": lambda output, target, delta: F.l1_loss(output, target, reduction="none"),
-    "ssim": lambda output, target, delta: _ssim_error(output, target),
+def _huber_error(difference: Tensor, delta: float) -> Tensor:
+    zero = difference.new_zeros(()).expand_as(difference)
+    return F.huber_loss(difference, zero, reduction="none", delta=delta)
+
+
+_POINTWISE_ERRORS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "huber": _huber_error,
+    "mse": lambda difference, delta: difference.square(),
+    "mae": lambda difference, delta: difference.abs(),
 }
 
 
@@ -71,8 +75,8 @@ class SelfSupervisedBlock(nn.Module):
         delta: float = 1.0,
     ) -> None:
         super().__init__()
-        if loss not in _ERRORS:
-            raise ValueError(f"loss must be one of {sorted(_ERRORS)}, got {loss!r}.")
+        if loss not in get_args(BlockLoss):
+            raise ValueError(f"loss must be one of {sorted(get_args(BlockLoss))}, got {loss!r}.")
         if not delta > 0:
             raise ValueError(f"delta must be positive, got {delta}.")
         self.convolution = convolution
@@ -102,7 +106,7 @@ class SelfSupervisedBlock(nn.Module):
         output = self._predict(x)
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
             if self.training:
-                loss = self._error(output, x).mean()
+                loss = self._error(output, x).sum() / x.numel()
                 # Activation checkpointing runs the pass again within backward: that loss is not one more to count, and
                 # it would keep its graph. No public function tells, and torch.compile traces none.
                 if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
@@ -129,5 +133,13 @@ class SelfSupervisedBlock(nn.Module):
         # A mean over millions of squares needs more than the digits of half precision.
         with torch.autocast(output.device.type, enabled=False):
             dtype = torch.promote_types(output.dtype, torch.float32)
-            # A copy, since the network may go on with the output in place.
-            return _ERRORS[self.loss](output.to(dtype, copy=True), target.to(dtype), self.delta)
+            output, target = output.to(dtype), target.to(dtype)
+            if self.loss == "ssim":
+                return _ssim_error(output, target)
+            error = _POINTWISE_ERRORS[self.loss]
+            # The difference keeps no tensor for its gradient, since the network may go on with the output in place.
+            difference = output - target
+            if difference.is_contiguous():
+                return error(difference, self.delta)
+            # PyTorch lays the gradient of a mean out by the order of the axes: channels-last tensors get it theirs.
+            return error(difference.movedim(1, -1), self.delta).movedim(-1, 1)

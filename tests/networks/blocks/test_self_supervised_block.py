@@ -493,3 +493,22 @@ def test_blocks_are_found_at_every_depth_and_once():
     network = nn.Sequential(nn.Sequential(nn.ReLU(), block), block, other)
     assert named_blocks(network) == {"0.1": block, "2": other}
     assert named_blocks(nn.ReLU()) == {}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("spatial_dims", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_loss_in_channels_last(spatial_dims, layout, loss):
+    """The same value and gradient; the gradient in the input's layout, as all that follows would be slower."""
+    torch.manual_seed(0)
+    x = random_input(spatial_dims, 3).detach()
+    block = small_block(spatial_dims, loss)
+    inputs = [x.clone().requires_grad_(), x.to(memory_format=layout).requires_grad_()]
+    losses, gradients = [], []
+    for image in inputs:
+        block(image)
+        losses.append(block.reconstruction_loss)
+        gradients.append(torch.autograd.grad(block.reconstruction_loss, image)[0])
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    if loss != "ssim":
+        assert gradients[1].is_contiguous(memory_format=layout)
