@@ -111,20 +111,20 @@ class MaskedConvolution(nn.Module):
         return F.conv3d(x, weight, bias, padding=padding, dilation=dilation)
 
     def _sum_over_corners(self, x: Tensor) -> Tensor:
-        size = self.sub_kernel_size
         padded = F.pad(x, [self.padding] * (2 * self.spatial_dims))
-        corners: list[tuple[Tensor, Tensor]] = [(padded, self.weight)]
-        for axis in range(2, x.dim()):
-            halves: list[tuple[Tensor, Tensor]] = []
-            for image, weight in corners:
-                for side in range(2):
-                    view = image.narrow(axis, side * self.offset, x.shape[axis] + size - 1)
-                    halves.append((view, weight.narrow(axis, side * size, size)))
-            corners = halves
-        output = self._convolve(corners[0][0], corners[0][1], self.bias, padding=0, dilation=1)
-        for image, weight in corners[1:]:
-            output = output + self._convolve(image, weight, None, padding=0, dilation=1)
+        output = self._corner(padded, 0, self.bias)
+        for corner in range(1, 2**self.spatial_dims):
+            output = output + self._corner(padded, corner, None)
         return output
+
+    def _corner(self, padded: Tensor, corner: int, bias: Tensor | None) -> Tensor:
+        """What one sub-kernel sees; bit i of its number says on which side of the centre it lies along axis i."""
+        weight: Tensor = self.weight
+        for axis in range(2, padded.dim()):
+            side = (corner >> (axis - 2)) & 1
+            padded = padded.narrow(axis, side * self.offset, padded.shape[axis] - self.offset)
+            weight = weight.narrow(axis, side * self.sub_kernel_size, self.sub_kernel_size)
+        return self._convolve(padded, weight, bias, padding=0, dilation=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predicts every position from its corners.
