@@ -74,7 +74,7 @@ def interleaved(runs: list[Run], rounds: int = 5, min_seconds: float = 0.4, warm
     for _ in range(rounds):
         for run, found in zip(runs, times, strict=True):
             calls: list[float] = []
-            while sum(calls) < min_seconds:
+            while not calls or sum(calls) < min_seconds:
                 _synchronize()
                 start = time.perf_counter()
                 run()

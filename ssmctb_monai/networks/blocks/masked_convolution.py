@@ -113,7 +113,7 @@ class MaskedConvolution(nn.Module):
     def _sum_over_corners(self, x: Tensor) -> Tensor:
         padded = F.pad(x, [self.padding] * (2 * self.spatial_dims))
         output = self._corner(padded, 0, self.bias)
-        for corner in range(1, 2**self.spatial_dims):
+        for corner in range(1, 1 << self.spatial_dims):
             output = output + self._corner(padded, corner, None)
         return output
 
