@@ -1,6 +1,6 @@
 """Prints the table of all benchmarks, row by row as they are measured.
 
-    python -m benchmarks [NAME ...] [--dataset_dir BRATS]
+python -m benchmarks [NAME ...] [--dataset_dir BRATS]
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def main() -> None:
     if unknown := set(settings.names) - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     where = torch.cuda.get_device_name() if device().type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{where}, {platform.machine()}, PyTorch {torch.__version__}, MONAI {monai.__version__}\n\n{HEAD}", flush=True)
+    print(
+        f"{where}, {platform.machine()}, PyTorch {torch.__version__}, MONAI {monai.__version__}\n\n{HEAD}", flush=True
+    )
     for name in settings.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
         arguments = (settings.dataset_dir,) if name == "training" else ()

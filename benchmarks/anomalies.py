@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
-from benchmarks.measure import Row, Run, compare, device, goal
+from benchmarks.measure import Row, compare, device, goal
 from ssmctb_monai.transforms import RandPerlinAnomaly
 
 CELLS = 4  # of the coarsest octave, the geometric mean of what RandPerlinAnomaly draws
@@ -51,9 +52,7 @@ def rows() -> Iterator[Row]:
         image = rng.random(shape)
         images = torch.as_tensor(image, dtype=torch.float32, device=device()).expand(batch, 1, *shape)
         anomaly = RandPerlinAnomaly(len(shape), prob=1.0).set_random_state(0)
-        ours: Run = lambda anomaly=anomaly, images=images: anomaly(images)
-        theirs: Run = lambda image=image, rng=rng: in_numpy(image, rng)
-        seconds, share = compare(ours, theirs)
+        seconds, share = compare(partial(anomaly, images), partial(in_numpy, image, rng))
         yield Row(
             f"Perlin anomaly {len(shape)}D, {shape[0]}^{len(shape)}, a sample",
             "in NumPy, octave by octave",

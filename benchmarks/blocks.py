@@ -42,9 +42,7 @@ def block_or_convolution(spatial_dims: int, channels: int, size: int, channels_l
     if is_block:
         module: nn.Module = SSMCTB(spatial_dims, channels)
     else:
-        module = Convolution(
-            spatial_dims, channels, channels, adn_ordering="NA", norm="batch", act="relu", bias=False
-        )
+        module = Convolution(spatial_dims, channels, channels, adn_ordering="NA", norm="batch", act="relu", bias=False)
     layout = LAYOUTS[spatial_dims] if channels_last else torch.contiguous_format
     module = module.to(device(), memory_format=layout)
     x = torch.randn(1, channels, *[size] * spatial_dims, device=device()).to(memory_format=layout).requires_grad_()
@@ -91,7 +89,7 @@ def replaced_convolution() -> Iterator[Row]:
             layout = "channels last" if channels_last else "contiguous"
             yield Row(
                 f"SSMCTB {spatial_dims}D, {channels} channels, {size}^{spatial_dims}, {layout}",
-                f"convolution of {3}^{spatial_dims}, batch norm, ReLU",
+                f"convolution of 3^{spatial_dims}, batch norm, ReLU",
                 seconds,
                 share,
                 "≤ 1.0",

@@ -4,8 +4,6 @@ A scan of 240x240x155 without a background that could be cut away, with map and 
 graphics card. A redraw is the time from a move of the slider to the end of the frame that shows it, waiting for the
 frame included. The reference draws the same three planes, overlays, contours and crosshairs by matplotlib's artists,
 whose data alone are changed.
-
-    python benchmarks/review.py
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 from scipy import ndimage
 
+from benchmarks.measure import Row
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
 from ssmctb_monai.visualize.viewer import asset, colormaps, write_case
 
@@ -120,14 +120,14 @@ def by_matplotlib(heatmap: Heatmap) -> list[float]:
     return times
 
 
-def main() -> None:
+def rows() -> Iterator[Row]:
     item = synthetic_item()
     ours, theirs = in_browser(item), by_matplotlib(load_heatmap(item))
-    for name, times in {"viewer": ours, "matplotlib": theirs}.items():
-        slow = np.percentile(times, 95)
-        print(f"{name:>10}: median {statistics.median(times):5.1f} ms, 95 % under {slow:5.1f} ms")
-    print(f"{statistics.median(theirs) / statistics.median(ours):.1f} times faster")
-
-
-if __name__ == "__main__":
-    main()
+    yield Row(
+        "redraw of the review's three views",
+        "matplotlib, whose artists get new data",
+        statistics.median(ours) / 1000,
+        statistics.median(theirs) / statistics.median(ours),
+        "≥",
+        note=f"95 % under {np.percentile(ours, 95):.1f} ms (matplotlib: {np.percentile(theirs, 95):.1f} ms)",
+    )

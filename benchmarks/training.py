@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
 from monai.losses import SSIMLoss
 
 from benchmarks.measure import Row, Run, compare
@@ -35,6 +38,10 @@ def batches(loader: Any) -> Iterator[dict[str, Any]]:
             count += loader.batch_size
             if count <= len(loader.dataset):
                 yield batch
+
+
+def step(trainer: SupervisedTrainer, loader: Iterator[dict[str, Any]]) -> None:
+    trainer._iteration(trainer, next(loader))
 
 
 def plain_step(parser: ConfigParser, batch: dict[str, Any]) -> Run:
@@ -70,9 +77,8 @@ def rows(dataset_dir: str | None) -> Iterator[Row]:
             loader = batches(parser.get_parsed_content("train#dataloader"))
             batch = next(loader)
             trainer.network.train()
-            in_memory: Run = lambda trainer=trainer, batch=batch: trainer._iteration(trainer, batch)
-            end_to_end: Run = lambda trainer=trainer, loader=loader: trainer._iteration(trainer, next(loader))
-            seconds, share = compare(end_to_end, in_memory, rounds=8, min_seconds=2)
+            in_memory = partial(step, trainer, itertools.repeat(batch))
+            seconds, share = compare(partial(step, trainer, loader), in_memory, rounds=8, min_seconds=2)
             shape = "x".join(map(str, batch["image"].shape))
             yield Row(
                 f"training step of {name} with its data, {data}, {shape}",
