@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,15 +30,22 @@ def perlin_noise(shape: Sequence[int], gradients: Tensor) -> Tensor:
     noise = gradients
     with torch.autocast(gradients.device.type, enabled=False):
         for axis, (size, points) in enumerate(zip(shape, gradients.shape[1:], strict=True)):
-            position = (torch.arange(size, device=gradients.device) + 0.5) * ((points - 1) / size)
-            way = position[:, None] - torch.arange(points, device=gradients.device)
-            t = (1 - way.abs()).clamp(min=0)
-            fade = t**3 * (t * (6 * t - 15) + 10)
-            factors = torch.stack([fade * way if component == axis else fade for component in range(spatial_dims)])
+            fade, slope = _weights(size, points, gradients.device)
+            factors = torch.stack([slope if component == axis else fade for component in range(spatial_dims)])
             # Contracts the lattice's first axis and appends the image axis; the last one sums over the components, too.
             result = "...s" if axis == spatial_dims - 1 else "c...s"
             noise = torch.einsum(f"cp...,csp->{result}", noise, factors.to(gradients))
     return noise
+
+
+@lru_cache(maxsize=1024)  # small, and the same sizes come again and again
+def _weights(size: int, points: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Along an axis, fade and fade times way, from every lattice point (columns) to every voxel (rows)."""
+    position = (torch.arange(size, device=device) + 0.5) * ((points - 1) / size)
+    way = position[:, None] - torch.arange(points, device=device)
+    t = (1 - way.abs()).clamp(min=0)
+    fade = t**3 * (t * (6 * t - 15) + 10)
+    return fade, fade * way
 
 
 class RandPerlinNoise(Randomizable):

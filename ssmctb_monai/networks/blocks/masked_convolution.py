@@ -44,9 +44,8 @@ class MaskedConvolution(nn.Module):
     zeros are padded, so the output has the shape of the input. No activation follows.
 
     For k' = 1 the corners are the taps of one ordinary 2×2(×2) convolution with dilation 2d + |M| + 1, and that is what
-    is computed. For k' > 1 they lie on no regular grid; there the sum over the corners of one padded input was measured
-    on a CPU to be faster than a dense kernel with zeros and than concatenated shifts
-    (``benchmarks/masked_convolution.py``).
+    is computed. For k' > 1 they lie on no regular grid; there it is the sum over the corners of one padded input, which
+    on a CPU was faster than a dense kernel with zeros and than concatenated shifts (``benchmarks/README.md``).
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
