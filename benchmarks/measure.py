@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> tuple[
 
 def _report(function: Callable[..., Any], arguments: tuple, results: multiprocessing.Queue) -> None:
     result = function(*arguments)
-    results.put((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    results.put((result, _status("VmHWM")))  # ru_maxrss would start from the parent's
 
 
 def peak_memory(make: Callable[..., Run], *arguments: object) -> float:

@@ -16,7 +16,9 @@ class AutocastInferer(Inferer):
     """Runs an inferer under bfloat16 autocast.
 
     MONAI's engines autocast on CUDA only; as an inferer it works on a CPU too, in trainers and evaluators alike.
-    bfloat16 needs no gradient scaler.
+    bfloat16 needs no gradient scaler. On CPUs 3D convolutions that oneDNN computes wrongly in bfloat16 stay in float32,
+    which holds within the call only and not for scripted networks: train those, and networks with activation
+    checkpointing, whose second pass lies outside the call, with ``amp=False``.
 
     Args:
         inferer: inferer that calls the network.
@@ -46,7 +48,7 @@ class AutocastInferer(Inferer):
         """
         device = inputs.device.type
         enabled = torch.is_grad_enabled() and _computes_in_bfloat16(device) if self.amp is None else self.amp
-        guard = _ShortAxesInFloat32() if enabled and device == "cpu" else nullcontext()
+        guard = _UnsafeConvolutionsInFloat32() if enabled and device == "cpu" else nullcontext()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled), guard:
             return self.inferer(inputs, network, *args, **kwargs)
 
@@ -57,11 +59,12 @@ def _computes_in_bfloat16(device: str) -> bool:
     return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-class _ShortAxesInFloat32(TorchFunctionMode):
-    """Computes 3D convolutions, also transposed ones, in float32 where an axis is shorter than the kernel.
+class _UnsafeConvolutionsInFloat32(TorchFunctionMode):
+    """Computes 3D convolutions, also transposed ones, in float32 unless oneDNN's bfloat16 was seen to be right.
 
-    There oneDNN's bfloat16 gradient of the weight reads and writes beyond its memory (PyTorch 2.13, AVX-512): in the
-    bottleneck of small crops gradients were neither right nor repeatable, and some shapes crash.
+    Where an axis is shorter than the kernel (PyTorch 2.13, AVX-512), with 7 voxels a side also where it is as long, the
+    gradient of the weight reads and writes beyond its memory: in the bottleneck of small crops gradients were neither
+    right nor repeatable, and some shapes crash. Kernels of up to 3 voxels on axes of at least their size were right.
     """
 
     def __torch_function__(
@@ -72,9 +75,15 @@ class _ShortAxesInFloat32(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (torch.conv3d, torch.conv_transpose3d) and any(
-            size < kernel for size, kernel in zip(args[0].shape[2:], args[1].shape[2:], strict=True)
-        ):
-            with torch.autocast("cpu", enabled=False):
-                return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+        if func in (torch.conv3d, torch.conv_transpose3d):
+            arguments = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+            sizes, kernels = arguments["input"].shape[-3:], arguments["weight"].shape[-3:]
+            if any(kernel > min(size, 3) for size, kernel in zip(sizes, kernels, strict=True)):
+                with torch.autocast("cpu", enabled=False):
+                    return func(*map(_in_float32, args), **{name: _in_float32(arg) for name, arg in kwargs.items()})
         return func(*args, **kwargs)
+
+
+def _in_float32(argument: Any) -> Any:
+    is_low = isinstance(argument, Tensor) and argument.dtype in (torch.bfloat16, torch.float16)
+    return argument.float() if is_low else argument

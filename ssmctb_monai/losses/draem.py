@@ -24,7 +24,7 @@ class DRAEMLoss(nn.Module):
         spatial_dims: number of spatial dimensions, 2 or 3.
         network: the network whose blocks count; the loss does not own its parameters. ``None``: no block loss.
         block_weight: λ ≥ 0 of the block losses.
-        ssim_window: side of the Gaussian window of SSIM, odd. The paper's is 11; in 3D its cost grows with the cube.
+        ssim_window: side of the Gaussian window of SSIM, odd. The paper's is 11.
         gamma: exponent of the focal loss.
 
     Raises:
@@ -68,7 +68,8 @@ class DRAEMLoss(nn.Module):
             Scalar in the graph.
 
         Raises:
-            ValueError: when the images have another number of dimensions or are smaller than the window of SSIM.
+            ValueError: when the images have another number of dimensions, are smaller than the window of SSIM, or
+                differ in shape.
         """
         reconstruction, logits = prediction
         clean, mask = target
@@ -76,6 +77,10 @@ class DRAEMLoss(nn.Module):
             raise ValueError(
                 f"Expected images of {self.spatial_dims} spatial dimensions, with at least ssim_window = "
                 f"{self.ssim_window} voxels along each, got shape {tuple(clean.shape)}."
+            )
+        if reconstruction.shape != clean.shape:
+            raise ValueError(
+                f"The reconstruction has shape {tuple(reconstruction.shape)}, the clean image {tuple(clean.shape)}."
             )
         # The variances in SSIM and the logarithm in the focal loss need more digits than half precision has.
         with torch.autocast(logits.device.type, enabled=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from torch import nn
 
@@ -55,7 +56,7 @@ def test_none_is_bfloat16_in_training_where_the_cpu_has_it(monkeypatch, has_bflo
 
 @pytest.mark.parametrize("layer", [nn.Conv3d, nn.ConvTranspose3d])
 @pytest.mark.parametrize(("size", "dtype"), [((2, 4, 4), torch.float32), ((4, 4, 2), torch.float32), ((3,) * 3, None)])
-def test_axes_shorter_than_the_kernel_in_float32(layer, size, dtype):
+def test_axes_shorter_than_the_kernel_are_in_float32(layer, size, dtype):
     """oneDNN's bfloat16 gradients are wrong there: NaN, 0, or what lay in the memory before."""
     torch.manual_seed(0)
     network = layer(8, 16, kernel_size=3, padding=1)
@@ -68,6 +69,28 @@ def test_axes_shorter_than_the_kernel_in_float32(layer, size, dtype):
     expected = torch.autograd.grad(network(image), inputs, probe)
     for gradient, exact in zip(gradients, expected, strict=True):
         assert (gradient - exact).norm() < 0.01 * exact.norm()
+
+
+def test_large_kernels_are_in_float32():
+    """With 7 voxels a side and a stride of 2, axes as long as the kernel gave NaN, too."""
+    torch.manual_seed(0)
+    network = nn.Conv3d(8, 16, kernel_size=7, stride=2, padding=3).to(memory_format=torch.channels_last_3d)
+    image = torch.randn(2, 8, 7, 7, 7)
+    output = AutocastInferer(SimpleInferer(), True)(image, network)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, network(image))
+
+
+def test_arguments_by_name_without_batch_and_in_double_precision():
+    class ByName(nn.Module):
+        def forward(self, x):
+            weight = torch.ones(2, 1, 3, 3, 3, dtype=x.dtype)
+            return F.conv3d(input=x, weight=weight, bias=weight[:, 0, 0, 0, 0], padding=1)
+
+    infer = AutocastInferer(SimpleInferer(), True)
+    assert infer(torch.rand(1, 2, 4, 4), ByName()).dtype == torch.float32
+    assert infer(torch.rand(1, 2, 4, 4).bfloat16(), ByName()).dtype == torch.float32
+    assert infer(torch.rand(1, 2, 4, 4).double(), ByName()).dtype == torch.float64
 
 
 def test_short_axes_count_in_3d_on_a_cpu_only():

@@ -228,3 +228,11 @@ def test_images_that_hold_no_window(shape):
     image, logits = torch.rand(1, 1, *shape), torch.rand(1, 2, *shape)
     with pytest.raises(ValueError, match=r"ssim_window = 11 .*got shape \(1, 1, "):
         DRAEMLoss(2)((image, logits), (image, image.round()))
+
+
+def test_reconstruction_of_another_shape():
+    """One channel would broadcast to two."""
+    with pytest.raises(ValueError, match=r"has shape \(1, 1, 16, 16\), the clean image \(1, 2, 16, 16\)"):
+        DRAEMLoss(2)(
+            (torch.rand(1, 1, 16, 16), torch.rand(1, 2, 16, 16)), (torch.rand(1, 2, 16, 16), torch.zeros(1, 1, 16, 16))
+        )
