@@ -9,7 +9,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets import BasicUNet, MaskedAutoEncoderViT, SegResNet, SwinUNETR, UNet
 from torch import Tensor, nn
 
-from benchmarks.measure import Row, Run, compare, device, goal, peak_memory
+from benchmarks.measure import Row, Run, compare, compare_with_memory, device, goal
 from ssmctb_monai.losses import block_reconstruction_loss
 from ssmctb_monai.networks import insert_block
 from ssmctb_monai.networks.blocks import SSMCTB
@@ -83,9 +83,7 @@ def replaced_convolution() -> Iterator[Row]:
     for spatial_dims, channels, size in ((2, 64, 256), (3, 32, 64)):
         for channels_last in (False, True):
             case = (spatial_dims, channels, size, channels_last)
-            ours, theirs = (block_or_convolution(*case, is_block) for is_block in (True, False))
-            seconds, share = compare(ours, theirs)
-            memory, other = (peak_memory(block_or_convolution, *case, is_block) for is_block in (True, False))
+            seconds, share, memory, memory_share = compare_with_memory(block_or_convolution, *case)
             layout = "channels last" if channels_last else "contiguous"
             yield Row(
                 f"SSMCTB {spatial_dims}D, {channels} channels, {size}^{spatial_dims}, {layout}",
@@ -94,7 +92,7 @@ def replaced_convolution() -> Iterator[Row]:
                 share,
                 "≤ 1.0",
                 memory,
-                memory / other,
+                memory_share,
             )
 
 

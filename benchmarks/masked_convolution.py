@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Row, Run, compare, device, goal, peak_memory
+from benchmarks.measure import Row, Run, compare_with_memory, device, goal
 from ssmctb_monai.networks.blocks import MaskedConvolution
 
 # spatial_dims, channels, size, sub_kernel_size, goals
@@ -54,9 +54,7 @@ def rows() -> Iterator[Row]:
         module = MaskedConvolution(spatial_dims, channels, sub_kernel_size)
         x = torch.randn(1, channels, *[16] * spatial_dims)
         torch.testing.assert_close(shifted_sum(module, x), module(x), atol=1e-4, rtol=1e-4)
-        ours, theirs = (forward_and_backward(*case, is_ours) for is_ours in (True, False))
-        seconds, share = compare(ours, theirs)
-        memory, other = (peak_memory(forward_and_backward, *case, is_ours) for is_ours in (True, False))
+        seconds, share, memory, memory_share = compare_with_memory(forward_and_backward, *case)
         yield Row(
             f"MaskedConvolution {spatial_dims}D, {channels} channels, {size}^{spatial_dims}, k' = {sub_kernel_size}",
             f"sum of {2**spatial_dims} shifted convolutions",
@@ -64,5 +62,5 @@ def rows() -> Iterator[Row]:
             1 / share,
             wanted,
             memory,
-            memory / other,
+            memory_share,
         )

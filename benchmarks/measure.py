@@ -137,6 +137,21 @@ def peak_memory(make: Callable[..., Run], *arguments: object) -> float:
     return in_fresh_process(_peak_of_call, make, arguments)[0]
 
 
+def compare_with_memory(make: Callable[..., Run], *arguments: object) -> tuple[float, float, float, float]:
+    """`compare`, and the same of the peak memory.
+
+    Args:
+        make: importable function that makes a call; its last argument says whether ours or the reference's.
+        arguments: its other arguments.
+
+    Returns:
+        Seconds, share of the reference's time, peak memory in GiB, share of the reference's memory.
+    """
+    seconds, share = compare(make(*arguments, True), make(*arguments, False))
+    memory, other = (peak_memory(make, *arguments, is_ours) for is_ours in (True, False))
+    return seconds, share, memory, memory / other
+
+
 def _peak_of_call(make: Callable[..., Run], arguments: tuple) -> float:
     run = make(*arguments)
     run()  # what the first call loads and compiles is not its memory

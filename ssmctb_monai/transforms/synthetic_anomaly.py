@@ -144,8 +144,9 @@ class RandPerlinAnomaly(RandomizableTransform):
         # Plain tensors: MONAI's carry their metadata through every operation, which took longer than the operations.
         plain = convert_to_tensor(image, track_meta=False)
         clean = plain if is_batch else plain[None]
-        inside = torch.ones_like(clean[:, :1])
-        if brain is not None:
+        if brain is None:
+            inside = torch.ones_like(clean[:, :1])
+        else:
             inside = convert_to_tensor(brain if is_batch else brain[None], track_meta=False)
         if inside.shape != (clean.shape[0], 1, *clean.shape[2:]):
             raise ValueError(f"The brain mask has shape {tuple(inside.shape)}, the image {tuple(clean.shape)}.")

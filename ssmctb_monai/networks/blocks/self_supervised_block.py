@@ -141,5 +141,5 @@ class SelfSupervisedBlock(nn.Module):
             difference = output - target
             if difference.is_contiguous():
                 return error(difference, self.delta)
-            # PyTorch lays the gradient of a mean out by the order of the axes: channels-last tensors get it theirs.
+            # PyTorch lays the loss's gradient out by the order of the axes: channels-last tensors get their own order.
             return error(difference.movedim(1, -1), self.delta).movedim(-1, 1)
