@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import FillHoles, KeepLargestConnectedComponent, MapTransform, Transform
 from monai.utils import convert_data_type, convert_to_dst_type
+from scipy.ndimage import gaussian_filter
+from skimage.filters import threshold_li
 
 logger = logging.getLogger(__name__)
+
+Background = Literal["constant", "noise"]
 
 NEARLY_ALL = 0.95  # of the image; a brain that fills its box leaves the corners
 
@@ -33,16 +37,28 @@ def source_name(data: Any) -> str:
 class BrainMask(Transform):
     """Brain mask of a skull-stripped image: what differs from the background, without holes, the largest part.
 
-    The background is the most frequent value on the faces of the image, in each channel: 0 in most BRATS files, the
-    minimum in z-scored ones. A voxel is brain where any channel differs from it. In an image with skull the mask is
-    the head; where the background is noisy, it is nearly the whole image, of which the log warns.
+    A voxel is brain where any channel differs from its background. In an image with skull the mask is the head.
+
+    Args:
+        background: what the background is. ``"constant"``: the most frequent value on the faces of the image, in each
+            channel: 0 in most BRATS files, the minimum in z-scored ones; where the background is noisy, nearly the
+            whole image is brain then, of which the log warns. ``"noise"``: what lies below the threshold of Li and
+            Tam, *An iterative algorithm for minimum cross entropy thresholding*, 1998,
+            https://doi.org/10.1016/S0167-8655(98)00057-9, of the image smoothed by a standard deviation of a voxel;
+            for the noisy air around a head.
 
     Raises:
-        ValueError: when the image holds NaN or infinite values, or nothing but background; the file is named.
+        ValueError: when ``background`` is unknown, or the image holds NaN or infinite values, or nothing but
+            background; the file is named.
 
     Example:
         >>> brain = BrainMask()(image)  # (channels, ...) -> (1, ...), 0 or 1
     """
+
+    def __init__(self, background: Background = "constant") -> None:
+        if background not in get_args(Background):
+            raise ValueError(f"background must be one of {get_args(Background)}, got {background!r}.")
+        self.background = background
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Finds the brain.
@@ -58,9 +74,7 @@ class BrainMask(Transform):
             raise ValueError(f"{source_name(image)} holds NaN or infinite values: repair or leave out this case.")
         different = np.zeros(array.shape[1:], dtype=bool)
         for channel in array:
-            faces = np.concatenate([channel.take((0, -1), axis).ravel() for axis in range(channel.ndim)])
-            values, counts = np.unique(faces, return_counts=True)
-            different |= channel != values[counts.argmax()]
+            different |= self._foreground(channel)
         if not different.any():
             raise ValueError(f"{source_name(image)} holds nothing but background: repair or leave out this case.")
         largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
@@ -68,11 +82,20 @@ class BrainMask(Transform):
         filled = convert_data_type(FillHoles()(largest), np.ndarray)[0]
         if filled.mean() > NEARLY_ALL:
             logger.warning(
-                "%s has no background of one value: %.0f %% of it count as brain: give a brain mask, or the brain.",
+                "%s has no background of one value: %.0f %% of it count as brain: give a brain mask, or the brain, or "
+                "take background='noise' (in a bundle: `--background noise`).",
                 source_name(image),
                 100 * filled.mean(),
             )
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
+
+    def _foreground(self, channel: np.ndarray) -> np.ndarray:
+        if self.background == "noise":
+            smooth = gaussian_filter(channel.astype(np.float32), sigma=1)
+            return smooth > threshold_li(smooth) if smooth.min() < smooth.max() else np.zeros(channel.shape, dtype=bool)
+        faces = np.concatenate([channel.take((0, -1), axis).ravel() for axis in range(channel.ndim)])
+        values, counts = np.unique(faces, return_counts=True)
+        return channel != values[counts.argmax()]
 
 
 class BrainMaskd(MapTransform):
@@ -81,12 +104,15 @@ class BrainMaskd(MapTransform):
     Args:
         keys: key of the image; the mask of each is the same, so there is usually one.
         brain_key: key of the mask, read where present, else made.
+        background: what the background is, ``"constant"`` or ``"noise"``.
     """
 
-    def __init__(self, keys: KeysCollection = "image", brain_key: str = "brain") -> None:
+    def __init__(
+        self, keys: KeysCollection = "image", brain_key: str = "brain", background: Background = "constant"
+    ) -> None:
         super().__init__(keys)
         self.brain_key = brain_key
-        self.brain_mask = BrainMask()
+        self.brain_mask = BrainMask(background)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Adds or makes binary the brain mask.

@@ -45,6 +45,7 @@ class RandPerlinAnomaly(RandomizableTransform):
         cells: least and largest number of cells per axis of the image, of the coarsest noise in masks and textures.
         coverage: least and largest share of the brain that an anomaly covers, drawn log-uniformly.
         offset: least and largest offset of ``"intensity"``, in units of the image.
+        brighter: probability that an offset is upwards.
         opacity: least and largest 1 - β of the other sources; an offset is not mixed further (β = 0).
         edge: largest width of the soft edge, in standard deviations of the noise; drawn from 0.
         texture_folder: folder of images for ``"folder"``.
@@ -65,14 +66,16 @@ class RandPerlinAnomaly(RandomizableTransform):
         cells: tuple[float, float] = (1, 8),
         coverage: tuple[float, float] = (0.005, 0.2),
         offset: tuple[float, float] = (0.05, 0.4),
+        brighter: float = 0.5,
         opacity: tuple[float, float] = (0.2, 1.0),
         edge: float = 0.5,
         texture_folder: PathLike | None = None,
     ) -> None:
         super().__init__(prob)
         check_spatial_dims(spatial_dims)
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob must be in [0, 1], got {prob}.")
+        for name, probability in (("prob", prob), ("brighter", brighter)):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {probability}.")
         known = {"intensity", "paste", "texture", "folder"}
         if not sources or not known.issuperset(sources):
             raise ValueError(f"sources must be some of {sorted(known)}, got {list(sources)}.")
@@ -100,6 +103,7 @@ class RandPerlinAnomaly(RandomizableTransform):
         self.sources = tuple(sources)
         self.coverage = coverage
         self.offset = offset
+        self.brighter = brighter
         self.opacity = opacity
         self.edge = edge
         self.shape_noise = RandPerlinNoise(cells)
@@ -190,7 +194,8 @@ class RandPerlinAnomaly(RandomizableTransform):
         return image + self.R.uniform(*self.opacity) * (anomaly - image)
 
     def _offset(self, image: Tensor) -> Tensor:
-        offsets = self.R.uniform(*self.offset, size=len(image)) * self.R.choice([-1, 1], size=len(image))
+        signs = np.where(self.R.uniform(size=len(image)) < self.brighter, 1, -1)
+        offsets = self.R.uniform(*self.offset, size=len(image)) * signs
         textures = [
             1 + self.R.uniform(0, 0.5) * self.texture_noise(image.shape[1:], image.device) for _ in range(len(image))
         ]

@@ -9,6 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd
+from scipy.ndimage import gaussian_filter
+from skimage.filters import threshold_li
 
 from ssmctb_monai.transforms import BrainMask, BrainMaskd, SelectChannelsd
 
@@ -193,6 +195,49 @@ def test_noisy_background_is_warned_of(caplog, share, warns):
         mask = BrainMask()(named(image))
     assert mask.float().mean() == pytest.approx(share, abs=0.002)
     assert ("case_7_flair.nii.gz has no background of one value: 100 % of it count as brain" in caplog.text) is warns
+
+
+@pytest.mark.parametrize("offset", [0.0, -500.0])
+def test_head_in_noisy_air(caplog, offset):
+    """Two channels: what either shows above its noise is head, of its first half or of its second."""
+    generator = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(40) - 20] * 2, np.arange(24) - 12, indexing="ij"))
+    inside = (grid**2).sum(0) <= 100
+    image = np.abs(generator.normal(0, 4, (2, *inside.shape)))
+    image[0][inside & (grid[0] < 3)] += 80
+    image[1][inside & (grid[0] >= 0)] += 60
+    image[0, 0, 0, 0] = 400  # an outlier
+    image[0][(grid**2).sum(0) <= 9] = 0  # such as a dark ventricle
+    with caplog.at_level(logging.WARNING):
+        mask = BrainMask("noise")((image + offset).astype(np.float32))[0] > 0
+    assert not caplog.records
+    assert (mask & inside).sum() / inside.sum() > 0.99
+    assert not mask[(grid**2).sum(0) > 12**2].any()  # smoothing adds a voxel or two at the rim
+    assert BrainMask()((image + offset).astype(np.float32)).mean() > 0.99
+
+
+def test_threshold_is_that_of_li():
+    image = np.abs(np.random.default_rng(0).normal(0, 1, (1, 20, 20, 20))).astype(np.float32)
+    image[:, 5:15, 5:15, 5:15] += 6
+    smooth = gaussian_filter(image[0], 1)
+    np.testing.assert_array_equal(BrainMask("noise")(image)[0], smooth > threshold_li(smooth))
+
+
+def test_dictionary_takes_the_kind_of_background():
+    image = np.random.default_rng(0).normal(0, 1, (1, 20, 20, 20)).astype(np.float32)
+    image[:, 5:15, 5:15, 5:15] += 20
+    assert 1000 <= BrainMaskd("image", background="noise")({"image": image})["brain"].sum() < 2000
+    assert BrainMaskd("image")({"image": image})["brain"].sum() > 7900
+
+
+def test_constant_image_has_no_head_either():
+    with pytest.raises(ValueError, match=r"case_7_flair.nii.gz holds nothing but background"):
+        BrainMask("noise")(named(np.ones((1, 6, 6, 6), dtype=np.float32)))
+
+
+def test_unknown_background_is_refused():
+    with pytest.raises(ValueError, match="background must be one of"):
+        BrainMask("otsu")
 
 
 # ------------------------------------------------------------------------------------------------------------ channels

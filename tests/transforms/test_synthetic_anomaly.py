@@ -264,6 +264,14 @@ def test_intensity_offsets_lie_in_range_up_and_down(spatial_dims):
     assert min(roughness) < 0.1
 
 
+@pytest.mark.parametrize(("brighter", "share"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_share_of_offsets_upwards(brighter, share):
+    image = torch.full((40, 8, 8), 0.5)  # 40 channels, each with an offset of its own
+    changes = [source_image(image, "intensity", seed, brighter=brighter) - 0.5 for seed in range(10)]
+    upwards = torch.stack(changes).flatten(2).mean(2) > 0
+    assert upwards.float().mean() == pytest.approx(share, abs=0.07)  # three standard deviations of 400 draws
+
+
 def test_texture_of_the_offset_is_of_low_frequency():
     image = torch.full((1, 64, 64), 0.5)
     for seed in range(10):
@@ -420,6 +428,7 @@ def test_copy_goes_on_as_the_original():
         {"cells": (6, 8)},
         {"coverage": (0.3, 0.4)},
         {"offset": (0.01, 0.02)},
+        {"brighter": 1.0},
         {"sources": ["texture"], "opacity": (0.01, 0.02)},
         {"edge": 2.0},
     ],
@@ -440,6 +449,8 @@ def test_every_argument_does_something(arguments):
         ({"spatial_dims": 1}, "spatial_dims"),
         ({"prob": 1.5}, "prob"),
         ({"prob": -0.1}, "prob"),
+        ({"brighter": 1.5}, "brighter"),
+        ({"brighter": -0.1}, "brighter"),
         ({"sources": []}, "sources"),
         ({"sources": ["noise"]}, "sources"),
         ({"sources": "intensity"}, "sources"),
