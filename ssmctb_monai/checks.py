@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
+
+logger = logging.getLogger(__name__)
 
 
 def check_spatial_dims(spatial_dims: int) -> None:
@@ -68,12 +71,13 @@ def settings_file(ckpt_file: PathLike) -> Path:
     return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_settings.json")
 
 
-def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any]) -> Path:
-    """Accepts a checkpoint whose training had the same settings, as far as they are known.
+def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any], bundle_root: PathLike | None = None) -> Path:
+    """Accepts and logs a checkpoint whose training had the same settings, as far as they are known.
 
     Args:
         ckpt_file: file of the checkpoint.
         settings: settings by their names, as the file beside the checkpoint has them.
+        bundle_root: folder of the bundle, to name its checkpoints where there is no such file.
 
     Returns:
         The file.
@@ -82,7 +86,10 @@ def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any]) -> Path:
         FileNotFoundError: when there is no such file.
         ValueError: when settings differ; all of them are named.
     """
-    checkpoint = check_file(ckpt_file, "train first, or name a checkpoint by --ckpt_file")
+    advice = "train first, or name a checkpoint by --ckpt_file"
+    if bundle_root is not None:
+        advice += f": training writes below {bundle_root}/trained, and {bundle_root}/models/model.pt is shipped"
+    checkpoint = check_file(ckpt_file, advice)
     if settings_file(checkpoint).is_file():
         trained = json.loads(settings_file(checkpoint).read_text(encoding="utf-8"))
         given = json.loads(json.dumps(settings))
@@ -92,4 +99,5 @@ def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any]) -> Path:
             raise ValueError(
                 f"{ckpt_file} was trained with {wanted}, not with {got}: give the overrides of its training."
             )
+    logger.info("Using the checkpoint %s.", checkpoint)
     return checkpoint

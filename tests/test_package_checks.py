@@ -55,5 +55,8 @@ def test_checkpoint_without_settings(checkpoint):
 
 
 def test_no_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train first, or name a checkpoint by --ckpt_file"):
+    with pytest.raises(FileNotFoundError, match=r"train first, or name a checkpoint by --ckpt_file\.$"):
         check_checkpoint(tmp_path / "model.pt", SETTINGS)
+    advice = r"by --ckpt_file: training writes below bundles/x/trained, and bundles/x/models/model\.pt is shipped\.$"
+    with pytest.raises(FileNotFoundError, match=advice):
+        check_checkpoint(tmp_path / "model.pt", SETTINGS, "bundles/x")

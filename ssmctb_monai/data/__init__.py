@@ -9,7 +9,14 @@ from ssmctb_monai.data.brats import (
     patient_of,
 )
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
-from ssmctb_monai.data.datalist import datalist_path, load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.datalist import (
+    datalist_path,
+    load_datalist,
+    patient_folds,
+    prepare_datalist,
+    split_patients,
+    write_datalist,
+)
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
@@ -32,9 +39,11 @@ __all__ = [
     "find_scans",
     "load_datalist",
     "make_demo_dataset",
+    "patient_folds",
     "patient_of",
     "prepare_datalist",
     "split_patients",
+    "write_datalist",
     "write_parametric_map",
     "write_segmentation",
 ]

@@ -18,7 +18,7 @@ from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_fol
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.files import write_json
 
-__all__ = ["load_datalist", "prepare_datalist", "split_patients"]
+__all__ = ["load_datalist", "patient_folds", "prepare_datalist", "split_patients", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,7 @@ def split_patients(
         >>> {name: len(part) for name, part in parts.items()}  # doctest: +SKIP
         {'training': 125, 'validation': 0, 'test': 180}
     """
-    patients = sorted(
-        {case.patient_id for case in cases}, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    )
+    patients = _ranked_patients(cases, seed)
     total = len(patients)
     asked = f"training={training}, validation={validation} and test={test} of {total} patients"
     sizes = [test, validation] if training is None else [test, validation, training]
@@ -76,8 +74,33 @@ def split_patients(
     }
     if not parts["training"]:
         raise ValueError(f"The training part would be empty with {asked}.")
-    ordered = sorted(cases, key=lambda case: case.case_id)
-    return {name: [case for case in ordered if case.patient_id in part] for name, part in parts.items()}
+    return {name: _cases_of(part, cases) for name, part in parts.items()}
+
+
+def patient_folds(cases: Sequence[BratsCase], count: int = 3, seed: int = 0) -> list[list[BratsCase]]:
+    """Deals the patients out to the folds of a cross-validation: all scans of one patient fall into the same fold.
+
+    Patients are ranked as in :func:`split_patients`, and each fold takes every ``count``-th of them.
+
+    Args:
+        cases: the cases.
+        count: number of folds, at least 2.
+        seed: another seed gives other folds.
+
+    Returns:
+        The cases of each fold, in the order of their names; the numbers of patients differ by at most one.
+
+    Raises:
+        ValueError: ``count`` is below 2, or there are fewer patients than folds.
+
+    Example:
+        >>> folds = patient_folds(find_cases("BraTS2020"), count=5)  # doctest: +SKIP
+        >>> training = [case for fold in folds[1:] for case in fold]  # doctest: +SKIP
+    """
+    patients = _ranked_patients(cases, seed)
+    if not 2 <= count <= len(patients):
+        raise ValueError(f"The number of folds must be from 2 to the number of patients, {len(patients)}; got {count}.")
+    return [_cases_of(patients[fold::count], cases) for fold in range(count)]
 
 
 def datalist_path(folder: PathLike, dataset_dir: PathLike, modalities: Sequence[str] | str) -> Path:
@@ -158,10 +181,28 @@ def prepare_datalist(
         f"{len(cases)} cases found, {len(problems)} invalid and left out; checked for {', '.join(modalities)}; "
         f"split by patient with seed {seed}: {counts}"
     )
-    sections = {name: [_entry(case, root) for case in part] for name, part in parts.items()}
-    write_json({"name": root.resolve().name, "description": description, **sections}, datalist_file)
+    write_datalist(parts, root, datalist_file, description)
     logger.info("Wrote %s: %s.", datalist_file, description)
     return datalist_file
+
+
+def write_datalist(
+    parts: Mapping[str, Sequence[BratsCase]], dataset_dir: PathLike, datalist_file: PathLike, description: str
+) -> None:
+    """Writes a datalist for :func:`load_datalist`.
+
+    Args:
+        parts: the cases of each section.
+        dataset_dir: folder of the data set, as it was given to :func:`~ssmctb_monai.data.brats.find_cases`.
+        datalist_file: file to write.
+        description: how the cases were chosen, in words.
+
+    Example:
+        >>> write_datalist({"training": cases[:9], "test": cases[9:]}, "BraTS2021", "datalist.json", "the first nine")
+    """
+    root = dataset_folder(dataset_dir)
+    sections = {name: [_entry(case, root) for case in part] for name, part in parts.items()}
+    write_json({"name": root.resolve().name, "description": description, **sections}, Path(datalist_file))
 
 
 def load_datalist(
@@ -212,8 +253,22 @@ def load_datalist(
         report_invalid({item["case_id"]: problems for item, problems in items if problems}, skip_invalid)
         kept = [item for item, problems in items if not problems]
     if not kept:
-        raise ValueError(f"Section {section!r} of {datalist_file} has no usable case.")
+        raise ValueError(
+            f"Section {section!r} of {datalist_file} has no usable case: add some to its list, or choose another section"
+            " (in a bundle's evaluation by `--section`; training without validation patients is `--validation_share 0`)."
+        )
     return kept
+
+
+def _ranked_patients(cases: Sequence[BratsCase], seed: int) -> list[str]:
+    return sorted(
+        {case.patient_id for case in cases}, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    )
+
+
+def _cases_of(patients: Sequence[str], cases: Sequence[BratsCase]) -> list[BratsCase]:
+    """The cases of some patients, in the order of their names."""
+    return [case for case in sorted(cases, key=lambda case: case.case_id) if case.patient_id in patients]
 
 
 def _amount(size: int | float, total: int) -> float:

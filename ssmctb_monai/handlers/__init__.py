@@ -3,8 +3,19 @@
 from ssmctb_monai.handlers.checkpoint import TrainingCheckpoint
 from ssmctb_monai.handlers.epoch_seed import EpochSeed
 from ssmctb_monai.handlers.evaluation_report import EvaluationReport
+from ssmctb_monai.handlers.interval_validation import IntervalValidation
 from ssmctb_monai.handlers.progress import TrainingProgress
 from ssmctb_monai.handlers.save_results import SaveResults
+from ssmctb_monai.handlers.training_record import TrainingRecord
 from ssmctb_monai.handlers.weight_average import WeightAverage
 
-__all__ = ["EpochSeed", "EvaluationReport", "SaveResults", "TrainingCheckpoint", "TrainingProgress", "WeightAverage"]
+__all__ = [
+    "EpochSeed",
+    "EvaluationReport",
+    "IntervalValidation",
+    "SaveResults",
+    "TrainingCheckpoint",
+    "TrainingProgress",
+    "TrainingRecord",
+    "WeightAverage",
+]

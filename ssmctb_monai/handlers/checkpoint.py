@@ -14,20 +14,21 @@ from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import distributed, nn
 
-from ssmctb_monai.checks import settings_file
+from ssmctb_monai.checks import check_positive, settings_file
 from ssmctb_monai.files import write_json
+from ssmctb_monai.handlers.training_record import TrainingRecord, record_file
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold, save_thresholds, thresholds_file
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingCheckpoint:
-    """Saves everything after every epoch (``training.pt``) and the network of the best one (``model.pt``).
+    """Saves everything every few epochs (``training.pt``) and the network of the last validated one (``model.pt``).
 
-    Unlike MONAI's ``CheckpointSaver`` it writes atomically, so that a killed run leaves the file of the epoch before,
-    and it remembers the best figure when training resumes. ``model.pt`` is the network's state dict, as tools around
-    MONAI expect. A loss that is not finite stops training before anything of that epoch is saved. Attach the handler
-    behind the ``ValidationHandler``.
+    The last one, not the best: a choice by the validation's figures would be one by labels. Unlike MONAI's
+    ``CheckpointSaver`` it writes atomically, so that a killed run leaves the file as it was. ``model.pt`` is
+    the network's state dict, as tools around MONAI expect. A loss that is not finite stops training before anything of
+    that epoch is saved. Attach the handler behind `IntervalValidation`.
 
     Of several processes the first one writes, and all resume from its file, which may come from another number of
     processes, with another number of batches an epoch.
@@ -35,13 +36,15 @@ class TrainingCheckpoint:
     Args:
         save_dir: folder of both files.
         save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …
-        network: network to save as the best one.
-        evaluator: evaluator whose key metric says which epoch is the best.
+        network: network to save as ``model.pt``.
+        evaluator: evaluator of the validation.
         resume: whether to go on from ``training.pt``; otherwise training starts anew and replaces all files.
-        thresholds: gives the label-free thresholds of the epoch that was validated last, called in every process; those
-            of the best one are kept in ``model_thresholds.json``.
+        thresholds: gives the label-free thresholds of the epoch that was validated last, called in every process; they
+            are kept in ``model_thresholds.json``.
         settings: what the network must be used with, such as modalities and spacing, kept in ``model_settings.json``
             for :func:`~ssmctb_monai.checks.check_checkpoint`.
+        record: record of the training, kept in ``model_record.json``.
+        interval: epochs between two ``training.pt``; validated epochs and the last one are always saved.
 
     Raises:
         FileNotFoundError: when there is no ``training.pt`` to resume from.
@@ -59,16 +62,23 @@ class TrainingCheckpoint:
         resume: bool = False,
         thresholds: Callable[[], Mapping[str, LabelFreeThreshold]] | None = None,
         settings: Mapping[str, Any] | None = None,
+        record: TrainingRecord | None = None,
+        interval: int = 1,
     ) -> None:
-        self.path, self.best_path = Path(save_dir) / "training.pt", Path(save_dir) / "model.pt"
-        self.thresholds_path, self.settings_path = thresholds_file(self.best_path), settings_file(self.best_path)
+        check_positive(interval=interval)
+        self.path, self.model_path = Path(save_dir) / "training.pt", Path(save_dir) / "model.pt"
+        self.thresholds_path, self.settings_path = thresholds_file(self.model_path), settings_file(self.model_path)
+        self.record_path = record_file(self.model_path)
         self.save = DiskSaver(str(save_dir), require_empty=False)
-        self.save_dict = dict(save_dict)
+        self.save_dict = {**save_dict, **({} if record is None else {"record": record})}
         self.network = network
         self.evaluator = evaluator
         self.resume = resume
         self.thresholds = thresholds
         self.settings = settings
+        self.record = record
+        self.interval = interval
+        self.validated_epoch = 0
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -93,14 +103,13 @@ class TrainingCheckpoint:
         if not self.resume:
             if idist.get_rank() == 0:
                 self._start_anew()
-            self.evaluator.state.best_metric_epoch = -1  # a validation before training is no candidate
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no {self.path} to resume from: train without `--resume true` first.")
         checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length  # the former may have been raised
         try:
-            best, processes = checkpoint.pop("best"), checkpoint.pop("processes", 1)
+            validated_epoch, processes = checkpoint.pop("validated_epoch"), checkpoint.pop("processes", 1)
             for name, target in self._states(engine).items():
                 target.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -113,14 +122,13 @@ class TrainingCheckpoint:
                 f"{self.path} was made with {engine.state.epoch_length} batches an epoch, now there are {epoch_length}:"
                 " resume with the same cases and batch size."
             )
-        engine.state.max_epochs = max_epochs
-        self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = best["metric"], best["epoch"]
+        engine.state.max_epochs, self.validated_epoch = max_epochs, validated_epoch
         logger.info("Resuming from %s behind epoch %d.", self.path, engine.state.epoch)
 
     def _start_anew(self) -> None:
         if self.path.is_file():
             logger.warning("Training starts anew and replaces %s; `--resume true` would go on from it.", self.path)
-        for file in (self.path, self.best_path, self.thresholds_path, self.settings_path):
+        for file in (self.path, self.model_path, self.thresholds_path, self.settings_path, self.record_path):
             file.unlink(missing_ok=True)
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -132,40 +140,48 @@ class TrainingCheckpoint:
         if not torch.isfinite(engine.state.output["loss"]).all():
             raise RuntimeError(
                 f"The loss in epoch {engine.state.epoch} is NaN or infinite: lower the learning rate or turn mixed "
-                f"precision off. {self.path} holds the epoch before."
+                f"precision off. {self.path} holds an earlier epoch."
             )
 
     def epoch_completed(self, engine: Engine) -> None:
-        """Saves the best network and everything that training changed.
+        """Saves everything that training changed, and the network where it was validated.
 
         Args:
             engine: trainer.
         """
-        best = self.evaluator.state
-        is_best = best.best_metric_epoch == engine.state.epoch
-        thresholds = self._label_free_thresholds() if is_best else {}  # of the cases of all processes
+        is_validated = self.evaluator.state.epoch == engine.state.epoch
+        thresholds = self._label_free_thresholds() if is_validated else {}  # of the cases of all processes
         if idist.get_rank() > 0:
             return
-        is_only_one = engine.state.epoch == engine.state.max_epochs and not self.best_path.is_file()
-        if is_only_one and not is_best:
-            logger.warning("No epoch was validated: %s is the network of the last one.", self.best_path)
-        if is_best or is_only_one:
-            self.thresholds_path.unlink(missing_ok=True)  # they belong to an earlier network
-            self.save(self.network.state_dict(), self.best_path.name)
-            if self.settings is not None:
-                write_json(self.settings, self.settings_path)
+        if is_validated:
+            self.validated_epoch = engine.state.epoch
+        is_only_one = engine.state.epoch == engine.state.max_epochs and not self.validated_epoch
+        if is_only_one:
+            logger.warning("No epoch was validated: %s is the network of the last one.", self.model_path)
+        if is_validated or is_only_one:
+            self._save_network(engine)
         if thresholds:
             save_thresholds(thresholds, self.thresholds_path)
+        if not is_validated and engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
+            return
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
-        state["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
-        state["processes"] = idist.get_world_size()
+        state |= {"validated_epoch": self.validated_epoch, "processes": idist.get_world_size()}
         self.save(state, self.path.name)
+
+    def _save_network(self, engine: Engine) -> None:
+        for file in (self.thresholds_path, self.record_path):  # they belong to an earlier network
+            file.unlink(missing_ok=True)
+        self.save(self.network.state_dict(), self.model_path.name)
+        if self.settings is not None:
+            write_json(self.settings, self.settings_path)
+        if self.record is not None:
+            write_json(self.record.content(engine), self.record_path)
 
     def _label_free_thresholds(self) -> Mapping[str, LabelFreeThreshold]:
         try:
             return self.thresholds() if self.thresholds is not None else {}
         except ValueError as error:
-            logger.warning("There is no label-free threshold for %s: %s", self.best_path, error)
+            logger.warning("There is no label-free threshold for %s: %s", self.model_path, error)
             return {}
 
 

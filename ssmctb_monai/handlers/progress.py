@@ -19,11 +19,15 @@ class TrainingProgress:
 
     Args:
         loss: the loss in use; what it holds in ``parts`` after each call, by name, is logged, too.
+
+    Attributes:
+        means: mean loss (``loss``) and its parts of the last epoch, by their names.
     """
 
     def __init__(self, loss: nn.Module) -> None:
         self.loss = loss
         self.sums: dict[str, Tensor] = {}
+        self.means: dict[str, float] = {}
         self.start = self.epoch_start = 0.0
         self.first_epoch: int | None = None
 
@@ -65,15 +69,16 @@ class TrainingProgress:
         """
         state, now = engine.state, time.monotonic()
         sums = idist.all_reduce(torch.stack(list(self.sums.values())))
-        means = dict(zip(self.sums, (sums / (state.epoch_length * idist.get_world_size())).tolist(), strict=True))
-        parts = " + ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
+        batches = state.epoch_length * idist.get_world_size()
+        self.means = dict(zip(self.sums, (sums / batches).tolist(), strict=True))
+        parts = " + ".join(f"{name} {value:.4f}" for name, value in self.means.items() if name != "loss")
         parts = f" ({parts})" if parts else ""
         left = (now - self.start) / (state.epoch - self.first_epoch + 1) * (state.max_epochs - state.epoch)
         logger.info(
             "Epoch %d/%d | loss %.4f%s | %.1f s | %s left",
             state.epoch,
             state.max_epochs,
-            means["loss"],
+            self.means["loss"],
             parts,
             now - self.epoch_start,
             timedelta(seconds=round(left)),

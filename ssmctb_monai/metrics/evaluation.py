@@ -42,6 +42,32 @@ class Estimate:
     interval: tuple[float, float] | None
     reason: str | None
 
+    @classmethod
+    def of(cls, values: np.ndarray, patients: int, reason: str) -> Estimate:
+        """Makes an estimate of a figure's value and its resamples.
+
+        Args:
+            values: the figure, then the figure in each resample, shape (1 + resamples,); NaN where it is not defined.
+            patients: number of patients that were resampled.
+            reason: why the figure may not be defined.
+
+        Returns:
+            The value with the interval that holds 95 % of the resamples, where at least 90 % of them are defined.
+
+        Example:
+            >>> Estimate.of(np.array([0.5, 0.25, 0.75]), patients=6, reason="needs a lesion").value
+            0.5
+        """
+        value, resampled = values[0], values[1:][~np.isnan(values[1:])]
+        if np.isnan(value):
+            return cls(None, None, reason)
+        if patients < 2:
+            return cls(float(value), None, "an interval needs two patients")
+        if len(resampled) < DEFINED * (len(values) - 1):
+            return cls(float(value), None, f"too few resamples are defined: {reason}")
+        low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return cls(float(value), (float(low), float(high)), None)
+
 
 class AnomalyEvaluation:
     """Evaluates anomaly maps of one method or several on the same cases.
@@ -245,7 +271,7 @@ class AnomalyEvaluation:
         """
         pool = self.pools[method]
         return {
-            name: self._estimate(values, FIGURES[name].reason(pool)) for name, values in self._resampled[method].items()
+            name: self._estimate(values, FIGURES[name].reason(pool)) for name, values in self.resampled[method].items()
         }
 
     def differences(self, method: str, reference: str) -> dict[str, Estimate]:
@@ -259,8 +285,8 @@ class AnomalyEvaluation:
             Estimates of method - reference by the figure's name.
         """
         differences = {}
-        for name, values in self._resampled[method].items():
-            others = self._resampled[reference][name]
+        for name, values in self.resampled[method].items():
+            others = self.resampled[reference][name]
             lacking = method if np.isnan(values[0]) else reference
             differences[name] = self._estimate(values - others, FIGURES[name].reason(self.pools[lacking]))
         return differences
@@ -279,27 +305,29 @@ class AnomalyEvaluation:
         return np.concatenate([np.ones((1, len(self.cases))), drawn[:, patient_of_case]])
 
     @cached_property
-    def _resampled(self) -> dict[str, dict[str, np.ndarray]]:
+    def resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        """Values of each method's figures over all cases, then over each resample of the patients.
+
+        By the names of method and figure, shape (1 + resamples,); NaN where a figure is not defined. Who is drawn
+        depends on the patients and the seed of the settings alone, so that evaluations of the same patients by the same
+        seed can be compared resample by resample.
+        """
         distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
         return {
             method: {name: figure.values(pool, distinct)[places.ravel()] for name, figure in FIGURES.items()}
             for method, pool in self.pools.items()
         }
 
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Names of the patients, in alphabetical order."""
+        return tuple(sorted({case.patient_id for case in self.cases}))
+
     def _estimate(self, values: np.ndarray, reason: str) -> Estimate:
-        """Makes an estimate of a figure's value and its resamples."""
-        value, resampled = values[0], values[1:][~np.isnan(values[1:])]
-        if np.isnan(value):
-            return Estimate(None, None, reason)
-        if len({case.patient_id for case in self.cases}) < 2:
-            return Estimate(float(value), None, "an interval needs two patients")
-        if len(resampled) < DEFINED * (len(values) - 1):
-            return Estimate(float(value), None, f"too few resamples are defined: {reason}")
-        low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Estimate(float(value), (float(low), float(high)), None)
+        return Estimate.of(values, len(self.patients), reason)
 
     def _forget_tables(self) -> None:
-        for name in ("pools", "_weights", "_resampled"):
+        for name in ("pools", "_weights", "resampled"):
             self.__dict__.pop(name, None)
 
 

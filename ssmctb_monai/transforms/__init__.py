@@ -2,7 +2,13 @@
 
 from ssmctb_monai.transforms.brain import BrainMask, BrainMaskd, SelectChannelsd
 from ssmctb_monai.transforms.check_case import CheckCased
-from ssmctb_monai.transforms.intensity import RestoreIntensityd, RobustScaleIntensity, RobustScaleIntensityd
+from ssmctb_monai.transforms.intensity import (
+    RandContrast,
+    RandContrastd,
+    RestoreIntensityd,
+    RobustScaleIntensity,
+    RobustScaleIntensityd,
+)
 from ssmctb_monai.transforms.lesion_free import (
     LesionFreePositions,
     LesionFreePositionsd,
@@ -22,6 +28,8 @@ __all__ = [
     "LesionFreePositionsd",
     "LesionFreeRegion",
     "LesionFreeRegiond",
+    "RandContrast",
+    "RandContrastd",
     "RandLesionFreeCrop",
     "RandLesionFreeCropd",
     "RandPerlinAnomaly",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform, RandomizableTransform, Transform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import convert_data_type, convert_to_dst_type
 from torch import Tensor
@@ -115,6 +116,121 @@ class RobustScaleIntensityd(MapTransform):
         for key in self.key_iterator(item):
             item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key])
             item[key] = self.scale(item[key], item[self.brain_key], item[self.ranges_key])
+        return item
+
+
+class RandContrast(RandomizableTransform):
+    """Changes contrast and brightness of an image that `RobustScaleIntensity` scaled, as another scanner would.
+
+    Inside the brain x' = 0.5 + c (x - 0.5) + b, clipped to [0, 1], with factor c and offset b drawn for each channel;
+    the background stays 0. MONAI's `RandScaleIntensity` and `RandAdjustContrast` move the median,
+    `RandScaleIntensityFixedMean` counts the background into the mean and changes it, too.
+
+    Args:
+        prob: probability that an image is changed.
+        contrast: largest |log c|, not negative; it is drawn uniformly, so that c and 1 / c are as likely.
+        brightness: largest |b|, in units of the image, not negative.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> changed = RandContrast(prob=1.0).set_random_state(0)(image, brain)
+    """
+
+    def __init__(self, prob: float = 0.8, contrast: float = 0.35, brightness: float = 0.03) -> None:
+        super().__init__(prob)
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob must be in [0, 1], got {prob}.")
+        for name, value in (("contrast", contrast), ("brightness", brightness)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
+        self.contrast = contrast
+        self.brightness = brightness
+
+    def randomize(self, data: int) -> None:
+        """Draws factors and offsets.
+
+        Args:
+            data: number of channels.
+        """
+        super().randomize(None)
+        self.factors = np.exp(self.R.uniform(-self.contrast, self.contrast, size=data))
+        self.offsets = self.R.uniform(-self.brightness, self.brightness, size=data)
+
+    def __call__(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Changes an image.
+
+        Args:
+            image: shape (channels, height, width[, depth]), in [0, 1].
+            brain: mask of shape (1, height, width[, depth]), 0 or 1.
+
+        Returns:
+            Image of the same shape and kind, in [0, 1]; as it was where it was not to be changed.
+        """
+        self.randomize(len(image))
+        if not self._do_transform:
+            return image
+        tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
+        inside = convert_data_type(brain, torch.Tensor, device=tensor.device)[0] > 0
+        factors, offsets = (
+            torch.as_tensor(drawn, dtype=torch.float32, device=tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            for drawn in (self.factors, self.offsets)
+        )
+        changed = (0.5 + factors * (tensor - 0.5) + offsets).clamp(0, 1) * inside
+        return convert_to_dst_type(changed, image)[0]
+
+
+class RandContrastd(RandomizableTransform, MapTransform):
+    """Dictionary-based `RandContrast`.
+
+    Args:
+        keys: keys of the images; each is changed by draws of its own.
+        brain_key: key of the brain mask.
+        prob: probability that an image is changed.
+        contrast: largest absolute logarithm of the factor.
+        brightness: largest absolute offset, in units of the image.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        brain_key: str = "brain",
+        prob: float = 0.8,
+        contrast: float = 0.35,
+        brightness: float = 0.03,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.brain_key = brain_key
+        self.change = RandContrast(prob, contrast, brightness)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandContrastd:
+        """Seeds all random draws.
+
+        Args:
+            seed: seed.
+            state: random state instead of a seed.
+
+        Returns:
+            The transform.
+        """
+        super().set_random_state(seed, state)
+        self.change.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Changes the images.
+
+        Args:
+            data: item with images and brain mask.
+
+        Returns:
+            The item with changed images.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.change(item[key], item[self.brain_key])
         return item
 
 

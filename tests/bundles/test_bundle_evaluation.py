@@ -79,7 +79,7 @@ def test_default_checkpoint_and_datalist_are_those_of_training(bundle, monkeypat
     train, evaluate = parsers
     assert train.get_parsed_content("datalist_file") == evaluate.get_parsed_content("datalist_file")
     assert evaluate.get_parsed_content("ckpt_file") == train.get_parsed_content("ckpt_dir") + "/model.pt"
-    assert str(evaluate.get_parsed_content("thresholds_file")) == f"bundles/{bundle.name}/models/model_thresholds.json"
+    assert str(evaluate.get_parsed_content("thresholds_file")) == f"bundles/{bundle.name}/trained/model_thresholds.json"
 
 
 @pytest.fixture
@@ -312,6 +312,7 @@ def test_maps_lie_where_the_network_saw_them(evaluating, tmp_path, dataset_dir):
         ckpt_file=str(tmp_path / "nothing.pt"),
         thresholds_file="none",
         network_def={"_target_": "torch.nn.Identity"},
+        smoothing=0,
         modalities=["flair"],
         save_maps=True,
     ).run()
@@ -390,11 +391,14 @@ def check_refused(made, folder, *words):
 
 
 @pytest.mark.parametrize("thresholds_file", [None, "none"])
-def test_missing_checkpoint(evaluating, tmp_path, thresholds_file):
+def test_missing_checkpoint(bundle, evaluating, tmp_path, thresholds_file):
     """The checkpoint is named, not what lies beside it; nothing is written in its place."""
     overrides = {} if thresholds_file is None else {"thresholds_file": thresholds_file}
     made = evaluating(tmp_path / "out", ckpt_file=str(tmp_path / "nowhere" / "model.pt"), **overrides)
-    check_refused(made, tmp_path / "out", str(tmp_path / "nowhere" / "model.pt"))
+    shipped = (
+        f"--ckpt_file: training writes below bundles/{bundle.name}/trained, and bundles/{bundle.name}/models/model.pt"
+    )
+    check_refused(made, tmp_path / "out", str(tmp_path / "nowhere" / "model.pt"), shipped)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -432,6 +436,7 @@ def test_missing_data_set(evaluating, tmp_path):
     [
         ("block", "none", "trained with block sspcab, not with block none"),
         ("spacing", [1.5, 1.5, 1.5], "trained with spacing [2.0, 2.0, 2.0], not with spacing [1.5, 1.5, 1.5]"),
+        ("smoothing", 1.0, "not with smoothing 1.0"),
         ("modalities", ["t1ce"], "trained with modalities ['flair', 't1ce'], not with modalities ['t1ce']"),
     ],
 )

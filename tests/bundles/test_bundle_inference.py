@@ -199,7 +199,7 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan_brainmask.nii.gz", brain, affine)
     write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
     (tmp_path / "scan.nii.gz").unlink()
-    made = inference(tmp_path)
+    made = inference(tmp_path, smoothing=0)
     network = DRAEM(bundle.dims, 1, 8, 8).eval()
     network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
     lower, median, upper = np.percentile(array, [25, 50, 75])
@@ -215,6 +215,9 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     row = table(tmp_path)["scan"]
     assert float(row["anomaly_score"]) == pytest.approx(top.max(), abs=1e-5)
     assert int(row["slice"]) == top.argmax()
+    inference(tmp_path, smoothing=3.0)  # a rerun, which must not keep the other map
+    smooth = ndimage.gaussian_filter(found, 1.5, mode="constant")
+    np.testing.assert_allclose(load(tmp_path, "scan")[0], smooth, atol=0.05 * np.abs(found - smooth).max())
 
 
 def test_reconstruction_has_the_intensities_of_the_scan(inference, tmp_path, monkeypatch):
@@ -358,6 +361,7 @@ def test_killed_command_and_rerun(bundle, tmp_path):
     rows = table(tmp_path)
     assert [name for name, row in rows.items() if row["problem"]] == ["b", "c"]
     assert not list((tmp_path / "out").rglob(".*"))
+    assert f"Using the checkpoint {bundle.ckpt_file}." in result.stdout
 
 
 def test_missing_checkpoint(inference, tmp_path):

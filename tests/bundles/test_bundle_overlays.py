@@ -94,7 +94,7 @@ def trained(overlay, dataset_dir, tmp_path_factory):
 def training(overlay, workflow, trained, dataset_dir, tmp_path):
     """Makes the workflow of a training that validates nothing, with the cache of the other one."""
     handlers = json.loads(overlay.train[0].read_text(encoding="utf-8"))["train"]["handlers"]
-    (validation,) = (index for index, each in enumerate(handlers) if each["_target_"] == "ValidationHandler")
+    (validation,) = (index for index, each in enumerate(handlers) if "IntervalValidation" in str(each))
 
     def make(name="run", **overrides):
         quick = {"cache_dir": str(trained.cache), f"train#handlers#{validation}#_disabled_": True}
@@ -124,6 +124,15 @@ def using(overlay, workflow, trained, dataset_dir, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def unsmoothed(trained, tmp_path):
+    """The checkpoint, as if its maps had never been smoothed."""
+    shutil.copytree(trained.ckpt, tmp_path / "ckpt")
+    settings = json.loads((tmp_path / "ckpt/model_settings.json").read_text(encoding="utf-8"))
+    write_json({**settings, "smoothing": 0}, tmp_path / "ckpt/model_settings.json")
+    return {"ckpt_file": str(tmp_path / "ckpt/model.pt"), "smoothing": 0}
+
+
+@pytest.fixture
 def two_cases(trained, tmp_path):
     """Datalist of two cases of the test part, one without lesion."""
     split = json.loads(next(trained.ckpt.glob("datalist_*.json")).read_text(encoding="utf-8"))
@@ -149,21 +158,24 @@ def check_refused(make, *words):
 # ------------------------------------------------------------------------------------------------------- configuration
 
 
-@pytest.mark.parametrize(("path", "epochs"), [(MAE, 300), (AUTOENCODER, 60), (AUTOENCODER_3D, 60)])
+@pytest.mark.parametrize("path", [MAE, AUTOENCODER, AUTOENCODER_3D])
 @pytest.mark.parametrize("name", ["max_epochs", "train#trainer#max_epochs"])
-def test_epochs_reach_all_that_depends_on_them(path, epochs, name):
-    for given in (None, 30):
+def test_epochs_reach_all_that_depends_on_them(path, name):
+    """Interval of the validation and learning rates are shares of their number."""
+    shares, rates = [], []
+    for given in (300, 120):
         parser = ConfigParser()
         parser.read_config([str(path.with_name("train.json")), str(path)])
-        if given:
-            parser[name] = given
+        parser[name] = given
         parser["optimizer"] = None
         parser["lr_scheduler#_target_"] = "dict"
-        total = given or epochs
-        assert parser.get_parsed_content("train#trainer#max_epochs") == total
-        assert parser.get_parsed_content("val_interval") == total // 6
+        assert parser.get_parsed_content("train#trainer#max_epochs") == given
+        shares.append(parser.get_parsed_content("val_interval") / given)
         rate = parser.get_parsed_content("lr_scheduler")["lr_lambda"]
-        assert [rate(epoch) for epoch in (0.8 * total - 1, 0.8 * total, 0.9 * total)] == pytest.approx([1, 0.2, 0.04])
+        rates.append([rate(share * given) for share in (0.5, 0.75, 0.9)])
+    assert shares[0] == shares[1] < 1
+    assert rates[0] == pytest.approx(rates[1])
+    assert rates[0][0] > rates[0][2] > 0
 
 
 def test_default_checkpoint_is_that_of_training(overlay):
@@ -173,7 +185,7 @@ def test_default_checkpoint_is_that_of_training(overlay):
         return Path(parser.get_parsed_content(key))
 
     folder = content(overlay.train, "ckpt_dir")
-    assert folder == Path("bundles", overlay.bundle, "models", overlay.name)
+    assert folder == Path("bundles", overlay.bundle, "trained", overlay.name)
     for files in (overlay.evaluate, overlay.inference):
         assert content(files, "ckpt_file") == folder / "model.pt"
 
@@ -217,7 +229,9 @@ def test_unknown_score(using):
 
 
 def test_training_writes_what_the_network_must_be_used_with(overlay, trained):
-    shared = {"modalities": MODALITIES, "spatial_dims": overlay.dims, "spacing": [2, 2, 2], "score": "l1"}
+    config = json.loads(overlay.train[0].read_text(encoding="utf-8"))
+    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background")}
+    shared = {"modalities": MODALITIES, "score": "l1", **defaults}
     written = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
     assert written == {"network": overlay.name, **shared, **OWN_SETTINGS[overlay.name]}
 
@@ -226,7 +240,8 @@ def test_thresholds_of_the_reconstruction_error(overlay, trained):
     thresholds = load_thresholds(trained.ckpt / "model_thresholds.json")
     assert list(thresholds) == ["model", "baseline_flair", "baseline_t1ce"]
     assert thresholds["model"].value > 0.05
-    assert thresholds["model"].false_positive_rate == 0.01
+    config = json.loads(overlay.train[0].read_text(encoding="utf-8"))
+    assert thresholds["model"].false_positive_rate == config["false_positive_rate"]
     assert re.fullmatch(r"\d+ voxels in lesion-free regions of 2 cases", thresholds["model"].source)
 
 
@@ -359,9 +374,9 @@ def test_reports_of_other_scores(using, trained, two_cases, dataset_dir, tmp_pat
     settings = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
     for name in ("model.pt", "model_thresholds.json"):
         shutil.copy(trained.ckpt / name, tmp_path / name)
-    write_json({**settings, "score": score}, tmp_path / "model_settings.json")
+    write_json({**settings, "score": score, "smoothing": 0}, tmp_path / "model_settings.json")
     given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True}
-    made = using(score=score, **given)
+    made = using(score=score, smoothing=0, **given)
     made.run()
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert 0 < report["methods"]["model"]["figures"]["pixel_auroc"]["value"] < 1
@@ -384,11 +399,11 @@ def scan(tmp_path):
     return np.stack([nibabel.load(folder / f"Made_009_{kind}.nii.gz").get_fdata() for kind in MODALITIES])
 
 
-def test_inference(overlay, using, trained, scan, tmp_path):
+def test_inference(overlay, using, trained, unsmoothed, scan, tmp_path):
     """The map is the distance of the reconstruction from the scan, in the network's intensities."""
     threshold = round(load_thresholds(trained.ckpt / "model_thresholds.json")["model"].value, 3)
     given = {"dataset_dir": str(tmp_path / "scans"), "threshold": threshold}
-    using("inference", save_mask=True, save_reconstruction=True, **given).run()
+    using("inference", save_mask=True, save_reconstruction=True, **given, **unsmoothed).run()
     found = {
         kind: nibabel.load(tmp_path / "out" / kind / "Made_009.nii.gz").get_fdata()
         for kind in ("maps", "masks", "reconstructions")

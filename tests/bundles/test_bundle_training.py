@@ -77,6 +77,15 @@ def test_default_folders_are_ignored_by_git(bundle):
         assert subprocess.run(["git", "check-ignore", "-q", file], cwd=ROOT).returncode == 0, file
 
 
+def test_shipped_files_are_kept_by_git_and_exports_are_not(bundle):
+    if git_status() is None:
+        pytest.skip("not a git checkout")
+    shipped = [f"model{ending}" for ending in (".pt", "_thresholds.json", "_settings.json", "_record.json")]
+    for name in (*shipped, "model.ts", "model.onnx"):
+        ignored = subprocess.run(["git", "check-ignore", "-q", bundle / "models" / name], cwd=ROOT).returncode == 0
+        assert ignored == (name not in shipped), name
+
+
 # ----------------------------------------------------------------------------------------------------------- in process
 
 
@@ -117,6 +126,47 @@ def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, coun
     assert len(blocks) == count
     assert network.spatial_dims == made.parser["spatial_dims"]
     assert all(type(module) is kind for module in blocks)
+
+
+def section(parser, part):
+    return [item["case_id"] for item in parser.get_parsed_content(f"{part}#dataset").data]
+
+
+@pytest.mark.parametrize(("test_share", "count"), [(2, 6), (0, 8), (0.0, 8)])
+def test_cases_without_validation_patients(training, tmp_path, dataset_dir, test_share, count):
+    shares = {"validation_share": type(test_share)(0), "test_share": test_share}
+    parser = training(tmp_path, dataset_dir=str(dataset_dir), **shares).parser
+    assert section(parser, "train") == section(parser, "validate")
+    assert len(section(parser, "train")) == count
+
+
+def test_training_without_validation_patients(training, tmp_path, dataset_dir):
+    """The lesion-free regions of the training patients give the thresholds."""
+    overrides = {"validation_share": 0, "test_share": 5, "val_interval": 4, "train#trainer#max_epochs": 1}
+    made = training(tmp_path, dataset_dir=str(dataset_dir), **overrides)
+    made.run()
+    cases = section(made.parser, "train")
+    record = json.loads((tmp_path / "ckpt" / "model_record.json").read_text())
+    assert (record["cases"], record["number_of_cases"]) == (cases, 3)
+    assert [entry["epoch"] for entry in record["history"]] == [1]  # the last epoch, whatever the interval
+    threshold = load_thresholds(tmp_path / "ckpt" / "model_thresholds.json")["model"]
+    assert threshold.source.endswith("voxels in lesion-free regions of 3 cases")
+    assert [case.case_id for case in made.parser.get_parsed_content("validate#metric").compute().cases] == cases
+
+
+def test_an_empty_list_for_validation(training, tmp_path, dataset_dir):
+    entries = [
+        {"case_id": name, "image": {"flair": f"{name}/{name}_flair.nii.gz"}, "label": f"{name}/{name}_seg.nii.gz"}
+        for name in ("Made_001", "Made_002")
+    ]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries, "validation": [], "test": []}))
+    given = {"dataset_dir": str(dataset_dir), "datalist_file": str(tmp_path / "datalist.json")}
+    with pytest.raises(RuntimeError) as caught:
+        training(tmp_path / "one", **given).run()
+    assert "Section 'validation' of" in messages(caught.value)
+    assert "`--validation_share 0`" in messages(caught.value)
+    parser = training(tmp_path / "other", **given, validation_share=0).parser
+    assert section(parser, "train") == section(parser, "validate") == ["Made_001", "Made_002"]
 
 
 def test_training_without_a_block(training, tmp_path, dataset_dir):
@@ -169,24 +219,41 @@ def test_command_writes_checkpoints(trained, name):
     assert (name == "training.pt") == ("optimizer" in state)
 
 
-def test_monai_label_takes_the_checkpoint_of_the_best_epoch(trained):
+def test_monai_label_takes_the_checkpoint_of_the_network(trained):
     first = min((trained.folder / "ckpt").glob("*.pt"), key=lambda path: len(path.name))  # as it does
     assert first.name == "model.pt"
 
 
-def test_command_writes_thresholds_of_every_method(trained):
+def test_command_writes_thresholds_of_every_method(bundle, trained):
+    rate = json.loads((bundle / "train.json").read_text())["false_positive_rate"]
     thresholds = load_thresholds(trained.folder / "ckpt" / "model_thresholds.json")
     assert list(thresholds) == ["model", "baseline_flair", "baseline_t1ce"]
     for threshold in thresholds.values():
         assert 0 < threshold.value < 1.01
-        assert threshold.false_positive_rate == 0.01
+        assert threshold.false_positive_rate == rate
         assert re.fullmatch(r"\d+ voxels in lesion-free regions of 2 cases", threshold.source)
 
 
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     written = json.loads((trained.folder / "ckpt" / "model_settings.json").read_text())
-    dims = {"brats2d": 2, "brats3d": 3}[bundle.name]
-    assert written == {"network": "draem", **AS_TRAINED, "spatial_dims": dims, "spacing": [2, 2, 2]}
+    config = json.loads((bundle / "train.json").read_text())
+    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background")}
+    assert written == {"network": "draem", **AS_TRAINED, **defaults}
+
+
+def test_command_writes_a_record(trained):
+    record = json.loads((trained.folder / "ckpt" / "model_record.json").read_text())
+    (datalist,) = (trained.folder / "ckpt").glob("datalist_*.json")
+    assert record["cases"] == [case["case_id"] for case in json.loads(datalist.read_text())["training"]]
+    assert record["versions"].keys() == {"ssmctb_monai", "torch", "monai"}
+    named = ("number_of_cases", "seed", "epochs", "threads", "processes")
+    assert [record[name] for name in named] == [2, 0, 1, 1, 1]
+    assert record["seconds"] > 0
+    (entry,) = record["history"]
+    logged = logged_figures(trained.result.stdout)[1]
+    assert entry["figures"] == pytest.approx({name: float(value) for name, value in logged.items()}, abs=1e-4)
+    assert list(entry["losses"]) == ["loss", "l2", "ssim", "focal", "block"]
+    assert f"loss {entry['losses']['loss']:.4f} " in trained.result.stdout
 
 
 def test_command_logs_figures_and_the_baseline(trained):
@@ -269,7 +336,8 @@ def kill_behind(bundle, folder, line, **overrides):
 
 
 def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
-    overrides = {"dataset_dir": dataset_dir, "val_interval": 2, "train#trainer#max_epochs": 4, **extra}
+    overrides = {"dataset_dir": dataset_dir, "val_interval": 3, "save_interval": 1}
+    overrides |= {"train#trainer#max_epochs": 4, **extra}
     unbroken = train(bundle, tmp_path / "unbroken", **overrides)
     assert unbroken.returncode == 0, unbroken.stderr
     cached = sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir())
@@ -294,8 +362,15 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
     thresholds = [load_thresholds(tmp_path / run / "ckpt" / "model_thresholds.json") for run in ("unbroken", "broken")]
     assert thresholds[1] == thresholds[0]
     figures = [logged_figures(result.stdout) for result in (unbroken, resumed)]
-    assert figures[0].keys() == {0, 2, 4}
+    assert figures[0].keys() == {0, 3, 4}
     assert figures[1][4] == figures[0][4]
+    records = [
+        json.loads((tmp_path / run / "ckpt" / "model_record.json").read_text()) for run in ("unbroken", "broken")
+    ]
+    assert [[entry["epoch"] for entry in record["history"]] for record in records] == [[3, 4], [3, 4]]
+    for one, other in zip(*(record["history"] for record in records), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        assert other["figures"] == pytest.approx(one["figures"], rel=1e-5)
     # names of cache files are those of the other processes
     assert sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir()) == cached
 

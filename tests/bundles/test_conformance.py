@@ -232,8 +232,8 @@ OWN = {
 }
 OF_OTHER_WORKFLOWS = {
     "train": {"ckpt_file"},
-    "evaluate": {"ckpt_dir", "max_epochs", "block_weight", "corruption", "prepare_batch", "loss"},
-    "inference": {"ckpt_dir", "max_epochs", "block_weight", "corruption", "prepare_batch", "loss"},
+    "evaluate": {"ckpt_dir", "max_epochs", "block_weight", "augmentation", "corruption", "prepare_batch", "loss"},
+    "inference": {"ckpt_dir", "max_epochs", "block_weight", "augmentation", "corruption", "prepare_batch", "loss"},
 }
 
 
@@ -252,10 +252,11 @@ def test_overlays_have_places_and_settings_of_their_own(files):
             folders = [Path(each.get_parsed_content(key)) for each in (base, parser)]
             folders = [folder.parent if key == "ckpt_file" else folder for folder in folders]
             assert overlay.stem in folders[1].parts
-            assert Path(*(part for part in folders[1].parts if part != overlay.stem)) == folders[0]
+            expected = folders[0].with_name("trained") if key == "ckpt_file" else folders[0]  # none of these is shipped
+            assert Path(*(part for part in folders[1].parts if part != overlay.stem)) == expected
     assert base["settings"]["network"] == "draem"
     assert parser["settings"]["network"] == overlay.stem
-    assert parser["settings"].keys() >= {"modalities", "spatial_dims", "spacing", "block", "score"}
+    assert parser["settings"].keys() >= {"modalities", "spatial_dims", "spacing", "smoothing", "block", "score"}
 
 
 @over_overlays
@@ -283,8 +284,8 @@ SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative
         (
             "train",
             SHARED
-            | {"margin", "min_brain", "batch_size", "num_samples", "loss#ssim_window", "train#random_transforms"}
-            | {"validate#inferer#inferer#inferer"},
+            | {"margin", "min_brain", "loss#ssim_window", "train#random_transforms", "validate#inferer#inferer#inferer"}
+            | {"max_epochs", "false_positive_rate", "augmentation", "anomaly#coverage"},
         ),
         ("evaluate", SHARED | {"inferer#inferer#inferer"}),
         ("inference", SHARED | {"inferer#inferer#inferer"}),
@@ -313,7 +314,7 @@ def test_metadata_of_the_bundles_differ_where_their_dimension_does():
 def test_workflows_of_a_bundle_share_network_and_inferer(bundle):
     train, evaluate, inference = (read(bundle / f"{name}.json") for name in WORKFLOWS)
     shared = "bundle_root dataset_dir modalities device amp spatial_dims block reconstructive_width"
-    shared += " discriminative_width spacing roi_size network_def network"
+    shared += " discriminative_width spacing roi_size smoothing map_smoothing settings network_def network"
     for key in shared.split():
         assert train[key] == evaluate[key] == inference[key], key
     assert train["validate"]["inferer"] == evaluate["inferer"] == inference["inferer"]
@@ -321,8 +322,38 @@ def test_workflows_of_a_bundle_share_network_and_inferer(bundle):
     assert {key for key in train.keys() & evaluate.keys() if train[key] != evaluate[key]} == own
     prepared = {"loading", "spatial_preprocessing", "scaling", "baselines", "baseline_transforms"}
     assert prepared <= train.keys() & evaluate.keys()
-    for key in ("ckpt_file", "checkpoint", "settings", "thresholds_file"):
+    for key in ("checkpoint", "thresholds_file"):
         assert evaluate[key] == inference[key], key
+
+
+def test_what_is_trained_and_what_is_shipped_lie_apart(bundle):
+    """Training must not overwrite the shipped weights, which inference and MONAI's tools take."""
+    parsers = {name: parser_of(bundle / f"{name}.json") for name in WORKFLOWS}
+    root = f"bundles/{bundle.name}"
+    assert parsers["train"].get_parsed_content("ckpt_dir") == f"{root}/trained"
+    assert parsers["evaluate"].get_parsed_content("ckpt_file") == f"{root}/trained/model.pt"
+    assert parsers["inference"].get_parsed_content("ckpt_file") == f"{root}/models/model.pt"
+
+
+@over_configs
+def test_maps_are_smoothed_alike_and_first_of_all(files):
+    """In mm, whatever the voxels; before a map is brought to the grid of the scan, masked, scored or saved."""
+    parser = parser_of(*files)
+    steps = parser["validate#postprocessing" if "train" in files[0].stem else "postprocessing"]["transforms"]
+    assert steps[0] == "@map_smoothing"
+    assert parser["settings"]["smoothing"] == "@smoothing"
+    parser["smoothing"], parser["spacing"] = 3, [1, 2, 4]
+    smooth = parser.get_parsed_content("map_smoothing")
+    peak = torch.zeros(1, 41, 41, 41)
+    peak[0, 20, 20, 20] = 1
+    found = smooth({"pred": peak, "reconstruction": peak})
+    assert torch.equal(found["reconstruction"], peak)
+    places = torch.arange(41.0) - 20
+    for axis, voxels in enumerate((3, 1.5, 0.75)):
+        along = found["pred"][0].sum(dim=[other for other in range(3) if other != axis])
+        assert float((along * places**2).sum() ** 0.5) == pytest.approx((voxels**2 + 1 / 12) ** 0.5, rel=0.01)
+    parser["smoothing"] = 0
+    assert torch.equal(parser.get_parsed_content("map_smoothing")({"pred": peak})["pred"], peak)
 
 
 def test_workflows_of_a_bundle_prepare_images_alike(bundle, tmp_path):

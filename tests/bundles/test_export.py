@@ -58,7 +58,7 @@ def parser_of(file, **overrides):
 def bundle(bundle, tmp_path_factory):
     """A bundle as it is handed on, with a checkpoint; its maps are no flat ones."""
     folder = tmp_path_factory.mktemp("bundles") / bundle.name
-    shutil.copytree(bundle, folder, symlinks=True, ignore=shutil.ignore_patterns("cache", "models", "eval"))
+    shutil.copytree(bundle, folder, symlinks=True, ignore=shutil.ignore_patterns("cache", "models", "trained", "eval"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = parser_of(folder / "configs" / "inference.json").get_parsed_content("network_def").eval()
@@ -152,7 +152,8 @@ def test_properties_of_evaluation_and_inference(workflow, bundle, dataset, tmp_p
         case = {"case_id": "Made_000", "patient_id": "Made_000", "image": {"flair": "Made_000/Made_000_flair.nii.gz"}}
         made_up["test"] = [{**case, "label": "Made_000/Made_000_seg.nii.gz"}]
         (tmp_path / "datalist.json").write_text(json.dumps(made_up))
-        folders |= {"datalist_file": str(tmp_path / "datalist.json")}
+        ckpt_file = str(bundle.folder / "models" / "model.pt")
+        folders |= {"datalist_file": str(tmp_path / "datalist.json"), "ckpt_file": ckpt_file}
     made = workflow(bundle.folder / "configs" / f"{name}.json", "inference", **folders)
     assert made.check_properties() == []
     assert len(made.dataset_data) == (1 if name == "evaluate" else 3)
@@ -252,11 +253,11 @@ def training(inference, elsewhere, dataset):
 def test_training_elsewhere(training, elsewhere, bundle):
     assert training.returncode == 0, training.stderr
     assert "Epoch 1/1" in training.stdout
-    names = {"bundle_dir": elsewhere.folder.parent, "device": "cpu"}
+    names = {"bundle_dir": elsewhere.folder.parent, "model_file": "trained/model.pt", "device": "cpu"}
     trained = load(bundle.name, **names).state_dict()
     assert any(not torch.equal(value, trained[key]) for key, value in bundle.network.state_dict().items())
     made = {path.name for path in elsewhere.folder.iterdir()} - {path.name for path in bundle.folder.iterdir()}
-    assert made <= {"cache", "eval", "results"}
+    assert made <= {"cache", "eval", "results", "trained"}
 
 
 # -------------------------------------------------------------------------------------------- MONAI Label, MONAI Deploy

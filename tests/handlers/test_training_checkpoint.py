@@ -1,8 +1,9 @@
-"""Checkpoints: written atomically, the best network only, and a resumed run that equals an unbroken one."""
+"""Checkpoints: written atomically, the network validated last, and a resumed run that equals an unbroken one."""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections import OrderedDict
 from pathlib import Path
@@ -12,11 +13,10 @@ import torch
 from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import ValidationHandler
 from torch import nn
 
 from ssmctb_monai.checks import check_checkpoint
-from ssmctb_monai.handlers import TrainingCheckpoint, checkpoint
+from ssmctb_monai.handlers import IntervalValidation, TrainingCheckpoint, TrainingProgress, TrainingRecord, checkpoint
 from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
 
@@ -37,7 +37,19 @@ class Scripted(Metric):
         return next(self.figures)
 
 
-def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=None, thresholds=None, settings=None):
+def make(
+    folder,
+    figures,
+    max_epochs,
+    resume=False,
+    width=1,
+    interval=1,
+    extra=None,
+    thresholds=None,
+    settings=None,
+    recorded=False,
+    exec_at_start=False,
+):
     """A tiny linear trainer; also the network's weights by epoch."""
     torch.manual_seed(0)
     network = nn.Linear(width, 1)
@@ -66,10 +78,17 @@ def make(folder, figures, max_epochs, resume=False, width=1, interval=1, extra=N
         Events.EPOCH_COMPLETED,
         lambda: weights.update({trainer.state.epoch: copy.deepcopy(network.state_dict())}),
     )
-    ValidationHandler(interval, evaluator).attach(trainer)
+    record = None
+    if interval:
+        IntervalValidation(interval, evaluator, exec_at_start).attach(trainer)
+    if recorded:
+        progress = TrainingProgress(trainer.loss_function)
+        progress.attach(trainer)
+        record = TrainingRecord(evaluator, progress, ["Made_002", "Made_001"], seed=7)
+        record.attach(trainer)
     save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
     given = None if thresholds is None else lambda: thresholds(trainer.state.epoch)
-    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given, settings).attach(trainer)
+    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given, settings, record).attach(trainer)
     return trainer, weights
 
 
@@ -90,12 +109,13 @@ def load(path):
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def test_model_is_the_bare_state_dict_of_the_best_epoch(tmp_path):
-    _, weights = run(tmp_path, [0.2, 0.7, 0.3, 0.6], 4)
+def test_model_is_the_bare_state_dict_of_the_last_epoch(tmp_path):
+    """Its figure has no say, not even where it is not defined."""
+    _, weights = run(tmp_path, [0.2, 0.7, 0.3, float("nan")], 4)
     model = load(tmp_path / "model.pt")
     assert isinstance(model, OrderedDict)
-    assert equal(model, weights[2])
-    assert not any(equal(model, weights[epoch]) for epoch in (1, 3, 4))
+    assert equal(model, weights[4])
+    assert not any(equal(model, weights[epoch]) for epoch in (1, 2, 3))
     nn.Linear(1, 1).load_state_dict(model)
 
 
@@ -119,10 +139,27 @@ def test_both_files_are_there_after_every_epoch(tmp_path):
     trainer.run()
 
 
-def test_only_validated_epochs_can_be_the_best(tmp_path):
-    _, weights = run(tmp_path, [0.5, 0.4], 5, interval=2)
-    assert equal(load(tmp_path / "model.pt"), weights[2])
-    assert equal(load(tmp_path / "training.pt")["network"], weights[5])
+def test_model_is_that_of_the_epoch_validated_last(tmp_path):
+    trainer, weights = make(tmp_path, [0.5, 0.4, 0.3], 5, interval=2)
+    seen = {}
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED(event_filter=lambda _, epoch: epoch > 1),
+        lambda: seen.update({trainer.state.epoch: load(tmp_path / "model.pt")}),
+    )
+    trainer.run()
+    assert {epoch: next(at for at in weights if equal(weights[at], seen[epoch])) for epoch in seen} == {
+        **{2: 2, 3: 2},
+        **{4: 4, 5: 5},
+    }
+
+
+def test_a_validation_before_training_writes_nothing(tmp_path):
+    trainer, _ = make(tmp_path, [0.5, 0.4], 2, interval=2, exec_at_start=True)
+    files = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: files.append([*tmp_path.iterdir()]))
+    trainer.run()
+    assert files[:2] == [[], []]
+    assert [path.name for path in files[2]] == ["training.pt"]
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
@@ -168,14 +205,39 @@ def test_resumed_training_is_unbroken_training(tmp_path, behind):
     assert resumed.optimizer.param_groups[0]["lr"] == unbroken.optimizer.param_groups[0]["lr"] == 0.025
 
 
-def test_best_figure_is_remembered(tmp_path):
-    _, weights = run(tmp_path, [0.1, 0.5], 2)
-    run(tmp_path, [0.4], 3, resume=True)
-    assert equal(load(tmp_path / "model.pt"), weights[2])
-    run(tmp_path, [0.3], 4, resume=True)  # also behind an epoch that was not the best
-    assert equal(load(tmp_path / "model.pt"), weights[2])
-    _, weights = run(tmp_path, [0.6], 5, resume=True)
-    assert equal(load(tmp_path / "model.pt"), weights[5])
+def test_model_of_a_resumed_run_is_that_of_the_epoch_validated_last(tmp_path):
+    _, weights = run(tmp_path, [0.5], 2, interval=2)
+    trainer, resumed = make(tmp_path, [0.4, 0.3], 5, interval=2, resume=True)
+    seen = []
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED,
+        lambda: seen.append(
+            [epoch for epoch, at in {**weights, **resumed}.items() if equal(load(tmp_path / "model.pt"), at)]
+        ),
+    )
+    trainer.run()
+    assert seen == 4 * [[2]] + 2 * [[4]]
+    assert equal(load(tmp_path / "model.pt"), resumed[5])
+
+
+def test_no_epoch_was_validated(tmp_path, caplog):
+    """The network is the last one, also of a resumed run."""
+    for resume, epochs in ((False, 2), (True, 3)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="ssmctb_monai"):
+            _, weights = run(tmp_path, [], epochs, interval=None, resume=resume)
+        assert equal(load(tmp_path / "model.pt"), weights[epochs])
+        (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("ssmctb_monai")]
+        assert "No epoch was validated" in warning
+        assert "model.pt" in warning
+
+
+def test_a_network_that_was_validated_is_not_replaced_by_one_that_was_not(tmp_path, caplog):
+    _, weights = run(tmp_path, [0.5], 1, thresholds=of_epoch)
+    run(tmp_path, [], 2, interval=None, resume=True, thresholds=of_epoch)
+    assert equal(load(tmp_path / "model.pt"), weights[1])
+    assert saved_in(tmp_path) == 1
+    assert "No epoch was validated" not in caplog.text
 
 
 def test_max_epochs_may_be_raised(tmp_path):
@@ -272,12 +334,12 @@ def saved_in(folder):
     return epoch
 
 
-def test_thresholds_are_those_of_the_best_epoch(tmp_path):
+def test_thresholds_are_those_of_the_last_epoch(tmp_path):
     calls = []
     _, weights = run(tmp_path, [0.2, 0.7, 0.3, 0.6], 4, thresholds=lambda epoch: calls.append(epoch) or of_epoch(epoch))
-    assert saved_in(tmp_path) == 2
-    assert calls == [1, 2]
-    assert equal(load(tmp_path / "model.pt"), weights[2])
+    assert saved_in(tmp_path) == 4
+    assert calls == [1, 2, 3, 4]
+    assert equal(load(tmp_path / "model.pt"), weights[4])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "model_thresholds.json", "training.pt"]
 
 
@@ -289,28 +351,30 @@ def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, check)
     trainer.run()
-    assert saved_in(tmp_path) == 3
+    assert saved_in(tmp_path) == 4
 
 
-def test_settings_lie_beside_the_best_network(tmp_path):
+def test_settings_lie_beside_the_network(tmp_path):
     settings = {"modalities": ("flair", "t1ce"), "width": 1}
     run(tmp_path, [0.2, 0.7], 2, settings=settings)
     assert check_checkpoint(tmp_path / "model.pt", settings) == tmp_path / "model.pt"
     with pytest.raises(ValueError, match="trained with width 1, not with width 2"):
         check_checkpoint(tmp_path / "model.pt", {**settings, "width": 2})
-    run(tmp_path, [0.1], 1, interval=5)  # anew, without a validation and without settings
+    run(tmp_path, [0.1], 1, interval=None)  # anew, without a validation and without settings
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 
 
 def test_thresholds_of_epochs_that_were_validated_only(tmp_path):
-    run(tmp_path, [0.5, 0.6], 5, interval=2, thresholds=of_epoch)
-    assert saved_in(tmp_path) == 4
+    asked = []
+    run(tmp_path, [0.5, 0.6, 0.4], 5, interval=2, thresholds=lambda epoch: asked.append(epoch) or of_epoch(epoch))
+    assert asked == [2, 4, 5]
+    assert saved_in(tmp_path) == 5
 
 
 def test_no_thresholds_without_a_validation(tmp_path):
     """The network is that of the last epoch, for which there are none."""
     (tmp_path / "model_thresholds.json").write_text("of another run")
-    run(tmp_path, [], 2, interval=5, thresholds=of_epoch)
+    run(tmp_path, [], 2, interval=None, thresholds=of_epoch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 
 
@@ -333,10 +397,12 @@ def test_a_run_without_thresholds_removes_those_of_an_earlier_one(tmp_path):
 
 
 def test_thresholds_are_kept_on_resume(tmp_path):
-    run(tmp_path, [0.1, 0.5], 2, thresholds=of_epoch)
-    run(tmp_path, [0.4], 3, resume=True, thresholds=of_epoch)
-    assert saved_in(tmp_path) == 2
-    run(tmp_path, [0.6], 4, resume=True, thresholds=of_epoch)
+    run(tmp_path, [0.5], 2, interval=2, thresholds=of_epoch)
+    trainer, _ = make(tmp_path, [0.4], 4, resume=True, interval=2, thresholds=of_epoch)
+    seen = []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: seen.append(saved_in(tmp_path)))
+    trainer.run()
+    assert seen == 4 * [2]
     assert saved_in(tmp_path) == 4
 
 
@@ -380,6 +446,63 @@ def test_a_save_of_thresholds_that_dies_midway(tmp_path, monkeypatch):
     assert saved_in(tmp_path) == 2
 
 
+# --------------------------------------------------------------------------------------------------------------- record
+
+
+def record_in(folder):
+    return json.loads((folder / "model_record.json").read_text(encoding="utf-8"))
+
+
+def test_record_lies_beside_the_network(tmp_path):
+    run(tmp_path, [0.5, 0.25], 3, interval=2, recorded=True)
+    record = record_in(tmp_path)
+    assert (record["epochs"], record["iterations"]) == (3, 6)
+    assert [(entry["epoch"], entry["figures"]) for entry in record["history"]] == [
+        (2, {"figure": 0.5}),
+        (3, {"figure": 0.25}),
+    ]
+    assert load(tmp_path / "training.pt")["record"]["history"] == record["history"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "model_record.json", "training.pt"]
+
+
+def test_record_belongs_to_the_network_beside_it(tmp_path):
+    """Where the run ends between two validations, it ends with the one of the network."""
+    trainer, _ = make(tmp_path, [0.5], 4, interval=2, recorded=True)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda: trainer.terminate())
+    trainer.run()
+    assert (record_in(tmp_path)["epochs"], record_in(tmp_path)["iterations"]) == (2, 4)
+    assert len(record_in(tmp_path)["history"]) == 1
+
+
+def test_history_goes_on_when_training_resumes(tmp_path):
+    figures = [0.1, 0.4, 0.3, 0.2]
+    run(tmp_path / "unbroken", figures, 4, recorded=True)
+    run(tmp_path / "broken", figures, 2, recorded=True)
+    before = record_in(tmp_path / "broken")
+    run(tmp_path / "broken", figures[2:], 4, resume=True, recorded=True)
+    record, unbroken = record_in(tmp_path / "broken"), record_in(tmp_path / "unbroken")
+    assert record["history"] == unbroken["history"]
+    assert [entry["figures"]["figure"] for entry in record["history"]] == figures
+    assert {**record, "seconds": 0} == {**unbroken, "seconds": 0}
+    assert before["history"] == record["history"][:2]
+
+
+def test_record_of_a_run_without_a_validation(tmp_path):
+    run(tmp_path, [], 2, interval=None, recorded=True)
+    assert record_in(tmp_path)["epochs"] == 2
+    assert record_in(tmp_path)["history"] == []
+
+
+def test_record_of_an_earlier_run_is_removed(tmp_path):
+    run(tmp_path, [0.9], 1, recorded=True)
+    trainer, _ = make(tmp_path, [0.1], 1)
+    seen = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.extend(tmp_path.iterdir()))
+    trainer.run()
+    assert seen == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
+
+
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
@@ -410,12 +533,12 @@ def test_a_file_that_names_no_processes_is_of_one(tmp_path):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     """Others must not even remove what it has written."""
     monkeypatch.setattr(checkpoint.idist, "get_rank", lambda: 1)
-    for name in ("training.pt", "model.pt", "model_thresholds.json"):
+    for name in ("training.pt", "model.pt", "model_thresholds.json", "model_record.json"):
         (tmp_path / name).write_text("of the first process")
     asked = []
-    run(tmp_path, [0.2, 0.7], 2, thresholds=lambda epoch: asked.append(epoch) or {})
+    run(tmp_path, [0.2, 0.7], 2, thresholds=lambda epoch: asked.append(epoch) or {}, recorded=True)
     assert asked == [1, 2]  # they come from the cases of all processes
-    assert [path.read_text() for path in tmp_path.iterdir()] == 3 * ["of the first process"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == 4 * ["of the first process"]
 
 
 @pytest.mark.parametrize("lengths", [(2, 2), (2, 3)])

@@ -16,7 +16,7 @@ from monai.transforms import LoadImage
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-WRITTEN_BY_RUNS = shutil.ignore_patterns("models", "cache", "eval")
+WRITTEN_BY_RUNS = shutil.ignore_patterns("trained", "cache", "eval")
 COARSE = {"spacing": [4, 4, 4], "roi_size": [64, 64, 1], "reconstructive_width": 8, "discriminative_width": 8}
 SHORT = {
     "01_block_in_a_unet": {"EPOCHS": 2},
@@ -136,7 +136,7 @@ def check_clean(run):
         assert "Traceback" not in text_of(outputs)
     assert {path.name for path in run.root.iterdir()} <= {"bundles", "notebooks", "runs", ".ipython"}
     assert not list(run.root.glob("notebooks/*"))
-    assert not [path for name in ("models", "cache", "eval") for path in run.root.glob(f"bundles/*/{name}")]
+    assert not [path for name in ("trained", "cache", "eval") for path in run.root.glob(f"bundles/*/{name}")]
 
 
 def test_block_in_a_unet(executed):

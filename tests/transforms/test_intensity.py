@@ -7,7 +7,13 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ssmctb_monai.transforms import RestoreIntensityd, RobustScaleIntensity, RobustScaleIntensityd
+from ssmctb_monai.transforms import (
+    RandContrast,
+    RandContrastd,
+    RestoreIntensityd,
+    RobustScaleIntensity,
+    RobustScaleIntensityd,
+)
 
 
 @pytest.fixture
@@ -163,3 +169,97 @@ def test_restoring_what_is_missing():
     with pytest.raises(KeyError, match="reconstruction"):
         RestoreIntensityd()({"intensity_ranges": torch.ones(1, 2)})
     assert RestoreIntensityd(allow_missing_keys=True)({"image": 3}) == {"image": 3}
+
+
+# ------------------------------------------------------------------------------------------------------------- contrast
+
+
+def contrasts(image, brain, seeds=40, **arguments):
+    return [
+        RandContrast(**{"prob": 1.0, **arguments}).set_random_state(seed)(image, brain).clone() for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def two_values():
+    """Two channels of 0.5 and 0.7 in the brain, 0 outside."""
+    brain = torch.zeros(1, 6, 6, dtype=torch.uint8)
+    brain[:, 1:5, 1:5] = 1
+    scaled = torch.full((2, 6, 6), 0.5)
+    scaled[:, 3:] = 0.7
+    return scaled * brain, brain
+
+
+def test_contrast_turns_about_the_median_and_brightness_shifts_it(two_values):
+    scaled, brain = two_values
+    factors, offsets = [], []
+    for changed in contrasts(scaled, brain, contrast=0.3, brightness=0.05):
+        assert (changed[:, brain[0] == 0] == 0).all()
+        offsets.append(changed[:, 1, 1] - 0.5)
+        factors.append((changed[:, 3, 1] - changed[:, 1, 1]) / 0.2)
+    factors, offsets = torch.stack(factors), torch.stack(offsets)
+    assert -0.05 <= offsets.min() < -0.04
+    assert 0.04 < offsets.max() <= 0.05
+    assert -0.3 <= factors.log().min() < -0.25
+    assert 0.25 < factors.log().max() <= 0.3
+    for drawn in (factors.log(), offsets):
+        assert (drawn[:, 0] != drawn[:, 1]).all()  # drawn per channel
+        assert (drawn[:, 0] * drawn[:, 1] < 0).any()
+
+
+def test_without_contrast_or_brightness_the_other_is_left(two_values):
+    scaled, brain = two_values
+    for changed in contrasts(scaled, brain, contrast=0.0, brightness=0.05, seeds=5):
+        torch.testing.assert_close(changed[:, 3, 1] - changed[:, 1, 1], torch.full((2,), 0.2))
+    for changed in contrasts(scaled, brain, contrast=0.3, brightness=0.0, seeds=5):
+        torch.testing.assert_close(changed[:, 1, 1], torch.full((2,), 0.5))
+    for changed in contrasts(scaled, brain, contrast=0.0, brightness=0.0, seeds=2):
+        torch.testing.assert_close(changed, scaled)
+
+
+def test_changed_images_stay_in_range(two_values):
+    brain = two_values[1]
+    ends = torch.zeros(1, 6, 6)
+    ends[:, :3] = 1.0
+    for changed in contrasts(ends * brain, brain, contrast=1.0, brightness=0.5):
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+
+
+def test_share_of_changed_images(two_values):
+    scaled, brain = two_values
+    changed = sum(not torch.equal(result, scaled) for result in contrasts(scaled, brain, seeds=200, prob=0.3))
+    assert 40 < changed < 80
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, lambda x: MetaTensor(x, affine=torch.eye(4) * 2)])
+def test_contrast_keeps_kind_and_input(two_values, kind):
+    scaled, brain = two_values
+    given = kind(scaled.clone())
+    changed = RandContrast(prob=1.0).set_random_state(0)(given, kind(brain))
+    assert type(changed) is type(given)
+    assert not np.array_equal(np.asarray(changed), np.asarray(given))
+    np.testing.assert_array_equal(np.asarray(given), scaled.numpy())
+
+
+def test_contrast_of_dictionaries_follows_its_seed(two_values):
+    scaled, brain = two_values
+    item = {"image": scaled, "brain": brain, "case_id": "A"}
+    array = RandContrast(0.9, contrast=0.2, brightness=0.1).set_random_state(3)
+    dictionary = RandContrastd("image", prob=0.9, contrast=0.2, brightness=0.1).set_random_state(3)
+    for _ in range(5):
+        result = dictionary(item)
+        torch.testing.assert_close(result["image"], array(scaled, brain))
+        assert result["brain"] is brain
+        assert item["image"] is scaled
+    other = RandContrastd(["image"], brain_key="mask", prob=1.0).set_random_state(4)
+    assert not torch.equal(other({"image": scaled, "mask": brain})["image"], scaled)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"prob": 1.1}, "prob"), ({"contrast": -0.1}, "contrast"), ({"brightness": -0.1}, "brightness")],
+)
+def test_ill_contrast(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandContrast(**arguments)
