@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctb_monai.data.brats import BratsCase
+from ssmctb_monai.data.brats import BratsCase, find_cases
 from ssmctb_monai.data.checks import InvalidCasesError
-from ssmctb_monai.data.datalist import load_datalist, prepare_datalist, split_patients
+from ssmctb_monai.data.datalist import load_datalist, patient_folds, prepare_datalist, split_patients, write_datalist
 
 
 def make_cases(scans):
@@ -331,3 +332,51 @@ def test_missing_folder_and_file(folder):
         load_datalist(write(folder / "d.json", test=[entry("A")]), folder / "absent", "test", "flair")
     with pytest.raises(FileNotFoundError, match=r"e\.json"):
         load_datalist(folder / "e.json", folder, "test", "flair")
+
+
+# ---------------------------------------------------------------------------------------------------------------- folds
+
+
+@given(
+    scans=st.lists(st.integers(1, 3), min_size=5, max_size=20),
+    count=st.integers(2, 5),
+    seed=st.integers(0, 100),
+    order=st.randoms(use_true_random=False),
+)
+def test_folds_keep_patients_whole_take_all_cases_and_ignore_order(scans, count, seed, order):
+    cases = make_cases(scans)
+    folds = patient_folds(cases, count, seed)
+    assert len(folds) == count
+    assert sorted(case.case_id for fold in folds for case in fold) == sorted(case.case_id for case in cases)
+    sizes = [len(patients(fold)) for fold in folds]
+    assert sum(sizes) == len(scans)
+    assert max(sizes) - min(sizes) <= 1
+    order.shuffle(cases)
+    assert patient_folds(cases, count, seed) == folds
+
+
+def test_folds_are_every_third_of_the_ranked_patients():
+    ranked = sorted((f"P{index}" for index in range(8)), key=lambda name: hashlib.sha256(f"0/{name}".encode()).digest())
+    folds = patient_folds(make_cases([2] * 8))
+    assert [patients(fold) for fold in folds] == [set(ranked[0::3]), set(ranked[1::3]), set(ranked[2::3])]
+    assert [case.case_id for case in folds[0]] == sorted(case.case_id for case in folds[0])
+    assert patient_folds(make_cases([2] * 8), seed=1) != folds
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_number_of_folds(count):
+    with pytest.raises(ValueError, match=f"from 2 to the number of patients, 3; got {count}"):
+        patient_folds(make_cases([1, 2, 1]), count)
+
+
+def test_a_written_datalist_is_loaded(tmp_path):
+    for name in ("P1_flair.nii.gz", "P1_seg.nii.gz", "P2_flair.nii.gz", "P2_seg.nii.gz"):
+        (tmp_path / name).touch()
+    first, second = find_cases(tmp_path)
+    file = tmp_path / "split" / "a.json"
+    write_datalist({"training": [second], "validation": [], "test": [first]}, tmp_path, file, "!")
+    content = json.loads(file.read_text())
+    assert (content["name"], content["description"], content["validation"]) == (tmp_path.name, "!", [])
+    (item,) = load_datalist(file, tmp_path, "test", "flair")
+    assert item["case_id"] == "P1"
+    assert item["label"] == str(tmp_path / "P1_seg.nii.gz")

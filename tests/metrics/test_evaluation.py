@@ -150,7 +150,7 @@ def test_the_order_of_the_cases_does_not_matter():
 def test_number_of_resamples():
     settings = EvaluationSettings(**{**vars(SMALL), "resamples": 7})
     evaluation = two_methods(CASES, settings=settings)
-    values = evaluation._resampled["model"]["pixel_auroc"]
+    values = evaluation.resampled["model"]["pixel_auroc"]
     assert values.shape == (8,)
     assert values[0] == evaluation.figure("model", "pixel_auroc")
 

@@ -1,0 +1,83 @@
+"""Trains and evaluates the rows of the accuracy tables, and writes their results.
+
+python -m benchmarks.accuracy ROW [ROW ...] --dataset_dir BRATS
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
+from benchmarks.accuracy.results import results_file, write_results
+from benchmarks.accuracy.rows import ROWS
+from benchmarks.accuracy.runs import Run, check_configuration, evaluate, existing_runs, train
+
+logger = logging.getLogger("benchmarks.accuracy")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}, of one data set")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/accuracy"), help="folder of all that is not kept")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), choices=range(FOLDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--score", default="model", help="model; block or block:SUBNETWORK for the error of the blocks")
+    settings = parser.parse_args(arguments)
+    if unknown := set(settings.rows) - set(ROWS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if len(data := {ROWS[name].data for name in settings.rows}) > 1:
+        parser.error(f"rows of one data set at a time, these are of {' and '.join(sorted(data))}")
+    if settings.score.partition(":")[0] not in ("model", "block"):
+        parser.error(f"--score is model, block or block:SUBNETWORK, got {settings.score}")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logger.setLevel(logging.INFO)
+
+    work_dir = settings.work_dir.absolute()
+
+    @cache
+    def cases_of(modalities: Sequence[str]) -> Cases:
+        return prepare_cases(settings.dataset_dir, work_dir / "data" / data.copy().pop(), modalities)
+
+    for name in settings.rows:  # what does not fit is to be known before hours of training
+        wanted = [Run(name, fold, seed, work_dir) for seed in settings.seeds for fold in settings.folds]
+        for run in [*wanted, *existing_runs(name, work_dir), *existing_runs(ROWS[name].reference or name, work_dir)]:
+            check_configuration(run, cases_of(ROWS[name].modalities))
+    for name in settings.rows:
+        cases = cases_of(ROWS[name].modalities)
+        for run in [Run(name, fold, seed, work_dir) for seed in settings.seeds for fold in settings.folds]:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(run.folder / ".lock", timeout=0):
+                    finish(run, cases, settings.score)
+            except Timeout:
+                logger.warning("%s: another process is at it.", run)
+            else:
+                write_results(name, settings.score, work_dir, cases, settings.seeds)
+                logger.info("%s: done, see %s", run, results_file(name, settings.score))
+
+
+def finish(run: Run, cases: Cases, score: str) -> None:
+    """Trains and evaluates what is not finished.
+
+    Args:
+        run: the run.
+        cases: the cases.
+        score: ``"model"``, or that of the blocks.
+    """
+    if not run.is_trained:
+        logger.info("%s: training, see %s", run, run.folder / "training.log")
+        train(run, cases)
+    if not run.is_evaluated(score):
+        logger.info("%s: evaluation", run)
+        evaluate(run, cases, score)
+
+
+if __name__ == "__main__":
+    main()

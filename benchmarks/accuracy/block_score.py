@@ -1,0 +1,56 @@
+"""The blocks' own error as the score of a network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
+
+
+class BlockScore(nn.Module):
+    """Scores every voxel by how badly the blocks of a trained network reproduce it, whatever the network returns.
+
+    Args:
+        network: network in evaluation mode that works at the size of its input, as DRAEM does for multiples of 32.
+        where: name of the sub-network whose blocks count, such as ``"reconstructive"``; all of the network by default.
+
+    Raises:
+        ValueError: when there is no block.
+
+    Example:
+        >>> BlockScore(DRAEM(spatial_dims=2, block="ssmctb"), "reconstructive").eval()(torch.rand(1, 1, 64, 64)).shape
+        torch.Size([1, 1, 64, 64])
+    """
+
+    def __init__(self, network: nn.Module, where: str = "") -> None:
+        super().__init__()
+        self.network = network
+        self.blocks = list(named_blocks(network.get_submodule(where)).values())
+        if not self.blocks:
+            raise ValueError(f"There is no block in {where or type(network).__name__}: take a row that has one.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Finds the mean error e of the blocks, as e / (1 + e).
+
+        Args:
+            x: image of shape (batch, channels, height, width[, depth]).
+
+        Returns:
+            Score in [0, 1), shape (batch, 1, height, width[, depth]).
+        """
+        errors: list[Tensor] = []
+
+        def keep_error(block: SelfSupervisedBlock, args: tuple[Tensor], output: Tensor) -> None:
+            error = block.anomaly_map(args[0])
+            errors.append(F.interpolate(error, x.shape[2:], mode="bilinear" if x.dim() == 4 else "trilinear"))
+
+        hooks = [block.register_forward_hook(keep_error) for block in self.blocks]
+        try:
+            self.network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        error = torch.cat(errors, dim=1).mean(dim=1, keepdim=True)
+        return error / (1 + error)

@@ -1,0 +1,203 @@
+"""What a row shows: figures of its runs, means over folds with intervals, and differences, as a small JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.dataset import FOLDS, Cases
+from benchmarks.accuracy.rows import ROWS
+from benchmarks.accuracy.runs import Run, existing_runs
+from ssmctb_monai.files import write_json
+from ssmctb_monai.handlers.training_record import record_file
+from ssmctb_monai.metrics import Estimate, ResampledFigures, difference_over_folds, mean_over_folds
+
+RESULTS = Path(__file__).parent / "results"
+SELECTION_FOLD = 0  # recipe decisions were taken on it
+SHOWN = (
+    "slice_auroc",
+    "slice_auroc_position_matched",
+    "slice_position_matched_share",
+    "slice_false_alarm_share",
+    "pixel_auroc",
+    "pixel_average_precision",
+    "pixel_aupro",
+    "best_dice_oracle",
+    "dice_at_threshold",
+    "lesion_sensitivity",
+    "false_positives_per_volume",
+)
+
+
+def results_file(name: str, score: str) -> Path:
+    """Returns the file of a row's results.
+
+    Args:
+        name: name of the row.
+        score: ``"model"``, or that of the blocks.
+
+    Example:
+        >>> results_file("brats2d-ssmctb", "block").name
+        'brats2d-ssmctb-block.json'
+    """
+    return RESULTS / f"{name if score == 'model' else name + '-' + score.replace(':', '-')}.json"
+
+
+def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Sequence[int] = ()) -> None:
+    """Writes the results of the finished runs of a row.
+
+    Args:
+        name: name of the row.
+        score: ``"model"``, or that of the blocks.
+        work_dir: folder of all rows.
+        cases: the cases.
+        seeds: seeds that are wanted, besides those of the runs.
+
+    Raises:
+        ValueError: when no run is finished.
+    """
+    row = ROWS[name]
+    runs = [run for run in existing_runs(name, work_dir) if run.is_evaluated(score)]
+    if not runs:
+        raise ValueError(f"No run of {name} is finished below {work_dir}.")
+    done = {(run.fold, run.seed) for run in runs}
+    wanted = {(fold, seed) for fold in range(FOLDS) for seed in {*seeds, *(run.seed for run in runs)}}
+    used = [case for fold in cases.folds for case in fold]
+    # The blocks' error is compared with the network's own map
+    reference = (row.reference, "model") if score == "model" else (name, "model")
+    others = [] if reference[0] is None else existing_runs(reference[0], work_dir)
+    others = [run for run in others if (run.fold, run.seed) in done and run.is_evaluated(reference[1])]
+    ours, theirs = _loaded(runs, score), _loaded(others, reference[1])
+    method = "model" if score == "model" else "block"
+    content = {
+        "row": name,
+        "title": row.title if score == "model" else f"{row.title}: error of its {_blocks(score)}",
+        "data": row.group,
+        "bundle": row.bundle,
+        "overrides": dict(row.overrides),
+        "score": score,
+        "baseline": row.baseline,
+        "reference": reference[0],
+        "is_complete": done >= wanted,
+        "missing_runs": [{"fold": fold, "seed": seed} for fold, seed in sorted(wanted - done)],
+        "number_of_cases": len(used),
+        "number_of_patients": len({case.patient_id for case in used}),
+        "repaired": list(cases.repaired),
+        "left_out": {name: list(problems) for name, problems in cases.left_out.items()},
+        "means": {
+            "all": _means(ours, theirs, method, row.baseline, range(FOLDS)),
+            f"without fold {SELECTION_FOLD}": _means(
+                ours, theirs, method, row.baseline, [fold for fold in range(FOLDS) if fold != SELECTION_FOLD]
+            ),
+        },
+        "runs": [
+            {
+                "fold": run.fold,
+                "seed": run.seed,
+                **_training(run),
+                "figures": {
+                    name: {key: float(figures.values[name][key][0]) for key in SHOWN} for name in (method, row.baseline)
+                },
+            }
+            for run, figures in ours.items()
+        ],
+    }
+    write_json(_rounded(content), results_file(name, score))
+
+
+def load_results() -> list[dict[str, Any]]:
+    """Reads the results of all rows.
+
+    Returns:
+        Results in the order of the rows, those of the network before those of its blocks.
+    """
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    order = list(ROWS)
+    return sorted(found, key=lambda result: (order.index(result["row"]), result["score"] != "model", result["score"]))
+
+
+def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Finds how far the validation's figures wander over the last third of a training.
+
+    Args:
+        history: that of a training record: a dictionary of ``epoch`` and ``figures`` each.
+
+    Returns:
+        Highest minus lowest value of each figure, over the epochs beyond two thirds of the last one; none where there
+        is one such epoch only, or a value is not defined.
+
+    Example:
+        >>> spread([{"epoch": epoch, "figures": {"slice_auroc": epoch / 8}} for epoch in (2, 4, 5, 6)])
+        {'slice_auroc': 0.125}
+    """
+    late = [item["figures"] for item in history if 3 * item["epoch"] > 2 * history[-1]["epoch"]]
+    values = {name: [figures[name] for figures in late] for name in (late[0] if late else {})}
+    return {name: max(found) - min(found) for name, found in values.items() if len(found) > 1 and None not in found}
+
+
+def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledFigures]:
+    return {run: ResampledFigures.load(run.figures_file(score)) for run in runs}
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """What the training's record says of a run."""
+    record = json.loads(record_file(run.checkpoint).read_text(encoding="utf-8"))
+    trained = json.loads((run.folder / "trained.json").read_text(encoding="utf-8"))
+    return {
+        "epochs": record["epochs"],
+        "training_seconds": record["seconds"],
+        "device": trained["processor"] if record["device"] == "cpu" else record["device"],
+        "threads": record["threads"],
+        "versions": record["versions"],
+        "spread_of_last_third": spread(record["history"]),
+    }
+
+
+def _means(
+    ours: Mapping[Run, ResampledFigures],
+    theirs: Mapping[Run, ResampledFigures],
+    method: str,
+    baseline: str,
+    folds: Sequence[int],
+) -> dict[str, Any] | None:
+    """Means over the finished ones of some folds; the difference to the reference is of the runs that both have."""
+    chosen = {run: figures for run, figures in ours.items() if run.fold in folds}
+    if not chosen:
+        return None
+    runs = list(chosen.values())
+    means: dict[str, Any] = {
+        "folds": sorted({run.fold for run in chosen}),
+        "seeds": sorted({run.seed for run in chosen}),
+        "figures": _shown(mean_over_folds(runs, method)),
+        "baseline": _shown(mean_over_folds(runs, baseline)),
+        "difference_to_baseline": _shown(difference_over_folds(runs, method, runs, baseline)),
+    }
+    references = {(run.fold, run.seed): figures for run, figures in theirs.items() if run.fold in folds}
+    both = [figures for run, figures in chosen.items() if (run.fold, run.seed) in references]
+    if both:
+        differences = difference_over_folds(both, method, list(references.values()), "model")
+        means["difference_to_reference"] = {"runs": len(both), **_shown(differences)}
+    return means
+
+
+def _shown(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: {"value": estimates[name].value, "interval": estimates[name].interval} for name in SHOWN}
+
+
+def _blocks(score: str) -> str:
+    where = score.partition(":")[2]
+    return f"{where} block" if where else "blocks"
+
+
+def _rounded(content: Any) -> Any:
+    """The same with numbers of four digits, and ``None`` for those that are not defined."""
+    if isinstance(content, Mapping):
+        return {key: _rounded(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value) for value in content]
+    if isinstance(content, float):
+        return round(content, 4) if math.isfinite(content) else None
+    return content

@@ -1,0 +1,67 @@
+"""The rows of the accuracy tables: which bundle, in which configuration, on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BLOCKS = {"none": "no block", "sspcab": "SSPCAB", "ssmctb": "SSMCTB"}
+DATA = {"brats": "BRATS", "lgg": "LGG"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables.
+
+    Args:
+        title: what it shows, in the table.
+        data: data set, of `DATA`.
+        bundle: name of the bundle.
+        overrides: ids of the bundle's train.json, in training and evaluation; those with a ``#`` in training alone.
+        modalities: modalities to train and test on; the first one is the baseline.
+        reference: row that is subtracted, on the same folds and seeds.
+    """
+
+    title: str
+    data: str
+    bundle: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ("flair",)
+    reference: str | None = None
+
+    @property
+    def baseline(self) -> str:
+        """Name of the method that the bundle's evaluation compares with."""
+        return f"baseline_{self.modalities[0]}"
+
+    @property
+    def group(self) -> str:
+        """Data and modalities, which rows must share to be compared."""
+        names = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
+        return f"{DATA[self.data]}, {' + '.join(names[name] for name in self.modalities)}"
+
+
+# Heads in noisy air; slices of 256x256 voxels, 20 to 80 of them, some mm apart though the files say 1 mm
+LGG = {"background": "noise", "spacing": [2.7, 2.7, 1.0], "smoothing": [4.0, 4.0, 0.5], "train#trainer#max_epochs": 250}
+
+ROWS = {
+    **{
+        f"brats{dims}d-{block}": Row(
+            f"{dims}D, {title}",
+            "brats",
+            f"brats{dims}d",
+            {"block": block},
+            reference=None if block == "none" else f"brats{dims}d-none",
+        )
+        for dims in (2, 3)
+        for block, title in BLOCKS.items()
+    },
+    **{
+        f"brats{dims}d-ssmctb-t1ce": Row(
+            f"{dims}D, SSMCTB", "brats", f"brats{dims}d", {"block": "ssmctb"}, modalities=("flair", "t1ce")
+        )
+        for dims in (2, 3)
+    },
+    "lgg2d-ssmctb": Row("2D, SSMCTB", "lgg", "brats2d", {"block": "ssmctb", **LGG}),
+}

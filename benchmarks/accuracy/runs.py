@@ -1,0 +1,267 @@
+"""One training and its evaluation: a row on one fold with one seed, in a folder from which both go on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from benchmarks.accuracy.block_score import BlockScore
+from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
+from benchmarks.accuracy.rows import ROWS, Row
+from ssmctb_monai.files import write_json
+from ssmctb_monai.handlers import EvaluationReport
+from ssmctb_monai.metrics import ResampledFigures
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+PATHS = ("bundle_root", "ckpt_dir", "ckpt_file", "eval_dir", "output_dir", "cache_dir", "dataset_dir", "datalist_file")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row on one fold with one seed.
+
+    Args:
+        name: name of the row.
+        fold: index of the fold that is tested on.
+        seed: seed of the training.
+        work_dir: folder of all rows.
+    """
+
+    name: str
+    fold: int
+    seed: int
+    work_dir: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}, fold {self.fold}, seed {self.seed}"
+
+    @property
+    def row(self) -> Row:
+        """The row."""
+        return ROWS[self.name]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of everything that the run writes, but the cache that runs share."""
+        return self.work_dir / self.name / f"fold{self.fold}_seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained network."""
+        return self.folder / "models" / "model.pt"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training came to its end."""
+        return (self.folder / "trained.json").is_file()
+
+    def figures_file(self, score: str) -> Path:
+        """Figures of the evaluation and their resamples.
+
+        Args:
+            score: ``"model"``, or ``"block"`` and ``"block:SUBNETWORK"``.
+        """
+        return self.folder / f"{score.replace(':', '-')}.npz"
+
+    def is_evaluated(self, score: str) -> bool:
+        """Whether there are figures of the network, by the evaluation's present configuration.
+
+        Args:
+            score: as in :meth:`figures_file`.
+        """
+        file = self.figures_file(score).with_suffix(".json")
+        return self.is_trained and file.is_file() and _read(file) == self.evaluation_configuration
+
+    @property
+    def evaluation_configuration(self) -> dict[str, Any]:
+        """What an evaluation depends on, besides network and cases."""
+        return _plain({"evaluate.json": _settings(self.bundle / "evaluate.json"), "overrides": self.row.overrides})
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the row's bundle."""
+        return BUNDLES / self.row.bundle
+
+
+def existing_runs(name: str, work_dir: Path) -> list[Run]:
+    """Lists the runs of a row that have begun.
+
+    Args:
+        name: name of the row.
+        work_dir: folder of all rows.
+
+    Returns:
+        The runs by fold and seed.
+    """
+    seeds = {int(folder.name.rpartition("seed")[2]) for folder in (work_dir / name).glob("fold*_seed*")}
+    runs = [Run(name, fold, seed, work_dir) for fold in range(FOLDS) for seed in sorted(seeds)]
+    return [run for run in runs if (run.folder / "configuration.json").is_file()]
+
+
+def check_configuration(run: Run, cases: Cases) -> None:
+    """Accepts a run that is new, or began with the present configuration.
+
+    Args:
+        run: the run.
+        cases: the cases.
+
+    Raises:
+        ValueError: when the row has an id that its bundle has not, or the run began with another configuration.
+    """
+    file, configuration = run.folder / "configuration.json", _configuration(run, cases)
+    unknown = {key.partition("#")[0] for key in run.row.overrides} - set(configuration["train.json"])
+    if unknown:
+        raise ValueError(f"{run.name}: {run.row.bundle}/train.json has no {', '.join(sorted(unknown))}.")
+    if not file.is_file():
+        return
+    before = _read(file)
+    differing = [
+        key
+        for part, content in configuration.items()
+        for key in sorted({*content, *before[part]})
+        if content.get(key) != before[part].get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{run} began with another configuration; now there differ: {', '.join(differing)}. Remove {run.folder} to "
+            f"do it again, or the whole row, {run.folder.parent}."
+        )
+
+
+def train(run: Run, cases: Cases) -> None:
+    """Trains a run's network, or goes on with an interrupted training; one that is finished is not done again.
+
+    Args:
+        run: the run.
+        cases: the cases.
+
+    Raises:
+        RuntimeError: when the training fails; its log is named.
+    """
+    check_configuration(run, cases)
+    if run.is_trained:
+        return
+    if not (run.folder / "configuration.json").is_file():
+        write_fold(cases, run.fold, run.folder / "datalist.json")
+        write_json(_configuration(run, cases), run.folder / "configuration.json")
+    overrides = {
+        **_common(run, cases),
+        "ckpt_dir": run.checkpoint.parent,
+        "output_dir": run.checkpoint.parent,
+        "cache_dir": run.work_dir / "cache",
+        "seed": run.seed,
+        "validation_share": 0,
+        "tensorboard": False,
+        "resume": (run.checkpoint.parent / "training.pt").is_file(),
+        **run.row.overrides,
+    }
+    log = run.folder / "training.log"
+    code = run_training(run.bundle / "train.json", overrides, log)
+    if code:
+        raise RuntimeError(
+            f"{run}: training ended with exit code {code}, see {log}. The same command goes on behind its last epoch."
+        )
+    write_json({"processor": processor()}, run.folder / "trained.json")
+
+
+def run_training(config_file: Path, overrides: Mapping[str, Any], log: Path) -> int:
+    """Trains a bundle in a process of its own.
+
+    Args:
+        config_file: its train.json.
+        overrides: ids and their values.
+        log: file that the process's output is appended to.
+
+    Returns:
+        Exit code.
+    """
+    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(config_file), *words]
+    with log.open("a", encoding="utf-8") as file:
+        return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def evaluate(run: Run, cases: Cases, score: str) -> None:
+    """Evaluates a run's network on the cases of its fold; what is finished is not done again.
+
+    Args:
+        run: a run that is trained.
+        cases: the cases.
+        score: ``"model"`` for the network's map; ``"block"`` for the error of its blocks, which has no label-free
+            threshold, ``"block:SUBNETWORK"`` for that of the blocks in a sub-network.
+    """
+    if run.is_evaluated(score):
+        return
+    parser = ConfigParser()
+    parser.read_config(str(run.bundle / "evaluate.json"))
+    file = run.figures_file(score)
+    overrides = {
+        **_common(run, cases),
+        "ckpt_file": str(run.checkpoint),
+        "output_dir": str(run.folder / file.stem),
+        "viewer": False,
+        "evaluation#settings#seed": run.fold,  # of the resamples, which are independent between folds
+        **{key: value for key, value in run.row.overrides.items() if "#" not in key},
+    }
+    for key, value in overrides.items():
+        parser[key] = value
+    evaluator, evaluation = (parser.get_parsed_content(name) for name in ("evaluator", "evaluation"))
+    if score != "model":
+        evaluator.network = BlockScore(evaluator.network, score.partition(":")[2])
+        report = next(item for item in parser.get_parsed_content("handlers") if isinstance(item, EvaluationReport))
+        report.maps = {"block": report.maps.pop("model"), **report.maps}
+        evaluation.thresholds.pop("model", None)
+    evaluator.run()
+    ResampledFigures.of(evaluation).save(file)
+    write_json(run.evaluation_configuration, file.with_suffix(".json"))
+
+
+def processor() -> str:
+    """Returns the name of the processor, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _common(run: Run, cases: Cases) -> dict[str, Any]:
+    return {
+        "bundle_root": str(run.bundle),
+        "dataset_dir": str(cases.root),
+        "datalist_file": str(run.folder / "datalist.json"),
+        "modalities": list(run.row.modalities),
+    }
+
+
+def _configuration(run: Run, cases: Cases) -> dict[str, dict[str, Any]]:
+    """What a training depends on, as JSON has it."""
+    return _plain(
+        {
+            "train.json": _settings(run.bundle / "train.json"),
+            "overrides": {**run.row.overrides, "modalities": run.row.modalities},
+            "cases": {
+                f"cases of fold {index}": [case.case_id for case in part] for index, part in enumerate(cases.folds)
+            },
+        }
+    )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A bundle's configuration without its paths."""
+    return {key: value for key, value in _read(file).items() if key not in PATHS}
+
+
+def _plain(content: Any) -> Any:
+    """The same as it comes back from a JSON file."""
+    return json.loads(json.dumps(content))
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,154 @@
+"""Writes the accuracy tables into the README, from the results of the rows.
+
+python -m benchmarks.accuracy.table [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.results import load_results
+from ssmctb_monai.files import whole_file
+from ssmctb_monai.metrics import FIGURES
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy.table` -->"
+END = "<!-- accuracy table: end -->"
+COLUMNS = {
+    "slice_auroc": "slice AUROC",
+    "slice_auroc_position_matched": "position-matched",
+    "pixel_average_precision": "pixel AP",
+    "best_dice_oracle": "best Dice (oracle)",
+    "dice_at_threshold": "Dice at the label-free threshold",
+    "slice_false_alarm_share": "lesion-free slices that fire",
+}
+
+
+def tables(results: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the tables.
+
+    Args:
+        results: results of the rows.
+
+    Returns:
+        Markdown: figures of all rows, beside the baseline of their data, and what each block adds; nothing without
+        results.
+    """
+    if not results:
+        return ""
+    lines = [*_head("data, modalities", "method"), *_figures(results)]
+    shares = list(_shares(results))
+    if shares:
+        lines += ["", "The same recipe with a block minus that without, on the same folds and seeds:", ""]
+        lines += [*_head("data, modalities", "block"), *shares]
+    return "\n".join(lines)
+
+
+def updated(text: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """Replaces the tables in a text.
+
+    Args:
+        text: text with both markers.
+        results: results of the rows.
+
+    Returns:
+        The text with the tables between its markers.
+
+    Raises:
+        ValueError: when the markers are not there once, in their order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in before + after:
+        raise ValueError(f"The tables belong between one line {BEGIN} and one line {END}.")
+    content = tables(results)
+    return "\n".join([before + BEGIN, *(["", content, ""] if content else []), END + after])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.table", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="fail where the README is not up to date, and write nothing"
+    )
+    is_check = parser.parse_args(arguments).check
+    text = README.read_text(encoding="utf-8")
+    new = updated(text, load_results())
+    if is_check and new != text:
+        sys.exit(f"The tables in {README.name} are not those of the results: python -m benchmarks.accuracy.table")
+    if new != text:
+        with whole_file(README) as unfinished:
+            unfinished.write_text(new, encoding="utf-8")
+
+
+def _head(*names: str) -> list[str]:
+    columns = [*names, *COLUMNS.values()]
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
+def _figures(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
+    for data in dict.fromkeys(result["data"] for result in results):
+        group = [result for result in results if result["data"] == data]
+        first = max(group, key=lambda result: (result["is_complete"], -group.index(result)))
+        baseline = first["means"]["all"]["baseline"]
+        modality = data.rpartition(", ")[2].partition(" + ")[0]
+        cells = [_cell(baseline[name]) for name in COLUMNS]
+        yield _line(f"{data} ({first['number_of_cases']} cases)", f"threshold on {modality}", cells)
+        for result in group:
+            means = result["means"]["all"]
+            cells = [
+                _cell(means["figures"][name], is_bold=_is_better(name, means["difference_to_baseline"][name]))
+                for name in COLUMNS
+            ]
+            yield _line("", result["title"] + _extent(result), cells)
+
+
+def _shares(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Differences to the row without block; bold is what is not 0, whichever way."""
+    for data in dict.fromkeys(result["data"] for result in results):
+        head = data
+        for result in results:
+            differences = result["means"]["all"].get("difference_to_reference")
+            if result["data"] != data or result["score"] != "model" or differences is None:
+                continue
+            cells = [_cell(differences[name], is_bold=_excludes_0(differences[name]), sign="+") for name in COLUMNS]
+            yield _line(head, result["title"] + _extent(result), cells)
+            head = ""
+
+
+def _extent(result: Mapping[str, Any]) -> str:
+    """How much of a row there is, where that is not all."""
+    if result["is_complete"]:
+        return ""
+    means = result["means"]["all"]
+    folds, seeds = (", ".join(map(str, means[name])) for name in ("folds", "seeds"))
+    return f" (unfinished: folds {folds}, seeds {seeds})"
+
+
+def _excludes_0(estimate: Mapping[str, Any]) -> bool:
+    return estimate["interval"] is not None and (estimate["interval"][0] > 0 or estimate["interval"][1] < 0)
+
+
+def _is_better(name: str, difference: Mapping[str, Any]) -> bool:
+    return _excludes_0(difference) and (difference["value"] > 0) == FIGURES[name].higher_is_better
+
+
+def _cell(estimate: Mapping[str, Any], is_bold: bool = False, sign: str = "") -> str:
+    if estimate["value"] is None:
+        return "-"
+    value = f"{estimate['value']:{sign}.3f}"
+    interval = f" [{', '.join(f'{end:{sign}.3f}' for end in estimate['interval'])}]" if estimate["interval"] else ""
+    return (f"**{value}**" if is_bold else value) + interval
+
+
+def _line(*cells: Any) -> str:
+    *names, values = cells
+    return f"| {' | '.join([*names, *values])} |"
+
+
+if __name__ == "__main__":
+    main()

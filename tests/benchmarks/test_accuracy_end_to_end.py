@@ -1,0 +1,63 @@
+"""The commands as users type them, on made cases."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import __main__ as command
+from benchmarks.accuracy import results, rows, runs, table
+
+TINY = {"num_samples": 2, "reconstructive_width": 8, "discriminative_width": 8, "max_epochs": 3, "val_interval": 1}
+
+
+def write_case(folder, name):
+    """Noise in a ball; a bright lesion at the right."""
+    shape, rng = (48, 48, 40), np.random.default_rng(int(name[-3:]))
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
+    lesion = np.zeros(shape, bool)
+    lesion[37:43, 20:26, 8:14] = True
+    brain = ((grid**2).sum(axis=0) < 0.95) | lesion
+    affine = np.diag([2.0, 2, 2, 1])
+    for kind, image in {"flair": brain * rng.integers(300, 360, shape) + 80 * lesion, "seg": lesion}.items():
+        path = folder / name / f"{name}_{kind}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "seg" and name == "Made_002":
+            affine[1, 3] = 95
+        nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine), path)
+
+
+@pytest.mark.slow
+def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
+    for index in range(6):
+        write_case(tmp_path / "data", f"Made_{index:03d}")
+    for block, reference in (("none", None), ("ssmctb", "tiny-none")):
+        row = rows.Row(block, "brats", "brats3d", {**TINY, "block": block}, reference=reference)
+        monkeypatch.setitem(rows.ROWS, f"tiny-{block}", row)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    words = ["--dataset_dir", str(tmp_path / "data"), "--work_dir", str(tmp_path / "work"), "--seeds", "0"]
+    command.main(["tiny-none", *words, "--folds", "1"])
+    command.main(["tiny-ssmctb", *words, "--folds", "1", "2"])
+    content = results.load_results()[1]
+    assert (content["row"], content["is_complete"]) == ("tiny-ssmctb", False)
+    assert content["missing_runs"] == [{"fold": 0, "seed": 0}]
+    assert content["repaired"] == ["Made_002"]
+    assert [run["fold"] for run in content["runs"]] == [1, 2]
+    for run in content["runs"]:
+        assert run["epochs"] == 3
+        assert run["training_seconds"] > 0
+        assert run["versions"]["monai"]
+    means = content["means"]["all"]
+    values = [run["figures"]["model"]["slice_auroc"] for run in content["runs"]]
+    assert means["figures"]["slice_auroc"]["value"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert means["figures"]["dice_at_threshold"]["value"] is not None  # the threshold came from training patients
+    assert means["difference_to_reference"]["runs"] == 1
+    assert content["means"]["without fold 0"] == means
+
+    monkeypatch.setattr(runs, "run_training", None)  # what is finished is not trained again
+    command.main(["tiny-ssmctb", *words, "--folds", "1", "--score", "block:reconstructive"])
+    blocks = results.load_results()[2]
+    assert [run["fold"] for run in blocks["runs"]] == [1]
+    assert blocks["means"]["all"]["figures"]["dice_at_threshold"]["value"] is None
+    assert blocks["means"]["all"]["figures"]["pixel_auroc"]["value"] is not None
+    assert blocks["runs"][0]["figures"]["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
+    assert len(table.tables(results.load_results()).splitlines()) == 12

@@ -1,0 +1,167 @@
+"""Rows and their data: what the tables' lines stand for, links, repaired labels, folds."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.accuracy.block_score import BlockScore
+from benchmarks.accuracy.dataset import prepare_cases, write_fold
+from benchmarks.accuracy.rows import ROWS, Row
+from ssmctb_monai.networks.nets import DRAEM
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Six patients; returns a function that writes a file of one of them."""
+
+    def write(patient, kind, shape=(4, 4, 3), origin=(0, 0, 0), directions=(1, 1, 1), lowest=0):
+        affine = np.diag([*directions, 1.0])
+        affine[:3, 3] = origin
+        path = tmp_path / "data" / f"P{patient}" / f"P{patient}_{kind}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        voxels = np.arange(np.prod(shape)).reshape(shape) % 5 + lowest
+        nibabel.save(nibabel.Nifti1Image(voxels.astype(np.int16), affine), path)
+        return path
+
+    for patient in range(6):
+        write(patient, "flair")
+        write(patient, "seg")
+    return write
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name):
+    row = ROWS[name]
+    config = json.loads((BUNDLES / row.bundle / "train.json").read_text())
+    assert {key.partition("#")[0] for key in row.overrides} <= set(config)
+    assert row.bundle.endswith(name[name.index("d-") - 1] + "d")
+    if row.reference is not None:
+        other = ROWS[row.reference]
+        assert (other.group, other.bundle, other.reference) == (row.group, row.bundle, None)
+        differing = {
+            key for key in {*row.overrides, *other.overrides} if row.overrides.get(key) != other.overrides.get(key)
+        }
+        assert differing == {"block"}
+
+
+def test_rows_have_lines_of_their_own():
+    assert len({(row.group, row.title) for row in ROWS.values()}) == len(ROWS)
+    assert {"brats2d-none", "brats3d-sspcab", "brats2d-ssmctb", "brats3d-ssmctb-t1ce", "lgg2d-ssmctb"} <= set(ROWS)
+
+
+def test_group_and_baseline():
+    row = Row("", "brats", "brats2d", modalities=("t1ce", "flair"))
+    assert (row.group, row.baseline) == ("BRATS, T1ce + FLAIR", "baseline_t1ce")
+
+
+# ---------------------------------------------------------------------------------------------------------------- cases
+
+
+def test_folds_of_sound_cases(dataset, tmp_path):
+    before = prepare_cases(tmp_path / "data", tmp_path / "first", ["flair"])
+    assert (list(before.repaired), before.left_out) == ([], {})
+    assert [len(fold) for fold in before.folds] == [2, 2, 2]
+    lost = before.folds[1][0].case_id
+    (tmp_path / "data" / lost / f"{lost}_seg.nii.gz").unlink()
+    after = prepare_cases(tmp_path / "data", tmp_path / "second", ["flair"])
+    assert list(after.left_out) == [lost]
+    names = [[case.case_id for case in fold] for fold in after.folds]
+    assert names == [[case.case_id for case in fold if case.case_id != lost] for fold in before.folds]
+
+
+def test_a_label_with_another_origin_gets_the_image_s(dataset, tmp_path):
+    original = dataset(2, "seg", origin=(0, 7, 0))
+    content = original.read_bytes()
+    for _ in range(2):  # the second time it has been repaired before
+        cases = prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+        assert list(cases.repaired) == ["P2"]
+        assert cases.left_out == {}
+    label = tmp_path / "links" / "P2" / "P2_seg.nii.gz"
+    assert original.read_bytes() == content
+    np.testing.assert_array_equal(nibabel.load(label).affine, np.eye(4))
+    np.testing.assert_array_equal(nibabel.load(label).get_fdata(), nibabel.load(original).get_fdata())
+    assert (tmp_path / "links" / "P2" / "P2_flair.nii.gz").is_symlink()
+    assert (tmp_path / "links" / "P1" / "P1_seg.nii.gz").is_symlink()
+
+
+@pytest.mark.parametrize("wrong", [{"directions": (-1, 1, 1)}, {"shape": (4, 3, 4)}, {"directions": (1, 1, 2)}])
+def test_other_labels_are_not_repaired(dataset, tmp_path, wrong):
+    dataset(2, "seg", origin=(0, 7, 0), **wrong)
+    cases = prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+    assert list(cases.repaired) == []
+    assert list(cases.left_out) == ["P2"]
+
+
+def test_a_case_with_another_problem_is_left_as_it_is(dataset, tmp_path):
+    dataset(3, "flair").write_bytes(b"no image")
+    dataset(4, "seg", lowest=-1)
+    cases = prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+    assert list(cases.repaired) == []
+    assert sorted(cases.left_out) == ["P3", "P4"]
+
+
+def test_links_to_another_data_set(dataset, tmp_path):
+    prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"links to .*data.*, not to .*moved.*: remove .*links"):
+        prepare_cases(tmp_path / "moved", tmp_path / "links", ["flair"])
+    with pytest.raises(NotADirectoryError, match="none"):
+        prepare_cases(tmp_path / "none", tmp_path / "links", ["flair"])
+
+
+def test_a_fold_without_cases(dataset, tmp_path):
+    folds = prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"]).folds
+    for case in folds[2]:
+        dataset(int(case.case_id[1:]), "flair", shape=(5, 5, 5))
+    with pytest.raises(ValueError, match=r"A fold of .* has no case"):
+        prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+
+
+def test_datalist_of_a_fold(dataset, tmp_path):
+    cases = prepare_cases(tmp_path / "data", tmp_path / "links", ["flair"])
+    write_fold(cases, 1, tmp_path / "fold.json")
+    content = json.loads((tmp_path / "fold.json").read_text())
+    test = [case.case_id for case in cases.folds[1]]
+    assert [entry["case_id"] for entry in content["test"]] == test
+    assert content["validation"] == []
+    assert [entry["case_id"] for entry in content["training"]] == [f"P{i}" for i in range(6) if f"P{i}" not in test]
+
+
+# ---------------------------------------------------------------------------------------------------------- block score
+
+
+def test_score_of_blocks_is_their_error():
+    torch.manual_seed(0)
+    network = DRAEM(2, reconstructive_width=8, discriminative_width=8, block="ssmctb").eval()
+    block = network.reconstructive[1].stages[-1][-1]
+    given = []
+    block.register_forward_hook(lambda module, args, output: given.append(args[0]))
+    image = torch.rand(2, 1, 32, 64)
+    with torch.no_grad():
+        one, other, both = (BlockScore(network, where)(image) for where in ("reconstructive", "discriminative", ""))
+        error = block.anomaly_map(given[0])
+    assert error.max() > 1e-4
+    torch.testing.assert_close(one, error / (1 + error), rtol=1e-5, atol=0)
+    mean = (one / (1 - one) + other / (1 - other)) / 2
+    torch.testing.assert_close(both, mean / (1 + mean))
+    assert (one != other).any()
+    hooks = [name for name, module in network.named_modules() if module._forward_hooks and module is not block]
+    assert hooks == []
+    assert len(block._forward_hooks) == 1
+
+
+def test_no_block_to_score_by():
+    network = DRAEM(2, reconstructive_width=8, discriminative_width=8, block=None)
+    with pytest.raises(ValueError, match="no block in DRAEM: take a row that has one"):
+        BlockScore(network)
+    with pytest.raises(ValueError, match="no block in reconstructive"):
+        BlockScore(network, "reconstructive")

@@ -1,0 +1,434 @@
+"""Runs that go on where they stopped, results of finished ones, and the tables of these; trainings are stubbed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import __main__ as command
+from benchmarks.accuracy import results, rows, runs, table
+from benchmarks.accuracy.dataset import Cases
+from benchmarks.accuracy.runs import Run
+from ssmctb_monai.data import BratsCase
+from ssmctb_monai.metrics import FIGURES, ResampledFigures
+
+BASELINE = "baseline_flair"
+
+
+def case(name, root):
+    return BratsCase(name, name, {"flair": root / f"{name}_flair.nii"}, root / f"{name}_seg.nii", None, {})
+
+
+@pytest.fixture
+def cases(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    return Cases(root, [[case(f"{fold}{letter}", root) for letter in "ab"] for fold in range(3)], ["0a"], {"x": ["!"]})
+
+
+@pytest.fixture
+def work(tmp_path, cases, monkeypatch):
+    """A work folder, two rows, results beside it; a training writes what a bundle's does, and is remembered."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    plain = rows.Row("2D, no block", "brats", "brats2d", {"block": "none", "max_epochs": 2})
+    with_block = rows.Row("2D, block", "brats", "brats2d", {"block": "ssmctb", "max_epochs": 2}, reference="plain")
+    for name, row in (("plain", plain), ("block", with_block)):
+        monkeypatch.setitem(rows.ROWS, name, row)
+    return tmp_path / "work"
+
+
+class Training:
+    """Stands for a bundle's training; `code` and `leaves` say how the next one ends."""
+
+    def __init__(self):
+        self.calls, self.code, self.leaves = [], 0, ("model.pt", "training.pt", "model_record.json")
+
+    def __call__(self, config_file, overrides, log):
+        self.calls.append((config_file, dict(overrides), log))
+        folder = Path(overrides["ckpt_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        history = [{"epoch": epoch, "figures": {"slice_auroc": epoch / 10}} for epoch in range(1, 7)]
+        record = {
+            "epochs": 6,
+            "seconds": 61.234,
+            "device": "cpu",
+            "threads": 2,
+            "versions": {"x": "1"},
+            "history": history,
+        }
+        for name in self.leaves:
+            (folder / name).write_text(json.dumps(record))
+        return self.code
+
+
+@pytest.fixture
+def training(monkeypatch):
+    stub = Training()
+    monkeypatch.setattr(runs, "run_training", stub)
+    return stub
+
+
+def figures(run, value, baseline=0.25, method="model"):
+    """Figures with three resamples, around a value."""
+
+    def all_figures(middle):
+        return {name: middle + np.array([0, -0.125, 0, 0.125]) for name in FIGURES}
+
+    patients = (f"{run.fold}a", f"{run.fold}b")
+    return ResampledFigures(patients, run.fold, {method: all_figures(value), BASELINE: all_figures(baseline)})
+
+
+def finish(run, cases, value, score="model", **kwargs):
+    """Trains, and writes what an evaluation would."""
+    runs.train(run, cases)
+    figures(run, value, method="model" if score == "model" else "block", **kwargs).save(run.figures_file(score))
+    run.figures_file(score).with_suffix(".json").write_text(json.dumps(run.evaluation_configuration))
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_training_is_called_as_a_user_would(work, cases, training):
+    run = Run("block", 1, 5, work)
+    runs.train(run, cases)
+    ((config_file, overrides, log),) = training.calls
+    assert config_file == runs.BUNDLES / "brats2d" / "train.json"
+    assert overrides["block"] == "ssmctb"
+    assert (overrides["seed"], overrides["validation_share"], overrides["resume"]) == (5, 0, False)
+    assert overrides["modalities"] == ["flair"]
+    assert overrides["dataset_dir"] == str(cases.root)
+    assert overrides["ckpt_dir"] == run.folder / "models"
+    assert log.parent == run.folder == work / "block" / "fold1_seed5"
+    datalist = json.loads(Path(overrides["datalist_file"]).read_text())
+    assert [entry["case_id"] for entry in datalist["test"]] == ["1a", "1b"]
+    assert [entry["case_id"] for entry in datalist["training"]] == ["0a", "0b", "2a", "2b"]
+
+
+def test_what_is_finished_is_not_trained_again(work, cases, training):
+    run = Run("block", 1, 0, work)
+    assert not run.is_trained
+    runs.train(run, cases)
+    assert run.is_trained
+    runs.train(run, cases)
+    assert len(training.calls) == 1
+
+
+@pytest.mark.parametrize(("left", "resume"), [((), False), (("training.pt",), True)])
+def test_an_interrupted_training_goes_on(work, cases, training, left, resume):
+    run = Run("block", 1, 0, work)
+    training.code, training.leaves = 3, left
+    with pytest.raises(RuntimeError, match=r"block, fold 1, seed 0: .* exit code 3, see .*training\.log"):
+        runs.train(run, cases)
+    assert not run.is_trained
+    training.code = 0
+    runs.train(run, cases)
+    assert [call[1]["resume"] for call in training.calls] == [False, resume]
+    assert run.is_trained
+
+
+def test_output_and_exit_code_of_a_training(tmp_path):
+    log = tmp_path / "training.log"
+    log.write_text("before\n")
+    assert runs.run_training(tmp_path / "no.json", {"seed": 1}, log) != 0
+    assert log.read_text().startswith("before\n")
+    assert "no.json" in log.read_text()
+
+
+def test_another_configuration_is_noticed(work, cases, training, monkeypatch):
+    run = Run("block", 1, 0, work)
+    runs.train(run, cases)
+    runs.check_configuration(run, cases)
+    changed = rows.Row("", "brats", "brats2d", {"block": "ssmctb", "max_epochs": 3, "batch_size": 2})
+    monkeypatch.setitem(rows.ROWS, "block", changed)
+    with pytest.raises(ValueError, match=r"now there differ: batch_size, max_epochs\. Remove .*fold1_seed0") as error:
+        runs.train(run, cases)
+    assert str(run.folder) in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "is_noticed"), [("learning_rate", True), ("train", True), ("ckpt_dir", False)])
+def test_another_bundle_is_noticed(work, cases, training, monkeypatch, tmp_path, key, is_noticed):
+    run = Run("block", 1, 0, work)
+    runs.train(run, cases)
+    config = json.loads((run.bundle / "train.json").read_text())
+    (tmp_path / "brats2d").mkdir()
+    (tmp_path / "brats2d" / "train.json").write_text(json.dumps({**config, key: "other"}))
+    monkeypatch.setattr(runs, "BUNDLES", tmp_path)
+    if is_noticed:
+        with pytest.raises(ValueError, match=f"now there differ: {key}"):
+            runs.check_configuration(run, cases)
+    else:
+        runs.check_configuration(run, cases)
+
+
+def test_other_cases_are_noticed(work, cases, training):
+    run = Run("block", 1, 0, work)
+    runs.train(run, cases)
+    fewer = Cases(cases.root, [cases.folds[0], cases.folds[1], cases.folds[2][:1]], [], {})
+    with pytest.raises(ValueError, match="cases of fold 2"):
+        runs.check_configuration(run, fewer)
+
+
+def test_unknown_ids(work, cases, monkeypatch):
+    monkeypatch.setitem(rows.ROWS, "block", rows.Row("", "brats", "brats2d", {"train#x": 1, "wdith": 1}))
+    with pytest.raises(ValueError, match=r"block: brats2d/train\.json has no wdith\."):
+        runs.check_configuration(Run("block", 0, 0, work), cases)
+
+
+def test_another_evaluation_is_done_again(work, cases, training, monkeypatch, tmp_path):
+    run = Run("block", 1, 0, work)
+    assert not run.is_evaluated("model")
+    finish(run, cases, 0.5)
+    assert run.is_evaluated("model")
+    assert not run.is_evaluated("block")
+    config = json.loads((run.bundle / "evaluate.json").read_text())
+    (tmp_path / "brats2d").mkdir()
+    (tmp_path / "brats2d" / "evaluate.json").write_text(json.dumps({**config, "top_k": 3}))
+    monkeypatch.setattr(runs, "BUNDLES", tmp_path)
+    assert not run.is_evaluated("model")
+
+
+def test_existing_runs(work, cases, training):
+    for fold, seed in ((2, 10), (0, 3), (2, 3)):
+        runs.train(Run("block", fold, seed, work), cases)
+    (work / "block" / "fold1_seed3").mkdir()
+    assert [(run.fold, run.seed) for run in runs.existing_runs("block", work)] == [(0, 3), (2, 3), (2, 10)]
+    assert runs.existing_runs("plain", work) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def test_results_of_a_finished_row(work, cases, training):
+    for fold in range(3):
+        for seed in range(2):
+            finish(Run("plain", fold, seed, work), cases, 0.5)
+            finish(Run("block", fold, seed, work), cases, 0.5 + fold / 8 + seed / 4)
+    results.write_results("block", "model", work, cases, [0, 1])
+    (content,) = results.load_results()
+    assert content["is_complete"]
+    assert content["missing_runs"] == []
+    assert (content["number_of_cases"], content["number_of_patients"]) == (6, 6)
+    assert (content["repaired"], content["left_out"]) == (["0a"], {"x": ["!"]})
+    assert content["overrides"] == {"block": "ssmctb", "max_epochs": 2}
+    first = content["runs"][0]
+    assert (first["fold"], first["seed"], first["epochs"], first["training_seconds"]) == (0, 0, 6, 61.234)
+    assert first["device"] == runs.processor()
+    assert first["spread_of_last_third"] == {"slice_auroc": 0.1}
+    assert first["figures"]["model"]["slice_auroc"] == 0.5
+    assert first["figures"][BASELINE]["slice_auroc"] == 0.25
+    means = content["means"]["all"]
+    assert (means["folds"], means["seeds"]) == ([0, 1, 2], [0, 1])
+    assert means["figures"]["slice_auroc"] == {"value": 0.75, "interval": [0.6312, 0.8688]}
+    assert means["baseline"]["slice_auroc"]["value"] == 0.25
+    assert means["difference_to_baseline"]["slice_auroc"] == {"value": 0.5, "interval": [0.5, 0.5]}
+    assert means["difference_to_reference"]["slice_auroc"] == {"value": 0.25, "interval": [0.25, 0.25]}
+    assert means["difference_to_reference"]["runs"] == 6
+    without = content["means"]["without fold 0"]
+    assert without["folds"] == [1, 2]
+    assert without["figures"]["slice_auroc"]["value"] == 0.8125
+    assert without["difference_to_reference"]["slice_auroc"]["value"] == 0.3125
+
+
+def test_results_of_a_part_of_a_row(work, cases, training):
+    finish(Run("block", 0, 0, work), cases, 0.5)
+    runs.train(Run("block", 1, 0, work), cases)  # not evaluated
+    finish(Run("plain", 1, 0, work), cases, 0.5)
+    results.write_results("block", "model", work, cases, [0, 2])
+    (content,) = results.load_results()
+    assert not content["is_complete"]
+    missing = [(run["fold"], run["seed"]) for run in content["missing_runs"]]
+    assert missing == [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2)]
+    assert content["means"]["all"]["folds"] == [0]
+    assert "difference_to_reference" not in content["means"]["all"]
+    assert content["means"]["without fold 0"] is None
+
+
+def test_differences_are_of_runs_that_both_rows_have(work, cases, training):
+    finish(Run("block", 0, 0, work), cases, 0.5)
+    finish(Run("block", 1, 0, work), cases, 1.0)
+    finish(Run("plain", 1, 0, work), cases, 0.75)
+    finish(Run("plain", 1, 1, work), cases, 0.0)
+    results.write_results("block", "model", work, cases)
+    means = results.load_results()[0]["means"]["all"]
+    assert means["difference_to_reference"]["runs"] == 1
+    assert means["difference_to_reference"]["slice_auroc"]["value"] == 0.25
+
+
+def test_results_of_the_blocks_are_beside_the_network_s(work, cases, training):
+    run = Run("block", 0, 0, work)
+    finish(run, cases, 0.75)
+    finish(run, cases, 0.5, score="block:reconstructive")
+    for score in ("block:reconstructive", "model"):
+        results.write_results("block", score, work, cases)
+    model, block = results.load_results()
+    assert (model["score"], block["score"]) == ("model", "block:reconstructive")
+    assert results.results_file("block", "block:reconstructive").name == "block-block-reconstructive.json"
+    assert block["title"] == "2D, block: error of its reconstructive block"
+    assert block["reference"] == "block"
+    assert block["runs"][0]["figures"]["block"]["slice_auroc"] == 0.5
+    assert block["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
+
+
+def test_no_run_is_finished(work, cases, training):
+    runs.train(Run("block", 0, 0, work), cases)
+    with pytest.raises(ValueError, match="No run of block is finished below"):
+        results.write_results("block", "model", work, cases)
+
+
+def test_spread():
+    history = [
+        {"epoch": epoch, "figures": {"a": value, "b": None}} for epoch, value in ((2, 9), (4, 7), (5, 1), (6, 3))
+    ]
+    assert results.spread(history) == {"a": 2}
+    assert results.spread(history[:1]) == results.spread([]) == {}
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def started(work, cases, training, monkeypatch):
+    """Calls the command, whose evaluations are stubbed too; returns the names of what was evaluated."""
+    evaluated = []
+
+    def evaluate(run, cases, score):
+        evaluated.append(str(run))
+        finish(run, cases, 0.5, score=score)
+
+    monkeypatch.setattr(command, "evaluate", evaluate)
+    monkeypatch.setattr(command, "prepare_cases", lambda *arguments: cases)
+
+    def start(*words):
+        command.main([*words, "--dataset_dir", str(cases.root), "--work_dir", str(work)])
+        return evaluated
+
+    return start
+
+
+def test_command_goes_on_where_it_stopped(started, work, training):
+    assert started("block", "--folds", "2", "--seeds", "0") == ["block, fold 2, seed 0"]
+    assert started("block", "--seeds", "0", "1")[1:3] == ["block, fold 0, seed 0", "block, fold 1, seed 0"]
+    assert len(training.calls) == 6
+    assert len(started("block", "--seeds", "0", "1")) == 6
+    assert len(training.calls) == 6
+    assert results.load_results()[0]["is_complete"]
+
+
+def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
+    runs.train(Run("block", 2, 7, work), cases)
+    monkeypatch.setitem(rows.ROWS, "block", rows.Row("", "brats", "brats2d", {"max_epochs": 3}, reference="plain"))
+    with pytest.raises(ValueError, match="block, fold 2, seed 7 began with another configuration"):
+        started("plain", "block", "--seeds", "0")
+    assert len(training.calls) == 1
+
+
+def test_a_run_of_another_process_is_left_to_it(started, work):
+    run = Run("block", 1, 0, work)
+    run.folder.mkdir(parents=True)
+    with command.FileLock(run.folder / ".lock"):
+        assert started("block", "--seeds", "0") == ["block, fold 0, seed 0", "block, fold 2, seed 0"]
+    assert results.load_results()[0]["missing_runs"] == [{"fold": 1, "seed": 0}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["blocks"], "unknown: blocks"),
+        (["brats2d-none", "lgg2d-ssmctb"], "one data set at a time"),
+        (["block", "--score", "error"], "--score is model, block or"),
+        (["block", "--folds", "3"], "invalid choice: 3"),
+    ],
+)
+def test_wrong_words(started, capsys, words, message):
+    with pytest.raises(SystemExit):
+        started(*words)
+    assert message in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def estimate(value, low, high):
+    return {"value": value, "interval": [low, high]}
+
+
+def result(row, value, interval, is_complete=True, reference=None, **changes):
+    means = {
+        "folds": [0, 1],
+        "seeds": [4],
+        "figures": {name: estimate(value, *interval) for name in table.COLUMNS},
+        "baseline": {name: estimate(0.25, 0.125, 0.375) for name in table.COLUMNS},
+        "difference_to_baseline": {name: estimate(value - 0.25, interval[0] - 0.25, 1) for name in table.COLUMNS},
+    }
+    if reference is not None:
+        means["difference_to_reference"] = {name: estimate(*reference) for name in table.COLUMNS}
+    row_data = {"row": row, "title": row, "data": "BRATS, FLAIR", "score": "model", "number_of_cases": 18}
+    return {**row_data, "is_complete": is_complete, "means": {"all": means}, **changes}
+
+
+def test_tables_by_hand():
+    made = [
+        result("A", 0.5, (0.375, 0.625)),
+        result("B", 0.3, (0.1, 0.5), is_complete=False, reference=(-0.2, -0.25, -0.125)),
+        result("C", 0.75, (0.5, 0.875), data="LGG, FLAIR + T1ce", number_of_cases=40, reference=(0.1, -0.125, 0.25)),
+        result("D", 0.75, (0.5, 0.875), score="block", data="LGG, FLAIR + T1ce", reference=(9, 9, 9)),
+    ]
+    lines = table.tables(made).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["data, modalities", "method", *table.COLUMNS.values()]
+    assert cells[2][:3] == ["BRATS, FLAIR (18 cases)", "threshold on FLAIR", "0.250 [0.125, 0.375]"]
+    assert cells[3][:3] == ["", "A", "**0.500** [0.375, 0.625]"]
+    assert cells[3][-1] == "0.500 [0.375, 0.625]"  # more false alarms are no gain
+    assert cells[4][:3] == ["", "B (unfinished: folds 0, 1, seeds 4)", "0.300 [0.100, 0.500]"]
+    assert cells[5][:2] == ["LGG, FLAIR + T1ce (40 cases)", "threshold on FLAIR"]
+    assert [line[1] for line in cells[6:8]] == ["C", "D"]
+    assert lines[8] == ""
+    assert cells[13][:3] == ["BRATS, FLAIR", "B (unfinished: folds 0, 1, seeds 4)", "**-0.200** [-0.250, -0.125]"]
+    assert cells[14][:3] == ["LGG, FLAIR + T1ce", "C", "+0.100 [-0.125, +0.250]"]
+    assert len(lines) == 15
+    assert {len(line) for line in cells if len(line) > 1} == {8}
+
+
+def test_what_is_not_defined():
+    made = result("A", 0.5, (0.375, 0.625))
+    made["means"]["all"]["figures"]["slice_auroc"] = {"value": None, "interval": None}
+    made["means"]["all"]["difference_to_baseline"]["slice_auroc"] = {"value": None, "interval": None}
+    made["means"]["all"]["figures"]["pixel_average_precision"]["interval"] = None
+    line = table.tables([made]).splitlines()[3]
+    assert line.startswith("|  | A | - | **0.500** [0.375, 0.625] | **0.500** |")
+
+
+def test_tables_replace_those_before():
+    text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    filled = table.updated(text, [result("A", 0.5, (0.375, 0.625))])
+    assert filled.startswith(f"before\n{table.BEGIN}\n\n| data, modalities |")
+    assert filled.endswith(f"|\n\n{table.END}\nafter\n")
+    assert table.updated(filled, [result("A", 0.5, (0.375, 0.625))]) == filled
+    assert table.updated(filled, []) == f"before\n{table.BEGIN}\n{table.END}\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", table.BEGIN, table.END + table.BEGIN, (table.BEGIN + table.END) * 2, table.BEGIN + table.END + table.BEGIN],
+)
+def test_markers_that_do_not_fit(text):
+    with pytest.raises(ValueError, match="The tables belong between one line"):
+        table.updated(text, [])
+
+
+def test_check(tmp_path, monkeypatch, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{table.BEGIN}\n{table.END}\n")
+    monkeypatch.setattr(table, "README", readme)
+    monkeypatch.setattr(table, "load_results", lambda: [result("A", 0.5, (0.375, 0.625))])
+    with pytest.raises(SystemExit, match=r"The tables in README\.md are not those of the results"):
+        table.main(["--check"])
+    assert readme.read_text() == f"{table.BEGIN}\n{table.END}\n"
+    table.main([])
+    table.main(["--check"])
+    assert "| A |" in readme.read_text()
+
+
+def test_the_readme_is_up_to_date():
+    table.main(["--check"])
