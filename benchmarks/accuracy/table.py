@@ -18,6 +18,7 @@ from ssmctb_monai.metrics import FIGURES
 README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy.table` -->"
 END = "<!-- accuracy table: end -->"
+OTHER_FOLDS = "without fold 0"
 COLUMNS = {
     "slice_auroc": "slice AUROC",
     "slice_auroc_position_matched": "position-matched",
@@ -35,16 +36,20 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         results: results of the rows.
 
     Returns:
-        Markdown: figures of all rows, beside the baseline of their data, and what each block adds; nothing without
-        results.
+        Markdown: figures of all rows, beside the baseline of their data, with all folds and without that of the
+        decisions, what each block adds, and how training went; nothing without results.
     """
     if not results:
         return ""
-    lines = [*_head("data, modalities", "method"), *_figures(results)]
-    shares = list(_shares(results))
-    if shares:
+    lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_figures(results, "all")]
+    if chosen := list(_figures(results, OTHER_FOLDS)):
+        lines += ["", "Without fold 0, on which the recipe was chosen:", ""]
+        lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
+    if shares := list(_shares(results)):
         lines += ["", "The same recipe with a block minus that without, on the same folds and seeds:", ""]
-        lines += [*_head("data, modalities", "block"), *shares]
+        lines += [*_head("data, modalities", "block", *COLUMNS.values()), *shares]
+    lines += ["", "Training, and how far slice AUROC on the training patients moves in its last third:", ""]
+    lines += [*_head("data, modalities", "method", "minutes", "threads", "spread"), *_trainings(results)]
     return "\n".join(lines)
 
 
@@ -85,21 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _head(*names: str) -> list[str]:
-    columns = [*names, *COLUMNS.values()]
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _figures(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _figures(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
     """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
     for data in dict.fromkeys(result["data"] for result in results):
-        group = [result for result in results if result["data"] == data]
+        group = [result for result in results if result["data"] == data and result["means"][part]]
+        if not group:
+            continue
         first = max(group, key=lambda result: (result["is_complete"], -group.index(result)))
-        baseline = first["means"]["all"]["baseline"]
+        baseline = first["means"][part]["baseline"]
         modality = data.rpartition(", ")[2].partition(" + ")[0]
         cells = [_cell(baseline[name]) for name in COLUMNS]
         yield _line(f"{data} ({first['number_of_cases']} cases)", f"threshold on {modality}", cells)
         for result in group:
-            means = result["means"]["all"]
+            means = result["means"][part]
             cells = [
                 _cell(means["figures"][name], is_bold=_is_better(name, means["difference_to_baseline"][name]))
                 for name in COLUMNS
@@ -118,6 +124,20 @@ def _shares(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             cells = [_cell(differences[name], is_bold=_excludes_0(differences[name]), sign="+") for name in COLUMNS]
             yield _line(head, result["title"] + _extent(result), cells)
             head = ""
+
+
+def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Time of the trainings of each row, and the largest spread of a figure in the last third of one."""
+    for result in results:
+        runs = [run for run in result["runs"] if result["score"] == "model"]
+        if not runs:
+            continue
+        minutes = sorted(run["training_seconds"] / 60 for run in runs)
+        threads = sorted({run["threads"] for run in runs})
+        spreads = [run["spread_of_last_third"]["slice_auroc"] for run in runs if run["spread_of_last_third"]]
+        spread = f"{max(spreads):.3f}" if spreads else "-"
+        cells = [f"{minutes[0]:.0f} to {minutes[-1]:.0f}", ", ".join(map(str, threads)), spread]
+        yield _line(result["data"], result["title"], cells)
 
 
 def _extent(result: Mapping[str, Any]) -> str:

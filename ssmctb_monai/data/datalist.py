@@ -254,8 +254,8 @@ def load_datalist(
         kept = [item for item, problems in items if not problems]
     if not kept:
         raise ValueError(
-            f"Section {section!r} of {datalist_file} has no usable case: add some to its list, or choose another section"
-            " (in a bundle's evaluation by `--section`; training without validation patients is `--validation_share 0`)."
+            f"Section {section!r} of {datalist_file} has no usable case: add some to its list or choose another section"
+            " (in a bundle's evaluation `--section`; without validation patients train with `--validation_share 0`)."
         )
     return kept
 

@@ -364,7 +364,10 @@ def result(row, value, interval, is_complete=True, reference=None, **changes):
     if reference is not None:
         means["difference_to_reference"] = {name: estimate(*reference) for name in table.COLUMNS}
     row_data = {"row": row, "title": row, "data": "BRATS, FLAIR", "score": "model", "number_of_cases": 18}
-    return {**row_data, "is_complete": is_complete, "means": {"all": means}, **changes}
+    seconds = {"training_seconds": 600, "threads": 2, "spread_of_last_third": {"slice_auroc": 0.0123}}
+    runs = [seconds, {**seconds, "training_seconds": 900, "spread_of_last_third": {}}]
+    means = {"all": means, "without fold 0": None}
+    return {**row_data, "is_complete": is_complete, "means": means, "runs": runs, **changes}
 
 
 def test_tables_by_hand():
@@ -386,8 +389,23 @@ def test_tables_by_hand():
     assert lines[8] == ""
     assert cells[13][:3] == ["BRATS, FLAIR", "B (unfinished: folds 0, 1, seeds 4)", "**-0.200** [-0.250, -0.125]"]
     assert cells[14][:3] == ["LGG, FLAIR + T1ce", "C", "+0.100 [-0.125, +0.250]"]
-    assert len(lines) == 15
-    assert {len(line) for line in cells if len(line) > 1} == {8}
+    assert cells[18] == ["data, modalities", "method", "minutes", "threads", "spread"]
+    assert cells[20] == ["BRATS, FLAIR", "A", "10 to 15", "2", "0.012"]
+    assert [line[1] for line in cells[21:]] == ["B", "C"]  # the score of a block needs no training
+    assert len(lines) == 23
+    assert {len(line) for line in cells[:15] if len(line) > 1} == {8}
+
+
+def test_table_without_the_fold_of_the_decisions():
+    made = [result("A", 0.5, (0.375, 0.625)), result("B", 0.75, (0.5, 0.875))]
+    made[1]["means"]["without fold 0"] = result("B", 0.875, (0.75, 1.0))["means"]["all"]
+    lines = table.tables(made).splitlines()
+    start = lines.index("Without fold 0, on which the recipe was chosen:")
+    assert [line.split("|")[2:4] for line in lines[start + 4 : start + 6]] == [
+        [" threshold on FLAIR ", " 0.250 [0.125, 0.375] "],
+        [" B ", " **0.875** [0.750, 1.000] "],
+    ]
+    assert lines[start + 6] == ""
 
 
 def test_what_is_not_defined():
@@ -397,6 +415,8 @@ def test_what_is_not_defined():
     made["means"]["all"]["figures"]["pixel_average_precision"]["interval"] = None
     line = table.tables([made]).splitlines()[3]
     assert line.startswith("|  | A | - | **0.500** [0.375, 0.625] | **0.500** |")
+    made["runs"] = made["runs"][1:]
+    assert table.tables([made]).splitlines()[-1].endswith("| 15 to 15 | 2 | - |")
 
 
 def test_tables_replace_those_before():

@@ -275,7 +275,9 @@ def test_networks_of_overlays_take_windows(files, modalities):
     assert scores.std() > 0
 
 
-SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative_width", "roi_size", "network"}
+SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative_width", "roi_size", "network"} | {
+    "smoothing"
+}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative
         ),
         ("evaluate", SHARED | {"inferer#inferer#inferer"}),
         ("inference", SHARED | {"inferer#inferer#inferer"}),
-        ("autoencoder", set()),
+        ("autoencoder", {"batch_size", "num_samples"}),
         ("multi_gpu_train", set()),
         ("multi_gpu_evaluate", set()),
     ],
