@@ -48,20 +48,24 @@ LGG = {"background": "noise", "spacing": [2.7, 2.7, 1.0], "smoothing": [4.0, 4.0
 ROWS = {
     **{
         f"brats{dims}d-{block}": Row(
-            f"{dims}D, {title}",
+            f"{dims}D, {title}" + ("" if block == "none" else " in both sub-networks"),
             "brats",
             f"brats{dims}d",
-            {"block": block},
+            {"block": block, "block_in": "both"},
             reference=None if block == "none" else f"brats{dims}d-none",
         )
         for dims in (2, 3)
         for block, title in BLOCKS.items()
     },
     **{
-        f"brats{dims}d-ssmctb-t1ce": Row(
-            f"{dims}D, SSMCTB", "brats", f"brats{dims}d", {"block": "ssmctb"}, modalities=("flair", "t1ce")
+        f"brats{dims}d": Row(
+            f"{dims}D, as shipped: SSMCTB in the reconstructive one",
+            "brats",
+            f"brats{dims}d",
+            reference=f"brats{dims}d-none",
         )
         for dims in (2, 3)
     },
-    "lgg2d-ssmctb": Row("2D, SSMCTB", "lgg", "brats2d", {"block": "ssmctb", **LGG}),
+    "brats2d-t1ce": Row("2D, as shipped", "brats", "brats2d", modalities=("flair", "t1ce")),
+    "lgg2d": Row("2D, as shipped", "lgg", "brats2d", LGG),
 }

@@ -335,7 +335,7 @@ def test_a_run_of_another_process_is_left_to_it(started, work):
     ("words", "message"),
     [
         (["blocks"], "unknown: blocks"),
-        (["brats2d-none", "lgg2d-ssmctb"], "one data set at a time"),
+        (["brats2d-none", "lgg2d"], "one data set at a time"),
         (["block", "--score", "error"], "--score is model, block or"),
         (["block", "--folds", "3"], "invalid choice: 3"),
     ],

@@ -116,10 +116,16 @@ def test_demo_data_without_a_dataset_dir(training, tmp_path, dataset_dir, monkey
 
 
 @pytest.mark.parametrize(
-    ("block", "kind", "count"), [("ssmctb", SSMCTB, 2), ("sspcab", SSPCAB, 2), ("none", None, 0), (None, None, 0)]
+    ("block", "kind", "place", "count"),
+    [
+        ("ssmctb", SSMCTB, {}, 1),
+        ("sspcab", SSPCAB, {"block_in": "both"}, 2),
+        ("none", None, {}, 0),
+        (None, None, {"block_in": "both"}, 0),
+    ],
 )
-def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, count):
-    made = training(tmp_path, dataset_dir=str(dataset_dir), block=block, modalities=["t1ce", "flair"])
+def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, place, count):
+    made = training(tmp_path, dataset_dir=str(dataset_dir), block=block, modalities=["t1ce", "flair"], **place)
     network = made.parser.get_parsed_content("network")
     assert network.in_channels == 2
     blocks = [module for module in network.modules() if isinstance(module, (SSMCTB, SSPCAB))]

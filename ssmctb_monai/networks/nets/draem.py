@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ssmctb_monai.checks import check_positive, check_spatial_dims
 from ssmctb_monai.networks.blocks.factory import BlockName, make_block
 
 Block = BlockName | Callable[[int], nn.Module] | None
+BlockPlace = Literal["both", "reconstructive", "discriminative"]
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
@@ -99,7 +101,9 @@ class DRAEM(nn.Module):
         reconstructive_width: width w of the reconstructive sub-network.
         discriminative_width: width w of the discriminative sub-network.
         block: ``None``, ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of
-            the penultimate convolution, norm and activation of both sub-networks.
+            the penultimate convolution, norm and activation of a sub-network.
+        block_in: which sub-networks have the block: ``"both"``, as in the paper, ``"reconstructive"`` or
+            ``"discriminative"``. In the discriminative one it blurs the map, since it never sees the centre voxel.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -117,9 +121,12 @@ class DRAEM(nn.Module):
         reconstructive_width: int = 16,
         discriminative_width: int = 16,
         block: Block = "ssmctb",
+        block_in: BlockPlace = "both",
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
+        if block_in not in get_args(BlockPlace):
+            raise ValueError(f"block_in must be one of {get_args(BlockPlace)}, got {block_in!r}.")
         check_positive(
             in_channels=in_channels,
             reconstructive_width=reconstructive_width,
@@ -132,11 +139,23 @@ class DRAEM(nn.Module):
         self.stride = 2 ** (len(discriminative_widths) - 1)
         self.reconstructive = nn.Sequential(
             _Encoder(spatial_dims, in_channels, reconstructive_widths),
-            _Decoder(spatial_dims, reconstructive_widths, in_channels, skip_connections=False, block=block),
+            _Decoder(
+                spatial_dims,
+                reconstructive_widths,
+                out_channels=in_channels,
+                skip_connections=False,
+                block=None if block_in == "discriminative" else block,
+            ),
         )
         self.discriminative = nn.Sequential(
             _Encoder(spatial_dims, 2 * in_channels, discriminative_widths),
-            _Decoder(spatial_dims, discriminative_widths, out_channels=2, skip_connections=True, block=block),
+            _Decoder(
+                spatial_dims,
+                discriminative_widths,
+                out_channels=2,
+                skip_connections=True,
+                block=None if block_in == "reconstructive" else block,
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ssmctb_monai.losses import DRAEMLoss
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
+from ssmctb_monai.networks.blocks.self_supervised_block import named_blocks
 from ssmctb_monai.networks.nets import DRAEM, Reconstruction
 
 DIMS = [2, 3]
@@ -150,6 +151,18 @@ def test_block_takes_the_place_of_the_penultimate_convolution(spatial_dims, sub_
     assert [step[1:] for step in steps[:-2]] == [step[1:] for step in plain[:-4]]
     blocks = [module for module in network.modules() if isinstance(module, kind)]
     assert len(blocks) == 2
+
+
+@pytest.mark.parametrize("block_in", SUB_NETWORKS)
+def test_block_in_one_sub_network(block_in):
+    widths = {"reconstructive_width": 8, "discriminative_width": 16}
+    with torch.device("meta"):
+        plain = DRAEM(2, **widths, block=None).state_dict()
+        both = DRAEM(2, **widths, block="ssmctb").state_dict()
+        network = DRAEM(2, **widths, block="ssmctb", block_in=block_in)
+    expected = {name: (both if name.startswith(block_in) else plain)[name].shape for name in network.state_dict()}
+    assert {name: weight.shape for name, weight in network.state_dict().items()} == expected
+    assert [name.partition(".")[0] for name in named_blocks(network)] == [block_in]
 
 
 def test_callable_block_keeps_its_own_settings():
@@ -366,6 +379,7 @@ def test_reconstruction_is_that_of_training(spatial_dims, size):
         ({"reconstructive_width": 0}, "reconstructive_width"),
         ({"discriminative_width": -1}, "discriminative_width"),
         ({"block": "se"}, "block"),
+        ({"block_in": "encoder"}, "block_in must be one of"),
     ],
 )
 def test_ill_arguments(arguments, message):
