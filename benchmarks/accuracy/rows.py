@@ -66,6 +66,20 @@ ROWS = {
         )
         for dims in (2, 3)
     },
+    "brats2d-discriminative": Row(
+        "2D, SSMCTB in the discriminative one",
+        "brats",
+        "brats2d",
+        {"block_in": "discriminative"},
+        reference="brats2d-none",
+    ),
+    "brats2d-unweighted": Row(
+        "2D, SSMCTB in both, λ = 0",
+        "brats",
+        "brats2d",
+        {"block_in": "both", "block_weight": 0},
+        reference="brats2d-none",
+    ),
     "brats2d-t1ce": Row("2D, as shipped", "brats", "brats2d", modalities=("flair", "t1ce")),
     "lgg2d": Row("2D, as shipped", "lgg", "brats2d", LGG),
 }
