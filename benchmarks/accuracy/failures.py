@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         items = {item["case_id"]: item for item in find_maps(results, dataset_dir)}
         for name, index in (("missed", int(np.nanargmin(precision))), ("false_alarm", int(np.argmax(highest)))):
             figure = plot_montage(items[cases[index]])
-            figure.savefig(BUNDLES / bundle / "docs" / f"{name}.png", dpi=100)
+            figure.savefig(BUNDLES / bundle / "docs" / f"{name}.png", dpi=100, bbox_inches="tight")
             print(f"{bundle}, {name}: {cases[index]}, average precision {precision[index]:.3f}")
 
 

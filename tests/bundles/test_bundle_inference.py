@@ -90,7 +90,7 @@ def bundle(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp(bundle.name)
     dims = 2 if bundle.name == "brats2d" else 3
     torch.manual_seed(0)
-    torch.save(DRAEM(dims, 1, 8, 8).state_dict(), folder / "model.pt")
+    torch.save(DRAEM(dims, 1, 8, 8, block_in="reconstructive").state_dict(), folder / "model.pt")
     torch.save({}, folder / "nothing.pt")
     checkpoints = {"ckpt_file": str(folder / "model.pt"), "nothing": str(folder / "nothing.pt")}
     return SimpleNamespace(name=bundle.name, config=bundle / "inference.json", dims=dims, **checkpoints)
@@ -104,7 +104,7 @@ def inference(workflow, bundle, tmp_path, monkeypatch):
     def run(dataset_dir, sees=False, **overrides):
         given = {"ckpt_file": bundle.ckpt_file, **WIDTHS}
         if sees:
-            given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}}
+            given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}, "smoothing": 0}
         given |= {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "out"), "threshold": THRESHOLD}
         made = workflow(bundle.config, "infer", **{**given, **overrides})
         made.run()
@@ -200,7 +200,7 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
     (tmp_path / "scan.nii.gz").unlink()
     made = inference(tmp_path, smoothing=0)
-    network = DRAEM(bundle.dims, 1, 8, 8).eval()
+    network = DRAEM(bundle.dims, 1, 8, 8, block_in="reconstructive").eval()
     network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
     lower, median, upper = np.percentile(array, [25, 50, 75])
     scaled = torch.from_numpy(0.5 + (array - median) / (8 * (upper - lower))).float().clip(0, 1)[None, None]
