@@ -275,7 +275,7 @@ def test_several_modalities(inference, bundle, tmp_path):
     array, affine = volume("smaller than a window")
     for kind, image in {"flair": array, "t1ce": 1500 - array, "seg": array > 700}.items():
         write_nifti(tmp_path / "scans" / "P1" / f"P1_{kind}.nii.gz", (image * (array > 0)).astype(np.int16), affine)
-    torch.save(DRAEM(bundle.dims, 2, 8, 8).state_dict(), tmp_path / "two.pt")
+    torch.save(DRAEM(bundle.dims, 2, 8, 8, block_in="reconstructive").state_dict(), tmp_path / "two.pt")
     overrides = {"modalities": ["t1ce", "flair"], "ckpt_file": str(tmp_path / "two.pt"), "save_reconstruction": True}
     inference(tmp_path / "scans", **overrides)
     assert list(table(tmp_path)) == ["P1"]

@@ -95,7 +95,7 @@ def test_every_reference_resolves(training, tmp_path, dataset_dir):
     ids += [f"{part}#{key}" for part in ("train", "validate") for key in made.parser[part]]
     for key in ids:
         made.parser.get_parsed_content(key)
-    assert made.parser.get_parsed_content("train#trainer").state.max_epochs == 60
+    assert made.parser.get_parsed_content("train#trainer").state.max_epochs == made.parser["max_epochs"] >= 100
 
 
 def test_properties_of_monai(training, tmp_path, dataset_dir):
@@ -243,7 +243,7 @@ def test_command_writes_thresholds_of_every_method(bundle, trained):
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     written = json.loads((trained.folder / "ckpt" / "model_settings.json").read_text())
     config = json.loads((bundle / "train.json").read_text())
-    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background")}
+    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background", "block_in")}
     assert written == {"network": "draem", **AS_TRAINED, **defaults}
 
 
@@ -504,7 +504,8 @@ def extent(mask):
 @pytest.mark.parametrize(("spacing", "width"), [(2.0, 47), (0.8, 116)])
 def test_slices_of_smaller_and_larger_brains(training, tmp_path, dataset_dir, spacing, width):
     """A batch holds slices of 96 x 96 voxels; what lacks is background, what is more is cropped."""
-    parser = training(tmp_path, dataset_dir=str(dataset_dir), spacing=[spacing] * 3, num_samples=5).parser
+    given = {"spacing": [spacing] * 3, "batch_size": 1, "num_samples": 5, "augmentation": []}
+    parser = training(tmp_path, dataset_dir=str(dataset_dir), **given).parser
     batches = list(parser.get_parsed_content("train#dataloader"))
     assert len(batches) == 4
     for batch in batches:

@@ -230,11 +230,11 @@ OWN = {
     "mae": {"score", "mae", "reconstruction_network", "reconstruction_loss"},
     "autoencoder": {"score", "in_channels", "autoencoder", "reconstruction_network", "reconstruction_loss"},
 }
-OF_OTHER_WORKFLOWS = {
-    "train": {"ckpt_file"},
-    "evaluate": {"ckpt_dir", "max_epochs", "block_weight", "augmentation", "corruption", "prepare_batch", "loss"},
-    "inference": {"ckpt_dir", "max_epochs", "block_weight", "augmentation", "corruption", "prepare_batch", "loss"},
+OF_TRAINING = {"ckpt_dir", "max_epochs", "batch_size", "num_samples", "block_weight", "augmentation", "corruption"} | {
+    "prepare_batch",
+    "loss",
 }
+OF_OTHER_WORKFLOWS = {"train": {"ckpt_file"}, "evaluate": OF_TRAINING, "inference": OF_TRAINING}
 
 
 @over_overlays
