@@ -40,6 +40,20 @@ def check_positive(**sizes: float) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}.")
 
 
+def check_shares(**shares: float) -> None:
+    """Accepts shares and probabilities, from 0 to 1.
+
+    Args:
+        shares: shares by the name of their argument.
+
+    Raises:
+        ValueError: when one is outside its range; it is named.
+    """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {share}.")
+
+
 def check_file(path: PathLike, advice: str) -> Path:
     """Accepts a file that exists.
 

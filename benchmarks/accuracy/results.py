@@ -17,6 +17,7 @@ from ssmctb_monai.metrics import Estimate, ResampledFigures, difference_over_fol
 
 RESULTS = Path(__file__).parent / "results"
 SELECTION_FOLD = 0  # recipe decisions were taken on it
+OTHER_FOLDS = f"without fold {SELECTION_FOLD}"
 SHOWN = (
     "slice_auroc",
     "slice_auroc_position_matched",
@@ -89,7 +90,7 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
         "left_out": {name: list(problems) for name, problems in cases.left_out.items()},
         "means": {
             "all": _means(ours, theirs, method, row.baseline, range(FOLDS)),
-            f"without fold {SELECTION_FOLD}": _means(
+            OTHER_FOLDS: _means(
                 ours, theirs, method, row.baseline, [fold for fold in range(FOLDS) if fold != SELECTION_FOLD]
             ),
         },

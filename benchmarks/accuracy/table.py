@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.results import load_results
+from benchmarks.accuracy.results import OTHER_FOLDS, load_results
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import FIGURES
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy.table` -->"
 END = "<!-- accuracy table: end -->"
-OTHER_FOLDS = "without fold 0"
 COLUMNS = {
     "slice_auroc": "slice AUROC",
     "slice_auroc_position_matched": "position-matched",
@@ -43,7 +42,7 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_figures(results, "all")]
     if chosen := list(_figures(results, OTHER_FOLDS)):
-        lines += ["", "Without fold 0, on which the recipe was chosen:", ""]
+        lines += ["", f"{OTHER_FOLDS.capitalize()}, on which the recipe was chosen:", ""]
         lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
     if shares := list(_shares(results)):
         lines += ["", "The same recipe with a block minus that without, on the same folds and seeds:", ""]

@@ -13,6 +13,7 @@ from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import convert_data_type, convert_to_dst_type
 from torch import Tensor
 
+from ssmctb_monai.checks import check_shares
 from ssmctb_monai.transforms.brain import source_name
 
 
@@ -140,8 +141,7 @@ class RandContrast(RandomizableTransform):
 
     def __init__(self, prob: float = 0.8, contrast: float = 0.35, brightness: float = 0.03) -> None:
         super().__init__(prob)
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob must be in [0, 1], got {prob}.")
+        check_shares(prob=prob)
         for name, value in (("contrast", contrast), ("brightness", brightness)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}.")

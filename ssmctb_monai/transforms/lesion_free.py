@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Randomizable, SpatialCrop, Transform
 from monai.utils import convert_data_type, convert_to_dst_type, ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
+from ssmctb_monai.checks import check_shares
 from ssmctb_monai.transforms.brain import source_name
 
 
@@ -60,8 +61,7 @@ class LesionFreePositions(Transform):
     """
 
     def __init__(self, roi_size: Sequence[int] | int, margin: Sequence[int] | int = 0, min_brain: float = 0.2) -> None:
-        if not 0 <= min_brain <= 1:
-            raise ValueError(f"min_brain must be in [0, 1], got {min_brain}.")
+        check_shares(min_brain=min_brain)
         if any(size < 1 and size != -1 for size in ensure_tuple(roi_size)):
             raise ValueError(f"roi_size must be positive or -1, got {roi_size}.")
         if any(size < 0 for size in ensure_tuple(margin)):

@@ -16,7 +16,7 @@ from skimage.io import imread
 from skimage.util import img_as_float32
 from torch import Tensor
 
-from ssmctb_monai.checks import check_spatial_dims
+from ssmctb_monai.checks import check_shares, check_spatial_dims
 from ssmctb_monai.transforms.perlin_noise import RandPerlinNoise
 
 AnomalySource = Literal["intensity", "paste", "texture", "folder"]
@@ -73,9 +73,7 @@ class RandPerlinAnomaly(RandomizableTransform):
     ) -> None:
         super().__init__(prob)
         check_spatial_dims(spatial_dims)
-        for name, probability in (("prob", prob), ("brighter", brighter)):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {probability}.")
+        check_shares(prob=prob, brighter=brighter)
         known = {"intensity", "paste", "texture", "folder"}
         if not sources or not known.issuperset(sources):
             raise ValueError(f"sources must be some of {sorted(known)}, got {list(sources)}.")

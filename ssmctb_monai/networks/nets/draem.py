@@ -103,7 +103,7 @@ class DRAEM(nn.Module):
         block: ``None``, ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of
             the penultimate convolution, norm and activation of a sub-network.
         block_in: which sub-networks have the block: ``"both"``, as in the paper, ``"reconstructive"`` or
-            ``"discriminative"``. In the discriminative one it blurs the map, since it never sees the centre voxel.
+            ``"discriminative"``.
 
     Raises:
         ValueError: when an argument is outside its range.
