@@ -28,14 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/accuracy"), help="folder of all that is not kept")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), choices=range(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--score", default="model", help="model; block or block:SUBNETWORK for the error of the blocks")
+    parser.add_argument(
+        "--score",
+        default="model",
+        help="model; image for its input; block or block:SUBNETWORK for the error of its blocks",
+    )
     settings = parser.parse_args(arguments)
     if unknown := set(settings.rows) - set(ROWS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     if len(data := {ROWS[name].data for name in settings.rows}) > 1:
         parser.error(f"rows of one data set at a time, these are of {' and '.join(sorted(data))}")
-    if settings.score.partition(":")[0] not in ("model", "block"):
-        parser.error(f"--score is model, block or block:SUBNETWORK, got {settings.score}")
+    if settings.score.partition(":")[0] not in ("model", "image", "block"):
+        parser.error(f"--score is model, image, block or block:SUBNETWORK, got {settings.score}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
 

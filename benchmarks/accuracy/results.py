@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.dataset import FOLDS, Cases
-from benchmarks.accuracy.rows import ROWS
+from benchmarks.accuracy.rows import MODALITIES, ROWS
 from benchmarks.accuracy.runs import Run, existing_runs
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers.training_record import record_file
@@ -38,7 +38,7 @@ def results_file(name: str, score: str) -> Path:
 
     Args:
         name: name of the row.
-        score: ``"model"``, or that of the blocks.
+        score: ``"model"``, or another one.
 
     Example:
         >>> results_file("brats2d-ssmctb", "block").name
@@ -52,7 +52,7 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
 
     Args:
         name: name of the row.
-        score: ``"model"``, or that of the blocks.
+        score: ``"model"``, or another one.
         work_dir: folder of all rows.
         cases: the cases.
         seeds: seeds that are wanted, besides those of the runs.
@@ -67,21 +67,21 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
     done = {(run.fold, run.seed) for run in runs}
     wanted = {(fold, seed) for fold in range(FOLDS) for seed in {*seeds, *(run.seed for run in runs)}}
     used = [case for fold in cases.folds for case in fold]
-    # The blocks' error is compared with the network's own map
+    # Another score is compared with the network's own map
     reference = (row.reference, "model") if score == "model" else (name, "model")
     others = [] if reference[0] is None else existing_runs(reference[0], work_dir)
     others = [run for run in others if (run.fold, run.seed) in done and run.is_evaluated(reference[1])]
     ours, theirs = _loaded(runs, score), _loaded(others, reference[1])
-    method = "model" if score == "model" else "block"
+    method = score.partition(":")[0]
     content = {
         "row": name,
-        "title": row.title if score == "model" else f"{row.title}: error of its {_blocks(score)}",
+        "title": _title(name, score),
         "data": row.group,
         "bundle": row.bundle,
         "overrides": dict(row.overrides),
         "score": score,
         "baseline": row.baseline,
-        "reference": reference[0],
+        "reference": None if reference[0] is None else _title(*reference),
         "is_complete": done >= wanted,
         "missing_runs": [{"fold": fold, "seed": seed} for fold, seed in sorted(wanted - done)],
         "number_of_cases": len(used),
@@ -113,7 +113,7 @@ def load_results() -> list[dict[str, Any]]:
     """Reads the results of all rows.
 
     Returns:
-        Results in the order of the rows, those of the network before those of its blocks.
+        Results in the order of the rows, those of the network before other scores.
     """
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
     order = list(ROWS)
@@ -188,9 +188,16 @@ def _shown(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: {"value": estimates[name].value, "interval": estimates[name].interval} for name in SHOWN}
 
 
-def _blocks(score: str) -> str:
+def _title(name: str, score: str) -> str:
+    """What the tables call a row's score."""
+    title = ROWS[name].title
+    if score == "model":
+        return title
+    if score == "image":
+        modality = MODALITIES[ROWS[name].modalities[0]]
+        return f"{title.partition(',')[0]}, no network: {modality} itself, scaled, smoothed like the maps"
     where = score.partition(":")[2]
-    return f"{where} block" if where else "blocks"
+    return f"{title}: error of its {where + ' block' if where else 'blocks'}"
 
 
 def _rounded(content: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BLOCKS = {"none": "no block", "sspcab": "SSPCAB", "ssmctb": "SSMCTB"}
+MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 DATA = {"brats": "BRATS", "lgg": "LGG"}
 
 
@@ -38,12 +39,11 @@ class Row:
     @property
     def group(self) -> str:
         """Data and modalities, which rows must share to be compared."""
-        names = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
-        return f"{DATA[self.data]}, {' + '.join(names[name] for name in self.modalities)}"
+        return f"{DATA[self.data]}, {' + '.join(MODALITIES[name] for name in self.modalities)}"
 
 
 # Heads in noisy air; slices of 256x256 voxels, 20 to 80 of them, some mm apart though the files say 1 mm
-LGG = {"background": "noise", "spacing": [2.7, 2.7, 1.0], "smoothing": [4.0, 4.0, 0.5], "train#trainer#max_epochs": 250}
+LGG = {"background": "noise", "spacing": [2.7, 2.7, 1.0], "smoothing": [4.0, 4.0, 0.5], "iterations": 2000}
 
 ROWS = {
     **{

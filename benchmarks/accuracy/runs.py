@@ -13,9 +13,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from benchmarks.accuracy.block_score import BlockScore
 from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
 from benchmarks.accuracy.rows import ROWS, Row
+from benchmarks.accuracy.scores import scoring_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers import EvaluationReport
 from ssmctb_monai.metrics import ResampledFigures
@@ -67,7 +67,7 @@ class Run:
         """Figures of the evaluation and their resamples.
 
         Args:
-            score: ``"model"``, or ``"block"`` and ``"block:SUBNETWORK"``.
+            score: ``"model"``, ``"image"``, ``"block"`` or ``"block:SUBNETWORK"``.
         """
         return self.folder / f"{score.replace(':', '-')}.npz"
 
@@ -195,8 +195,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     Args:
         run: a run that is trained.
         cases: the cases.
-        score: ``"model"`` for the network's map; ``"block"`` for the error of its blocks, which has no label-free
-            threshold, ``"block:SUBNETWORK"`` for that of the blocks in a sub-network.
+        score: ``"model"`` for the network's map, or what `scoring_network` takes, which has no label-free threshold.
     """
     if run.is_evaluated(score):
         return
@@ -215,9 +214,9 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         parser[key] = value
     evaluator, evaluation = (parser.get_parsed_content(name) for name in ("evaluator", "evaluation"))
     if score != "model":
-        evaluator.network = BlockScore(evaluator.network, score.partition(":")[2])
+        evaluator.network = scoring_network(evaluator.network, score)
         report = next(item for item in parser.get_parsed_content("handlers") if isinstance(item, EvaluationReport))
-        report.maps = {"block": report.maps.pop("model"), **report.maps}
+        report.maps = {score.partition(":")[0]: report.maps.pop("model"), **report.maps}
         evaluation.thresholds.pop("model", None)
     evaluator.run()
     ResampledFigures.of(evaluation).save(file)

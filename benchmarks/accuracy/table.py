@@ -36,7 +36,7 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
 
     Returns:
         Markdown: figures of all rows, beside the baseline of their data, with all folds and without that of the
-        decisions, what each block adds, and how training went; nothing without results.
+        decisions, differences between them, and how training went; nothing without results.
     """
     if not results:
         return ""
@@ -45,8 +45,8 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         lines += ["", f"{OTHER_FOLDS.capitalize()}, on which the recipe was chosen:", ""]
         lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
     if shares := list(_shares(results)):
-        lines += ["", "The same recipe with a block minus that without, on the same folds and seeds:", ""]
-        lines += [*_head("data, modalities", "block", *COLUMNS.values()), *shares]
+        lines += ["", "Differences, on the same folds and seeds:", ""]
+        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *shares]
     lines += ["", "Training, and how far slice AUROC on the training patients moves in its last third:", ""]
     lines += [*_head("data, modalities", "method", "minutes", "threads", "spread"), *_trainings(results)]
     return "\n".join(lines)
@@ -113,15 +113,15 @@ def _figures(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
 
 
 def _shares(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Differences to the row without block; bold is what is not 0, whichever way."""
+    """Differences to other results; bold is what is not 0, whichever way."""
     for data in dict.fromkeys(result["data"] for result in results):
         head = data
         for result in results:
             differences = result["means"]["all"].get("difference_to_reference")
-            if result["data"] != data or result["score"] != "model" or differences is None:
+            if result["data"] != data or differences is None:
                 continue
             cells = [_cell(differences[name], is_bold=_excludes_0(differences[name]), sign="+") for name in COLUMNS]
-            yield _line(head, result["title"] + _extent(result), cells)
+            yield _line(head, result["title"] + _extent(result), result["reference"], cells)
             head = ""
 
 

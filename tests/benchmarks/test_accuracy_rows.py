@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.accuracy.block_score import BlockScore
 from benchmarks.accuracy.dataset import prepare_cases, write_fold
 from benchmarks.accuracy.rows import ROWS, Row
+from benchmarks.accuracy.scores import scoring_network
 from ssmctb_monai.networks.nets import DRAEM
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -150,7 +150,10 @@ def test_score_of_blocks_is_their_error():
     block.register_forward_hook(lambda module, args, output: given.append(args[0]))
     image = torch.rand(2, 1, 32, 64)
     with torch.no_grad():
-        one, other, both = (BlockScore(network, where)(image) for where in ("reconstructive", "discriminative", ""))
+        one, other, both = (
+            scoring_network(network, score)(image)
+            for score in ("block:reconstructive", "block:discriminative", "block")
+        )
         error = block.anomaly_map(given[0])
     assert error.max() > 1e-4
     torch.testing.assert_close(one, error / (1 + error), rtol=1e-5, atol=0)
@@ -162,9 +165,15 @@ def test_score_of_blocks_is_their_error():
     assert len(block._forward_hooks) == 1
 
 
+def test_score_of_the_image_is_its_first_modality():
+    image = torch.rand(2, 3, 32, 64)
+    network = DRAEM(2, 3, reconstructive_width=8, discriminative_width=8, block=None)
+    torch.testing.assert_close(scoring_network(network, "image")(image), image[:, :1], rtol=0, atol=0)
+
+
 def test_no_block_to_score_by():
     network = DRAEM(2, reconstructive_width=8, discriminative_width=8, block=None)
     with pytest.raises(ValueError, match="no block in DRAEM: take a row that has one"):
-        BlockScore(network)
+        scoring_network(network, "block")
     with pytest.raises(ValueError, match="no block in reconstructive"):
-        BlockScore(network, "reconstructive")
+        scoring_network(network, "block:reconstructive")

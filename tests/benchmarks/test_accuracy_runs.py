@@ -82,7 +82,7 @@ def figures(run, value, baseline=0.25, method="model"):
 def finish(run, cases, value, score="model", **kwargs):
     """Trains, and writes what an evaluation would."""
     runs.train(run, cases)
-    figures(run, value, method="model" if score == "model" else "block", **kwargs).save(run.figures_file(score))
+    figures(run, value, method=score.partition(":")[0], **kwargs).save(run.figures_file(score))
     run.figures_file(score).with_suffix(".json").write_text(json.dumps(run.evaluation_configuration))
 
 
@@ -265,9 +265,21 @@ def test_results_of_the_blocks_are_beside_the_network_s(work, cases, training):
     assert (model["score"], block["score"]) == ("model", "block:reconstructive")
     assert results.results_file("block", "block:reconstructive").name == "block-block-reconstructive.json"
     assert block["title"] == "2D, block: error of its reconstructive block"
-    assert block["reference"] == "block"
+    assert block["reference"] == "2D, block"
     assert block["runs"][0]["figures"]["block"]["slice_auroc"] == 0.5
     assert block["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
+
+
+def test_results_of_the_image_are_beside_the_network_s(work, cases, training):
+    run = Run("block", 0, 0, work)
+    finish(run, cases, 0.75)
+    finish(run, cases, 0.5, score="image")
+    results.write_results("block", "image", work, cases)
+    (image,) = results.load_results()
+    assert results.results_file("block", "image").name == "block-image.json"
+    assert image["title"] == "2D, no network: FLAIR itself, scaled, smoothed like the maps"
+    assert image["reference"] == "2D, block"
+    assert image["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
 
 
 def test_no_run_is_finished(work, cases, training):
@@ -336,7 +348,7 @@ def test_a_run_of_another_process_is_left_to_it(started, work):
     [
         (["blocks"], "unknown: blocks"),
         (["brats2d-none", "lgg2d"], "one data set at a time"),
-        (["block", "--score", "error"], "--score is model, block or"),
+        (["block", "--score", "error"], "--score is model, image, block or"),
         (["block", "--folds", "3"], "invalid choice: 3"),
     ],
 )
@@ -364,6 +376,7 @@ def result(row, value, interval, is_complete=True, reference=None, **changes):
     if reference is not None:
         means["difference_to_reference"] = {name: estimate(*reference) for name in table.COLUMNS}
     row_data = {"row": row, "title": row, "data": "BRATS, FLAIR", "score": "model", "number_of_cases": 18}
+    row_data["reference"] = None if reference is None else "R"
     seconds = {"training_seconds": 600, "threads": 2, "spread_of_last_third": {"slice_auroc": 0.0123}}
     runs = [seconds, {**seconds, "training_seconds": 900, "spread_of_last_third": {}}]
     means = {"all": means, "without fold 0": None}
@@ -375,7 +388,7 @@ def test_tables_by_hand():
         result("A", 0.5, (0.375, 0.625)),
         result("B", 0.3, (0.1, 0.5), is_complete=False, reference=(-0.2, -0.25, -0.125)),
         result("C", 0.75, (0.5, 0.875), data="LGG, FLAIR + T1ce", number_of_cases=40, reference=(0.1, -0.125, 0.25)),
-        result("D", 0.75, (0.5, 0.875), score="block", data="LGG, FLAIR + T1ce", reference=(9, 9, 9)),
+        result("D", 0.75, (0.5, 0.875), score="block", data="LGG, FLAIR + T1ce", reference=(0.5, 0.25, 0.75)),
     ]
     lines = table.tables(made).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -387,13 +400,15 @@ def test_tables_by_hand():
     assert cells[5][:2] == ["LGG, FLAIR + T1ce (40 cases)", "threshold on FLAIR"]
     assert [line[1] for line in cells[6:8]] == ["C", "D"]
     assert lines[8] == ""
-    assert cells[13][:3] == ["BRATS, FLAIR", "B (unfinished: folds 0, 1, seeds 4)", "**-0.200** [-0.250, -0.125]"]
-    assert cells[14][:3] == ["LGG, FLAIR + T1ce", "C", "+0.100 [-0.125, +0.250]"]
-    assert cells[18] == ["data, modalities", "method", "minutes", "threads", "spread"]
-    assert cells[20] == ["BRATS, FLAIR", "A", "10 to 15", "2", "0.012"]
-    assert [line[1] for line in cells[21:]] == ["B", "C"]  # the score of a block needs no training
-    assert len(lines) == 23
-    assert {len(line) for line in cells[:15] if len(line) > 1} == {8}
+    assert cells[13][:4] == ["BRATS, FLAIR", "B (unfinished: folds 0, 1, seeds 4)", "R", "**-0.200** [-0.250, -0.125]"]
+    assert cells[14][:4] == ["LGG, FLAIR + T1ce", "C", "R", "+0.100 [-0.125, +0.250]"]
+    assert cells[15][:4] == ["", "D", "R", "**+0.500** [+0.250, +0.750]"]
+    assert cells[19] == ["data, modalities", "method", "minutes", "threads", "spread"]
+    assert cells[21] == ["BRATS, FLAIR", "A", "10 to 15", "2", "0.012"]
+    assert [line[1] for line in cells[22:]] == ["B", "C"]  # another score needs no training
+    assert len(lines) == 24
+    assert {len(line) for line in cells[:8]} == {8}
+    assert {len(line) for line in cells[11:16]} == {9}
 
 
 def test_table_without_the_fold_of_the_decisions():

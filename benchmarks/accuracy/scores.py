@@ -1,4 +1,4 @@
-"""The blocks' own error as the score of a network."""
+"""What to score voxels by instead of a network's map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
+
+
+def scoring_network(network: nn.Module, score: str) -> nn.Module:
+    """Puts another score in the place of a network's map.
+
+    Args:
+        network: trained network in evaluation mode.
+        score: ``"image"`` for the first modality of its input, ``"block"`` for the error of its blocks,
+            ``"block:SUBNETWORK"`` for that of the blocks in a sub-network.
+
+    Returns:
+        A network that returns the score.
+
+    Example:
+        >>> scoring_network(network, "image")(torch.rand(1, 2, 64, 64)).shape
+        torch.Size([1, 1, 64, 64])
+    """
+    return FirstChannel() if score == "image" else BlockScore(network, score.partition(":")[2])
+
+
+class FirstChannel(nn.Module):
+    """Scores every voxel by its intensity: what a detector has to beat, as it is scaled and smoothed alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes the first modality.
+
+        Args:
+            x: image of shape (batch, channels, height, width[, depth]), in [0, 1].
+
+        Returns:
+            Score in [0, 1], shape (batch, 1, height, width[, depth]).
+        """
+        return x[:, :1]
 
 
 class BlockScore(nn.Module):
