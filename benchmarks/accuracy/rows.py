@@ -42,8 +42,8 @@ class Row:
         return f"{DATA[self.data]}, {' + '.join(MODALITIES[name] for name in self.modalities)}"
 
 
-# Heads in noisy air; slices of 256x256 voxels, 20 to 80 of them, some mm apart though the files say 1 mm
-LGG = {"background": "noise", "spacing": [2.7, 2.7, 1.0], "smoothing": [4.0, 4.0, 0.5], "iterations": 2000}
+# Heads; 20 to 80 slices, some mm apart though the files say 1 mm
+LGG = {"background": "skull", "spacing": [2.0, 2.0, 1.0], "smoothing": [3.0, 3.0, 0.5], "iterations": 800}
 
 ROWS = {
     **{

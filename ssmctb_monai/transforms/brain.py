@@ -6,6 +6,7 @@ import logging
 from collections.abc import Hashable, Mapping
 from typing import Any, Literal, get_args
 
+import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
@@ -14,9 +15,11 @@ from monai.utils import convert_data_type, convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_li
 
+from ssmctb_monai.transforms.skull import cut_out_brain
+
 logger = logging.getLogger(__name__)
 
-Background = Literal["constant", "noise"]
+Background = Literal["constant", "noise", "skull"]
 
 NEARLY_ALL = 0.95  # of the image; a brain that fills its box leaves the corners
 
@@ -37,7 +40,8 @@ def source_name(data: Any) -> str:
 class BrainMask(Transform):
     """Brain mask of a skull-stripped image: what differs from the background, without holes, the largest part.
 
-    A voxel is brain where any channel differs from its background. In an image with skull the mask is the head.
+    A voxel is brain where any channel differs from its background. In an image with skull the mask is the head, unless
+    ``background`` is ``"skull"``.
 
     Args:
         background: what the background is. ``"constant"``: the most frequent value on the faces of the image, in each
@@ -45,11 +49,13 @@ class BrainMask(Transform):
             whole image is brain then, of which the log warns. ``"noise"``: what lies below the threshold of Li and
             Tam, *An iterative algorithm for minimum cross entropy thresholding*, 1998,
             https://doi.org/10.1016/S0167-8655(98)00057-9, of the image smoothed by a standard deviation of a voxel;
-            for the noisy air around a head.
+            for the noisy air around a head. ``"skull"``: also what lies between that air and the brain, bone and
+            scalp, by the first channel (`cut_out_brain`); voxels without an affine are 1 mm wide, their last axis
+            the body's. Crude: a mask from a tool made for it is better.
 
     Raises:
         ValueError: when ``background`` is unknown, or the image holds NaN or infinite values, or nothing but
-            background; the file is named.
+            background, or no brain is found in a head; the file is named.
 
     Example:
         >>> brain = BrainMask()(image)  # (channels, ...) -> (1, ...), 0 or 1
@@ -87,10 +93,26 @@ class BrainMask(Transform):
                 source_name(image),
                 100 * filled.mean(),
             )
+        if self.background == "skull":
+            filled = self._brain_in_head(array[0], filled[0] > 0, image)[None]
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
 
+    def _brain_in_head(self, channel: np.ndarray, head: np.ndarray, image: NdarrayOrTensor) -> np.ndarray:
+        """The brain, by axial slices of whichever orientation."""
+        affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
+        axes = [*range(channel.ndim)]
+        if channel.ndim == 3:
+            axes.append(axes.pop(int(nibabel.io_orientation(affine)[:, 0].tolist().index(2))))
+        spacing = nibabel.affines.voxel_sizes(affine)[axes]
+        image_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, head))
+        brain = cut_out_brain(image_slices, head_slices, spacing.tolist())
+        brain = brain.reshape(image_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
+        if not brain.any():
+            raise ValueError(f"No brain was found in the head of {source_name(image)}: give a brain mask.")
+        return brain
+
     def _foreground(self, channel: np.ndarray) -> np.ndarray:
-        if self.background == "noise":
+        if self.background != "constant":
             smooth = gaussian_filter(channel.astype(np.float32), sigma=1)
             return smooth > threshold_li(smooth) if smooth.min() < smooth.max() else np.zeros(channel.shape, dtype=bool)
         faces = np.concatenate([channel.take((0, -1), axis).ravel() for axis in range(channel.ndim)])
@@ -104,7 +126,7 @@ class BrainMaskd(MapTransform):
     Args:
         keys: key of the image; the mask of each is the same, so there is usually one.
         brain_key: key of the mask, read where present, else made.
-        background: what the background is, ``"constant"`` or ``"noise"``.
+        background: what the background is, ``"constant"``, ``"noise"`` or ``"skull"``.
     """
 
     def __init__(

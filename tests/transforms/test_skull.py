@@ -1,0 +1,118 @@
+"""The brain in a head: what belongs to it, in whichever orientation and voxel size."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+
+from ssmctb_monai.transforms import BrainMask, BrainMaskd
+from ssmctb_monai.transforms.skull import cut_out_brain
+
+SPACING = (2.0, 2.0, 4.0)
+
+
+def made_head(spacing=SPACING, bridge=0.0):
+    """A brain in dark bone and bright scalp, a neck below and a bridge as wide as told between brain and scalp.
+
+    Returns:
+        Image with noise in the air, the brain, and the head.
+    """
+    shape = [round(extent / size) for extent, size in zip((176, 208, 152), spacing, strict=True)]
+    axes = [(np.arange(count) - (count - 1) / 2) * size for count, size in zip(shape, spacing, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+
+    def radius(width, length, height):
+        return np.sqrt((x / width) ** 2 + (y / length) ** 2 + ((z - 12) / height) ** 2)
+
+    head = (radius(82, 98, 62) < 1) | ((np.hypot(x, y) < 60) & (z < 0))
+    brain = radius(66, 82, 46) < 1
+    image = np.abs(np.random.default_rng(0).normal(0, 4, shape))
+    image[head] += 300
+    image[(radius(74, 90, 54) < 1) | ((np.hypot(x, y) < 50) & (z < -20))] = 40
+    image[(np.hypot(x, y) < 40) & (z < -44)] = 150  # muscles
+    image[(np.abs(y) < bridge / 2) & (np.abs(z - 12) < 6) & (x > 0) & (radius(80, 96, 60) < 1)] = 150
+    image[brain] = 150
+    image[(radius(16, 24, 12) < 1)] = 60  # ventricles
+    image += np.random.default_rng(1).normal(0, 5, shape) * head
+    return image.astype(np.float32), brain, head
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("bridge", [0, 8])
+def test_brain_is_found_and_nothing_else(bridge):
+    image, brain, head = made_head(bridge=bridge)
+    found = cut_out_brain(image, head, SPACING)
+    assert dice(found, brain) > 0.9
+    assert (found & brain).sum() / brain.sum() > 0.98
+    assert (found & (image > 250)).sum() / found.sum() < 0.005  # scalp
+    assert not found[..., :8].any()  # neck
+
+
+def test_voxel_size_does_not_matter():
+    image, _, head = made_head()
+    finer, brain, finer_head = made_head((1.0, 2.0, 4.0))
+    coarse, fine = cut_out_brain(image, head, SPACING), cut_out_brain(finer, finer_head, (1.0, 2.0, 4.0))
+    assert fine.sum() / coarse.sum() == pytest.approx(2, rel=0.02)
+    assert dice(fine, brain) > 0.9
+    assert (cut_out_brain(image, head, (0.5, 0.5, 1.0)) != coarse).sum() > 1000  # a head of 5 cm
+
+
+def test_a_lesion_darker_or_brighter_than_the_brain_belongs_to_it():
+    image, brain, head = made_head()
+    image[30:46, 30:46, 20:24] = 200
+    image[46:60, 60:76, 20:24] = 50
+    found = cut_out_brain(image, head, SPACING)
+    assert found[30:46, 30:46, 20:24].all()
+    assert found[46:60, 60:76, 20:24].all()
+    assert dice(found, brain) > 0.9
+
+
+def test_no_tissue_is_thick_enough():
+    image = np.zeros((40, 40, 4), np.float32)
+    image[np.arange(40) % 10 < 5] = 100
+    assert not cut_out_brain(image, np.ones(image.shape, dtype=bool), (1, 1, 1)).any()
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "ASR", "SRA"])
+def test_mask_in_any_orientation(axcodes):
+    image, brain, _ = made_head()
+    scan = MetaTensor(torch.from_numpy(image[None]), affine=torch.diag(torch.tensor([*SPACING, 1.0])))
+    turned = Orientation(axcodes=axcodes, labels=None)(scan)
+    mask = BrainMask("skull")(turned)
+    assert mask.shape == turned.shape
+    assert mask.dtype == torch.uint8
+    assert "".join(nibabel.aff2axcodes(mask.affine)) == axcodes
+    back = Orientation(axcodes="RAS", labels=None)(mask)
+    assert dice(back[0].numpy() > 0, brain) > 0.9
+    torch.testing.assert_close(back.as_tensor(), BrainMask("skull")(scan).as_tensor(), rtol=0, atol=0)
+
+
+def test_single_slice_and_first_channel():
+    image, brain, _ = made_head((1.0, 1.0, 4.0))
+    axial = np.stack([image[..., 22], np.ones_like(image[..., 22])])
+    mask = BrainMask("skull")(axial)
+    assert mask.shape == (1, *axial.shape[1:])
+    assert dice(mask[0] > 0, brain[..., 22]) > 0.9
+
+
+def test_head_without_a_brain_is_refused():
+    distance = np.hypot(*np.meshgrid(np.arange(160) - 80, np.arange(160) - 80, indexing="ij"))[..., None]
+    image = np.where(distance < 70, 40, 0) + np.where((distance > 60) & (distance < 70), 260, 0)
+    image = np.repeat(image, 6, axis=2).astype(np.float32)
+    scan = MetaTensor(torch.from_numpy(image[None]), meta={"filename_or_obj": "case_7_flair.nii.gz"})
+    with pytest.raises(ValueError, match=r"No brain was found in the head of case_7_flair\.nii\.gz: give a brain mask"):
+        BrainMask("skull")(scan)
+
+
+def test_dictionary_takes_a_given_mask_instead():
+    image, brain, _ = made_head()
+    scan = MetaTensor(torch.from_numpy(image[None]), affine=torch.diag(torch.tensor([*SPACING, 1.0])))
+    made = BrainMaskd("image", background="skull")({"image": scan})["brain"]
+    assert dice(made[0].numpy() > 0, brain) > 0.9
+    given = BrainMaskd("image", background="skull")({"image": scan, "brain": torch.ones_like(scan)})["brain"]
+    assert given.all()
