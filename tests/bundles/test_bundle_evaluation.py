@@ -437,7 +437,7 @@ def test_missing_data_set(evaluating, tmp_path):
         ("block", "none", "trained with block sspcab, not with block none"),
         ("spacing", [1.5, 1.5, 1.5], "trained with spacing [2.0, 2.0, 2.0], not with spacing [1.5, 1.5, 1.5]"),
         ("smoothing", 1.0, "not with smoothing 1.0"),
-        ("background", "noise", "trained with background constant, not with background noise"),
+        ("background", "noise", "trained with region brain, not with region head"),
         ("block_in", "both", "trained with block_in reconstructive, not with block_in both"),
         ("modalities", ["t1ce"], "trained with modalities ['flair', 't1ce'], not with modalities ['t1ce']"),
     ],

@@ -245,6 +245,21 @@ def test_maps_only_unless_more_is_asked_for(inference, tmp_path):
     assert len(settings["checkpoint"]) == 64
 
 
+def test_brain_is_cut_out_of_a_head(inference, tmp_path):
+    """Whichever network of brains it is, as long as it was not trained on heads."""
+    grid = np.stack(np.meshgrid(*(np.arange(size) - size // 2 for size in (80, 96, 40)), indexing="ij"))
+    radius = np.sqrt((grid**2 / np.reshape((1, 1.4, 0.3), (3, 1, 1, 1))).sum(axis=0))
+    image = np.random.default_rng(0).normal(0, 5, radius.shape) + np.select(
+        [radius < 30, radius < 34, radius < 37], [150, 40, 300], 0
+    )
+    write_nifti(tmp_path / "scan.nii.gz", image.astype(np.float32), np.diag((2.0, 2, 2, 1)))
+    inference(tmp_path / "scan.nii.gz", sees=True, background="skull")
+    anomaly_map, _ = load(tmp_path, "scan")
+    assert (anomaly_map[radius < 28] > 0).mean() > 0.99
+    assert (anomaly_map[radius > 34] == 0).all()
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["background"] == "skull"
+
+
 def test_threshold_of_the_checkpoint(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
     torch.save({}, tmp_path / "own.pt")

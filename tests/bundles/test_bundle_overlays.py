@@ -230,8 +230,8 @@ def test_unknown_score(using):
 
 def test_training_writes_what_the_network_must_be_used_with(overlay, trained):
     config = json.loads(overlay.train[0].read_text(encoding="utf-8"))
-    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background")}
-    shared = {"modalities": MODALITIES, "score": "l1", **defaults}
+    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing")}
+    shared = {"modalities": MODALITIES, "score": "l1", "region": "brain", **defaults}
     written = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
     assert written == {"network": overlay.name, **shared, **OWN_SETTINGS[overlay.name]}
 

@@ -246,8 +246,8 @@ def test_command_writes_thresholds_of_every_method(bundle, trained):
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     written = json.loads((trained.folder / "ckpt" / "model_settings.json").read_text())
     config = json.loads((bundle / "train.json").read_text())
-    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "background", "block_in")}
-    assert written == {"network": "draem", **AS_TRAINED, **defaults}
+    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "block_in")}
+    assert written == {"network": "draem", "region": "brain", **AS_TRAINED, **defaults}
 
 
 def test_command_writes_a_record(trained):
