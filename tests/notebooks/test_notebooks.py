@@ -20,7 +20,7 @@ WRITTEN_BY_RUNS = shutil.ignore_patterns("trained", "cache", "eval")
 COARSE = {"spacing": [4, 4, 4], "roi_size": [64, 64, 1], "reconstructive_width": 8, "discriminative_width": 8}
 SHORT = {
     "01_block_in_a_unet": {"EPOCHS": 2},
-    "02_train_and_evaluate": {"EPOCHS": 1, "SETTINGS": {"modalities": ["flair", "t1ce"], **COARSE}},
+    "02_train_and_evaluate": {"ITERATIONS": 1, "SETTINGS": {"modalities": ["flair", "t1ce"], **COARSE}},
     "03_review_heatmaps": {"MAPS_DIR": "runs/maps"},
 }
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
