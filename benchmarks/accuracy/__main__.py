@@ -17,6 +17,7 @@ from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
 from benchmarks.accuracy.results import results_file, write_results
 from benchmarks.accuracy.rows import ROWS
 from benchmarks.accuracy.runs import Run, check_configuration, evaluate, existing_runs, train
+from benchmarks.accuracy.scores import SCORES
 
 logger = logging.getLogger("benchmarks.accuracy")
 
@@ -31,15 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--score",
         default="model",
-        help="model; image for its input; block or block:SUBNETWORK for the error of its blocks",
+        choices=SCORES,
+        help="what maps hold: the network's answer, its input, or the error of its blocks, all or of a sub-network",
     )
     settings = parser.parse_args(arguments)
     if unknown := set(settings.rows) - set(ROWS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     if len(data := {ROWS[name].data for name in settings.rows}) > 1:
         parser.error(f"rows of one data set at a time, these are of {' and '.join(sorted(data))}")
-    if settings.score.partition(":")[0] not in ("model", "image", "block"):
-        parser.error(f"--score is model, image, block or block:SUBNETWORK, got {settings.score}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
 
@@ -73,7 +73,7 @@ def finish(run: Run, cases: Cases, score: str) -> None:
     Args:
         run: the run.
         cases: the cases.
-        score: ``"model"``, or that of the blocks.
+        score: one of `SCORES`.
     """
     if not run.is_trained:
         logger.info("%s: training, see %s", run, run.folder / "training.log")

@@ -81,5 +81,5 @@ ROWS = {
         reference="brats2d-none",
     ),
     "brats2d-t1ce": Row("2D, as shipped", "brats", "brats2d", modalities=("flair", "t1ce")),
-    "lgg2d": Row("2D, as shipped", "lgg", "brats2d", LGG),
+    "lgg2d": Row("2D, SSMCTB in the reconstructive one, brain cut out", "lgg", "brats2d", LGG),
 }

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
 
+SCORES = ("model", "image", "block", "block:reconstructive", "block:discriminative")
+
 
 def scoring_network(network: nn.Module, score: str) -> nn.Module:
     """Puts another score in the place of a network's map.

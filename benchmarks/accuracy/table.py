@@ -135,7 +135,11 @@ def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         threads = sorted({run["threads"] for run in runs})
         spreads = [run["spread_of_last_third"]["slice_auroc"] for run in runs if run["spread_of_last_third"]]
         spread = f"{max(spreads):.3f}" if spreads else "-"
-        cells = [f"{minutes[0]:.0f} to {minutes[-1]:.0f}", ", ".join(map(str, threads)), spread]
+        cells = [
+            " to ".join(dict.fromkeys(f"{each:.0f}" for each in (minutes[0], minutes[-1]))),
+            ", ".join(map(str, threads)),
+            spread,
+        ]
         yield _line(result["data"], result["title"], cells)
 
 

@@ -38,7 +38,7 @@ def source_name(data: Any) -> str:
 
 
 class BrainMask(Transform):
-    """Brain mask of a skull-stripped image: what differs from the background, without holes, the largest part.
+    """Brain mask of an image: what differs from the background, without holes, the largest part.
 
     A voxel is brain where any channel differs from its background. In an image with skull the mask is the head, unless
     ``background`` is ``"skull"``.
@@ -50,8 +50,8 @@ class BrainMask(Transform):
             Tam, *An iterative algorithm for minimum cross entropy thresholding*, 1998,
             https://doi.org/10.1016/S0167-8655(98)00057-9, of the image smoothed by a standard deviation of a voxel;
             for the noisy air around a head. ``"skull"``: also what lies between that air and the brain, bone and
-            scalp, by the first channel (`cut_out_brain`); voxels without an affine are 1 mm wide, their last axis
-            the body's. Crude: a mask from a tool made for it is better.
+            scalp, by the first channel, which must be FLAIR, T1 or T1ce (`cut_out_brain`); voxels without an affine
+            are 1 mm wide, their last axis the body's. Crude: a mask from a tool made for it is better.
 
     Raises:
         ValueError: when ``background`` is unknown, or the image holds NaN or infinite values, or nothing but
@@ -75,6 +75,18 @@ class BrainMask(Transform):
         Returns:
             Mask of shape (1, height, width[, depth]), uint8, 0 or 1.
         """
+        foreground = self.foreground(image)
+        return self._brain_in_head(image, foreground) if self.background == "skull" else foreground
+
+    def foreground(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Finds what is not background, the head where there is a skull; refuses an image that cannot be used.
+
+        Args:
+            image: shape (channels, height, width[, depth]).
+
+        Returns:
+            Mask of shape (1, height, width[, depth]), uint8, 0 or 1.
+        """
         array = convert_data_type(image, np.ndarray)[0]
         if not np.isfinite(array).all():
             raise ValueError(f"{source_name(image)} holds NaN or infinite values: repair or leave out this case.")
@@ -86,30 +98,30 @@ class BrainMask(Transform):
         largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
         # By way of NumPy: MONAI's transforms give the mask an affine of its own, which would take the image's place.
         filled = convert_data_type(FillHoles()(largest), np.ndarray)[0]
-        if filled.mean() > NEARLY_ALL:
+        if filled.mean() > NEARLY_ALL and self.background == "constant":
             logger.warning(
                 "%s has no background of one value: %.0f %% of it count as brain: give a brain mask, or the brain, or "
-                "take background='noise' (in a bundle: `--background noise`).",
+                "take background='skull' for a head (in a bundle: `--background skull`).",
                 source_name(image),
                 100 * filled.mean(),
             )
-        if self.background == "skull":
-            filled = self._brain_in_head(array[0], filled[0] > 0, image)[None]
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
 
-    def _brain_in_head(self, channel: np.ndarray, head: np.ndarray, image: NdarrayOrTensor) -> np.ndarray:
+    @staticmethod
+    def _brain_in_head(image: NdarrayOrTensor, head: NdarrayOrTensor) -> NdarrayOrTensor:
         """The brain, by axial slices of whichever orientation."""
+        channel, inside = (convert_data_type(array, np.ndarray)[0][0] for array in (image, head))
         affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
         axes = [*range(channel.ndim)]
         if channel.ndim == 3:
-            axes.append(axes.pop(int(nibabel.io_orientation(affine)[:, 0].tolist().index(2))))
+            axes.append(axes.pop(int(np.argmax(nibabel.io_orientation(affine)[:, 0] == 2))))
         spacing = nibabel.affines.voxel_sizes(affine)[axes]
-        image_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, head))
-        brain = cut_out_brain(image_slices, head_slices, spacing.tolist())
-        brain = brain.reshape(image_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
+        channel_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, inside > 0))
+        brain = cut_out_brain(channel_slices, head_slices, (spacing[0], spacing[1]))
         if not brain.any():
             raise ValueError(f"No brain was found in the head of {source_name(image)}: give a brain mask.")
-        return brain
+        brain = brain.reshape(channel_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
+        return convert_to_dst_type(brain[None], image, dtype=torch.uint8)[0]
 
     def _foreground(self, channel: np.ndarray) -> np.ndarray:
         if self.background != "constant":
@@ -150,9 +162,10 @@ class BrainMaskd(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            computed = self.brain_mask(item[key])  # also refuses an image that cannot be used
-            if self.brain_key not in item:
-                item[self.brain_key] = computed
+            if self.brain_key in item:
+                self.brain_mask.foreground(item[key])  # refuses an image that cannot be used
+            else:
+                item[self.brain_key] = self.brain_mask(item[key])
             brain = item[self.brain_key]
             if brain.shape[1:] != item[key].shape[1:]:
                 raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
 from skimage.filters import threshold_otsu
@@ -20,24 +18,28 @@ OVERLAP = 0.5  # share of a part that belongs to the brain, inside the brain of 
 END = 0.1  # area of the first and last slice of the brain, of its largest
 
 
-def cut_out_brain(image: np.ndarray, head: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def cut_out_brain(image: np.ndarray, head: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
     """Finds the brain in a head, where bone and CSF are darker than the brain, as in FLAIR and T1.
 
     In every axial slice, tissue is what is brighter than Otsu's threshold between it and bone, and opened by 6 mm. From
     the largest part of all slices upwards and downwards, parts belong to the brain that lie inside that of the slice
-    before. It takes no training and is crude at the base of the skull; a mask from a tool made for it is better.
+    before, up to a slice that has next to none. It takes no training and is crude at the base of the skull; a mask from
+    a tool made for it is better.
 
     Args:
         image: one modality, shape (height, width, slices), axial slices last.
         head: mask of the head, the same shape, bool.
-        spacing: voxel size in mm along the three axes.
+        spacing: voxel size in mm in the slices; their distance is not asked for, as files of thick slices often tell
+            another than the true one.
 
     Returns:
         Mask of the brain, the same shape, bool; empty where no part of the tissue is as thick as 12 mm.
 
     Example:
-        >>> brain = cut_out_brain(flair, head, spacing=(0.9, 0.9, 5.0))
+        >>> brain = cut_out_brain(flair, head, spacing=(0.9, 0.9))
     """
+    if not head.any():
+        return np.zeros_like(head)
     smooth = gaussian_filter(image.astype(np.float32), [SMOOTHING / spacing[0], SMOOTHING / spacing[1], 0])
     values = smooth[head]
     darker = values[values <= np.quantile(values, 1 - FAT)]
@@ -54,7 +56,7 @@ def cut_out_brain(image: np.ndarray, head: np.ndarray, spacing: Sequence[float])
     for step in (1, -1):
         last = len(parts) if step > 0 else -1
         for index in range(start + step, last, step):
-            near = distance_transform_edt(~brain[..., index - step], spacing[:2]) <= GROWTH
+            near = distance_transform_edt(~brain[..., index - step], spacing) <= GROWTH
             inside = np.bincount(parts[index][near], minlength=len(sizes[index]) + 1)[1:]
             found = near & np.isin(parts[index], 1 + np.flatnonzero(inside >= OVERLAP * sizes[index]))
             if found.sum() < END * areas[start]:
@@ -65,10 +67,10 @@ def cut_out_brain(image: np.ndarray, head: np.ndarray, spacing: Sequence[float])
     return head & np.stack(filled, axis=-1)
 
 
-def _distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _distance(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
     """Distance in mm of the mask's voxels from its outside, in the slice; far where a slice has no outside."""
-    distance = np.full(mask.shape, np.inf)
+    distance = np.full(mask.shape, np.inf, dtype=np.float32)
     for index in range(mask.shape[2]):
         if not mask[..., index].all():
-            distance[..., index] = distance_transform_edt(mask[..., index], spacing[:2])
+            distance[..., index] = distance_transform_edt(mask[..., index], spacing)
     return distance

@@ -60,4 +60,9 @@ def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     assert blocks["means"]["all"]["figures"]["dice_at_threshold"]["value"] is None
     assert blocks["means"]["all"]["figures"]["pixel_auroc"]["value"] is not None
     assert blocks["runs"][0]["figures"]["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
-    assert len(table.tables(results.load_results()).splitlines()) == 12
+    command.main(["tiny-ssmctb", *words, "--folds", "1", "--score", "image"])
+    image = results.load_results()[-1]["runs"][0]["figures"]
+    assert image["image"]["pixel_auroc"] != blocks["runs"][0]["figures"]["block"]["pixel_auroc"]
+    assert image["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
+    lines = table.tables(results.load_results()).splitlines()
+    assert len([line for line in lines if "no network: FLAIR itself" in line]) == 3

@@ -46,7 +46,7 @@ def dice(one, other):
 @pytest.mark.parametrize("bridge", [0, 8])
 def test_brain_is_found_and_nothing_else(bridge):
     image, brain, head = made_head(bridge=bridge)
-    found = cut_out_brain(image, head, SPACING)
+    found = cut_out_brain(image, head, SPACING[:2])
     assert dice(found, brain) > 0.9
     assert (found & brain).sum() / brain.sum() > 0.98
     assert (found & (image > 250)).sum() / found.sum() < 0.005  # scalp
@@ -56,17 +56,17 @@ def test_brain_is_found_and_nothing_else(bridge):
 def test_voxel_size_does_not_matter():
     image, _, head = made_head()
     finer, brain, finer_head = made_head((1.0, 2.0, 4.0))
-    coarse, fine = cut_out_brain(image, head, SPACING), cut_out_brain(finer, finer_head, (1.0, 2.0, 4.0))
+    coarse, fine = cut_out_brain(image, head, SPACING[:2]), cut_out_brain(finer, finer_head, (1.0, 2.0))
     assert fine.sum() / coarse.sum() == pytest.approx(2, rel=0.02)
     assert dice(fine, brain) > 0.9
-    assert (cut_out_brain(image, head, (0.5, 0.5, 1.0)) != coarse).sum() > 1000  # a head of 5 cm
+    assert (cut_out_brain(image, head, (0.5, 0.5)) != coarse).sum() > 1000  # a head of 5 cm
 
 
 def test_a_lesion_darker_or_brighter_than_the_brain_belongs_to_it():
     image, brain, head = made_head()
     image[30:46, 30:46, 20:24] = 200
     image[46:60, 60:76, 20:24] = 50
-    found = cut_out_brain(image, head, SPACING)
+    found = cut_out_brain(image, head, SPACING[:2])
     assert found[30:46, 30:46, 20:24].all()
     assert found[46:60, 60:76, 20:24].all()
     assert dice(found, brain) > 0.9
@@ -75,7 +75,7 @@ def test_a_lesion_darker_or_brighter_than_the_brain_belongs_to_it():
 def test_no_tissue_is_thick_enough():
     image = np.zeros((40, 40, 4), np.float32)
     image[np.arange(40) % 10 < 5] = 100
-    assert not cut_out_brain(image, np.ones(image.shape, dtype=bool), (1, 1, 1)).any()
+    assert not cut_out_brain(image, np.ones(image.shape, dtype=bool), (1, 1)).any()
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "ASR", "SRA"])
@@ -114,5 +114,22 @@ def test_dictionary_takes_a_given_mask_instead():
     scan = MetaTensor(torch.from_numpy(image[None]), affine=torch.diag(torch.tensor([*SPACING, 1.0])))
     made = BrainMaskd("image", background="skull")({"image": scan})["brain"]
     assert dice(made[0].numpy() > 0, brain) > 0.9
-    given = BrainMaskd("image", background="skull")({"image": scan, "brain": torch.ones_like(scan)})["brain"]
+    without = torch.from_numpy(np.where(brain, 40, image).astype(np.float32)[None])  # no brain would be found in it
+    given = BrainMaskd("image", background="skull")({"image": without, "brain": torch.ones_like(without)})["brain"]
     assert given.all()
+
+
+@pytest.mark.parametrize("distance", [1.0, 2.0, 8.0])
+def test_distance_of_slices(distance):
+    image, brain, head = made_head((2.0, 2.0, distance), bridge=8)
+    assert dice(cut_out_brain(image, head, SPACING[:2]), brain) > 0.9
+
+
+def test_slices_without_head_and_head_at_the_border():
+    image, brain, head = made_head()
+    image, brain, head = (array[16:-16, :, 8:] for array in (image, brain, head))  # scalp at both sides is cut off
+    image[..., :2] = 0
+    head[..., :2] = False
+    assert dice(cut_out_brain(image, head, SPACING[:2]), brain) > 0.9
+    assert not cut_out_brain(image, np.zeros_like(head), SPACING[:2]).any()
+    assert not cut_out_brain(np.ones_like(image), head, SPACING[:2]).any()
