@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.transforms import LoadImage, Orientation
 
+from ssmctb_monai.data import SimpleITKReader
 from ssmctb_monai.transforms import BrainMask, BrainMaskd
 from ssmctb_monai.transforms.skull import cut_out_brain
 
@@ -133,3 +134,16 @@ def test_slices_without_head_and_head_at_the_border():
     assert dice(cut_out_brain(image, head, SPACING[:2]), brain) > 0.9
     assert not cut_out_brain(image, np.zeros_like(head), SPACING[:2]).any()
     assert not cut_out_brain(np.ones_like(image), head, SPACING[:2]).any()
+
+
+@pytest.mark.parametrize("case_name", ["TCGA_CS_4942_19970222", "TCGA_CS_4944_20010208", "TCGA_CS_5393_19990606"])
+def test_real_heads(real_data, case_name):
+    """The lesion is in the brain; the lowest slices, through the face, hold none of it."""
+    folder = real_data / "lgg" / case_name
+    head = LoadImage(reader=SimpleITKReader(), ensure_channel_first=True)(folder / f"{case_name}_flair.nii.gz")
+    lesion = nibabel.load(folder / f"{case_name}_seg.nii.gz").get_fdata() > 0
+    whole, brain = (BrainMask(background)(head)[0].numpy() > 0 for background in ("noise", "skull"))
+    assert not (brain & ~whole).any()
+    assert 0.3 < brain.sum() / whole.sum() < 0.8
+    assert (brain & lesion).sum() / lesion.sum() > 0.95
+    assert not brain[..., 0].any()
