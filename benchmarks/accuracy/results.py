@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.accuracy.dataset import FOLDS, Cases
 from benchmarks.accuracy.rows import MODALITIES, ROWS
 from benchmarks.accuracy.runs import Run, existing_runs
+from benchmarks.accuracy.scores import method_name
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers.training_record import record_file
 from ssmctb_monai.metrics import Estimate, ResampledFigures, difference_over_folds, mean_over_folds
@@ -72,7 +73,7 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
     others = [] if reference[0] is None else existing_runs(reference[0], work_dir)
     others = [run for run in others if (run.fold, run.seed) in done and run.is_evaluated(reference[1])]
     ours, theirs = _loaded(runs, score), _loaded(others, reference[1])
-    method = score.partition(":")[0]
+    method = method_name(score)
     content = {
         "row": name,
         "title": _title(name, score),

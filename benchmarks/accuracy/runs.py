@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
 from benchmarks.accuracy.rows import ROWS, Row
-from benchmarks.accuracy.scores import scoring_network
+from benchmarks.accuracy.scores import method_name, scoring_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers import EvaluationReport
 from ssmctb_monai.metrics import ResampledFigures
@@ -216,7 +216,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     if score != "model":
         evaluator.network = scoring_network(evaluator.network, score)
         report = next(item for item in parser.get_parsed_content("handlers") if isinstance(item, EvaluationReport))
-        report.maps = {score.partition(":")[0]: report.maps.pop("model"), **report.maps}
+        report.maps = {method_name(score): report.maps.pop("model"), **report.maps}
         evaluation.thresholds.pop("model", None)
     evaluator.run()
     ResampledFigures.of(evaluation).save(file)

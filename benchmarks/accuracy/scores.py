@@ -11,6 +11,19 @@ from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
 SCORES = ("model", "image", "block", "block:reconstructive", "block:discriminative")
 
 
+def method_name(score: str) -> str:
+    """Returns what figures call a score, whichever sub-network it is of.
+
+    Args:
+        score: one of `SCORES`.
+
+    Example:
+        >>> method_name("block:reconstructive")
+        'block'
+    """
+    return score.partition(":")[0]
+
+
 def scoring_network(network: nn.Module, score: str) -> nn.Module:
     """Puts another score in the place of a network's map.
 

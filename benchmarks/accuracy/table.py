@@ -44,9 +44,9 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     if chosen := list(_figures(results, OTHER_FOLDS)):
         lines += ["", f"{OTHER_FOLDS.capitalize()}, on which the recipe was chosen:", ""]
         lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
-    if shares := list(_shares(results)):
+    if differences := list(_differences(results)):
         lines += ["", "Differences, on the same folds and seeds:", ""]
-        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *shares]
+        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
     lines += ["", "Training, and how far slice AUROC on the training patients moves in its last third:", ""]
     lines += [*_head("data, modalities", "method", "minutes", "threads", "spread"), *_trainings(results)]
     return "\n".join(lines)
@@ -112,7 +112,7 @@ def _figures(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
             yield _line("", result["title"] + _extent(result), cells)
 
 
-def _shares(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Differences to other results; bold is what is not 0, whichever way."""
     for data in dict.fromkeys(result["data"] for result in results):
         head = data

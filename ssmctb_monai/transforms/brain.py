@@ -92,7 +92,7 @@ class BrainMask(Transform):
             raise ValueError(f"{source_name(image)} holds NaN or infinite values: repair or leave out this case.")
         different = np.zeros(array.shape[1:], dtype=bool)
         for channel in array:
-            different |= self._foreground(channel)
+            different |= self._differs(channel)
         if not different.any():
             raise ValueError(f"{source_name(image)} holds nothing but background: repair or leave out this case.")
         largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
@@ -123,7 +123,7 @@ class BrainMask(Transform):
         brain = brain.reshape(channel_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
         return convert_to_dst_type(brain[None], image, dtype=torch.uint8)[0]
 
-    def _foreground(self, channel: np.ndarray) -> np.ndarray:
+    def _differs(self, channel: np.ndarray) -> np.ndarray:
         if self.background != "constant":
             smooth = gaussian_filter(channel.astype(np.float32), sigma=1)
             return smooth > threshold_li(smooth) if smooth.min() < smooth.max() else np.zeros(channel.shape, dtype=bool)
