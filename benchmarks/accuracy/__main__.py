@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except Timeout:
                 logger.warning("%s: another process is at it.", run)
             else:
-                write_results(name, settings.score, work_dir, cases, settings.seeds)
-                logger.info("%s: done, see %s", run, results_file(name, settings.score))
+                write_results(name, settings.score, run.seed, work_dir, cases)
+                logger.info("%s: done, see %s", run, results_file(name, settings.score, run.seed))
 
 
 def finish(run: Run, cases: Cases, score: str) -> None:

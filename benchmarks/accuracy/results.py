@@ -1,10 +1,11 @@
-"""What a row shows: figures of its runs, means over folds with intervals, and differences, as a small JSON file."""
+"""What a row shows with one seed: figures of its runs, means over folds with intervals, and differences, as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,44 +35,45 @@ SHOWN = (
 )
 
 
-def results_file(name: str, score: str) -> Path:
-    """Returns the file of a row's results.
+def results_file(name: str, score: str, seed: int) -> Path:
+    """Returns the file of a row's results with one seed.
 
     Args:
         name: name of the row.
         score: ``"model"``, or another one.
+        seed: seed of the trainings.
 
     Example:
-        >>> results_file("brats2d-ssmctb", "block").name
-        'brats2d-ssmctb-block.json'
+        >>> results_file("brats2d-both", "block", 1).relative_to(RESULTS)
+        PosixPath('brats2d-both-block/seed1.json')
     """
-    return RESULTS / f"{name if score == 'model' else name + '-' + score.replace(':', '-')}.json"
+    folder = name if score == "model" else f"{name}-{score.replace(':', '-')}"
+    return RESULTS / folder / f"seed{seed}.json"
 
 
-def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Sequence[int] = ()) -> None:
-    """Writes the results of the finished runs of a row.
+def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases) -> None:
+    """Writes the results of the finished runs of a row with one seed.
 
     Args:
         name: name of the row.
         score: ``"model"``, or another one.
+        seed: seed of the trainings.
         work_dir: folder of all rows.
         cases: the cases.
-        seeds: seeds that are wanted, besides those of the runs.
 
     Raises:
         ValueError: when no run is finished.
     """
     row = ROWS[name]
-    runs = [run for run in existing_runs(name, work_dir) if run.is_evaluated(score)]
+    runs = [run for run in existing_runs(name, work_dir) if run.seed == seed and run.is_evaluated(score)]
     if not runs:
-        raise ValueError(f"No run of {name} is finished below {work_dir}.")
-    done = {(run.fold, run.seed) for run in runs}
-    wanted = {(fold, seed) for fold in range(FOLDS) for seed in {*seeds, *(run.seed for run in runs)}}
+        raise ValueError(f"No run of {name} with seed {seed} is finished below {work_dir}.")
+    done = {run.fold for run in runs}
     used = [case for fold in cases.folds for case in fold]
     # Another score is compared with the network's own map
     reference = (row.reference, "model") if score == "model" else (name, "model")
     others = [] if reference[0] is None else existing_runs(reference[0], work_dir)
-    others = [run for run in others if (run.fold, run.seed) in done and run.is_evaluated(reference[1])]
+    others = [run for run in others if run.seed == seed and run.is_evaluated(reference[1])]
     ours, theirs = _loaded(runs, score), _loaded(others, reference[1])
     method = method_name(score)
     content = {
@@ -83,8 +85,8 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
         "score": score,
         "baseline": row.baseline,
         "reference": None if reference[0] is None else _title(*reference),
-        "is_complete": done >= wanted,
-        "missing_runs": [{"fold": fold, "seed": seed} for fold, seed in sorted(wanted - done)],
+        "seed": seed,
+        "missing_folds": sorted({*range(FOLDS)} - done),
         "number_of_cases": len(used),
         "number_of_patients": len({case.patient_id for case in used}),
         "repaired": list(cases.repaired),
@@ -98,7 +100,6 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
         "runs": [
             {
                 "fold": run.fold,
-                "seed": run.seed,
                 **_training(run),
                 "figures": {
                     name: {key: float(figures.values[name][key][0]) for key in SHOWN} for name in (method, row.baseline)
@@ -107,18 +108,43 @@ def write_results(name: str, score: str, work_dir: Path, cases: Cases, seeds: Se
             for run, figures in ours.items()
         ],
     }
-    write_json(_rounded(content), results_file(name, score))
+    write_json(_rounded(content), results_file(name, score, seed))
 
 
 def load_results() -> list[dict[str, Any]]:
-    """Reads the results of all rows.
+    """Reads the results of all rows and seeds, and averages over the seeds.
 
     Returns:
         Results in the order of the rows, those of the network before other scores.
     """
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*/seed*.json"))]
     order = list(ROWS)
-    return sorted(found, key=lambda result: (order.index(result["row"]), result["score"] != "model", result["score"]))
+    found.sort(key=lambda result: (order.index(result["row"]), result["score"] != "model", result["score"]))
+    return [
+        mean_over_seeds(list(results))
+        for _, results in groupby(found, key=lambda result: (result["row"], result["score"]))
+    ]
+
+
+def mean_over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Averages the results of a row and score over the seeds that miss the fewest folds.
+
+    Values are averaged, and so are the ends of their intervals, which takes the seeds' resamples, those of the same
+    patients, to move as one: an interval is rather too wide than too narrow.
+
+    Args:
+        results: those of each seed.
+
+    Returns:
+        Results as those of a seed, with ``seeds`` in place of ``seed``; ``runs`` are those of all the seeds, each with
+        its seed.
+    """
+    missing = min((result["missing_folds"] for result in results), key=len)
+    chosen = [result for result in results if result["missing_folds"] == missing]
+    runs = [{"seed": result["seed"], **run} for result in chosen for run in result["runs"]]
+    means = {part: _average([result["means"][part] for result in chosen]) for part in chosen[0]["means"]}
+    shared = {key: value for key, value in chosen[0].items() if key != "seed"}
+    return {**shared, "seeds": [result["seed"] for result in chosen], "means": means, "runs": runs}
 
 
 def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -144,6 +170,19 @@ def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledFigures]:
     return {run: ResampledFigures.load(run.figures_file(score)) for run in runs}
 
 
+def _average(contents: Sequence[Any]) -> Any:
+    """Averages numbers at the same place; not defined where one is not. What only some have is averaged over these."""
+    first = contents[0]
+    if any(content is None for content in contents):
+        return None
+    if isinstance(first, Mapping):
+        keys = dict.fromkeys(key for content in contents for key in content)
+        return {key: _average([content[key] for content in contents if key in content]) for key in keys}
+    if isinstance(first, list):
+        return [_average(items) for items in zip(*contents, strict=True)]
+    return sum(contents) / len(contents)
+
+
 def _training(run: Run) -> dict[str, Any]:
     """What the training's record says of a run."""
     record = json.loads(record_file(run.checkpoint).read_text(encoding="utf-8"))
@@ -165,23 +204,21 @@ def _means(
     baseline: str,
     folds: Sequence[int],
 ) -> dict[str, Any] | None:
-    """Means over the finished ones of some folds; the difference to the reference is of the runs that both have."""
-    chosen = {run: figures for run, figures in ours.items() if run.fold in folds}
+    """Means over the finished ones of some folds, and the difference to the reference where it has all of these."""
+    chosen = {run.fold: figures for run, figures in ours.items() if run.fold in folds}
     if not chosen:
         return None
     runs = list(chosen.values())
     means: dict[str, Any] = {
-        "folds": sorted({run.fold for run in chosen}),
-        "seeds": sorted({run.seed for run in chosen}),
         "figures": _shown(mean_over_folds(runs, method)),
         "baseline": _shown(mean_over_folds(runs, baseline)),
         "difference_to_baseline": _shown(difference_over_folds(runs, method, runs, baseline)),
     }
-    references = {(run.fold, run.seed): figures for run, figures in theirs.items() if run.fold in folds}
-    both = [figures for run, figures in chosen.items() if (run.fold, run.seed) in references]
-    if both:
-        differences = difference_over_folds(both, method, list(references.values()), "model")
-        means["difference_to_reference"] = {"runs": len(both), **_shown(differences)}
+    references = {run.fold: figures for run, figures in theirs.items() if run.fold in chosen}
+    if references.keys() == chosen.keys():
+        means["difference_to_reference"] = _shown(
+            difference_over_folds(runs, method, list(references.values()), "model")
+        )
     return means
 
 

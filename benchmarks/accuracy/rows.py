@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-BLOCKS = {"none": "no block", "sspcab": "SSPCAB", "ssmctb": "SSMCTB"}
 MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 DATA = {"brats": "BRATS", "lgg": "LGG"}
 
@@ -45,41 +44,31 @@ class Row:
 # Heads; 20 to 80 slices, some mm apart though the files say 1 mm
 LGG = {"background": "skull", "spacing": [2.0, 2.0, 1.0], "smoothing": [3.0, 3.0, 0.5], "iterations": 800}
 
+# What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
+BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "-none": ("no block", {"block": "none"}, None),
+    "": ("as shipped: SSMCTB in the reconstructive one", {}, "-none"),
+    "-sspcab": ("SSPCAB in the reconstructive one", {"block": "sspcab"}, ""),
+    "-both": ("SSMCTB in both sub-networks", {"block_in": "both"}, "-none"),
+    "-discriminative": ("SSMCTB in the discriminative one", {"block_in": "discriminative"}, "-none"),
+    "-unweighted": ("SSMCTB in the reconstructive one, λ = 0", {"block_weight": 0}, "-none"),
+}
+
 ROWS = {
     **{
-        f"brats{dims}d-{block}": Row(
-            f"{dims}D, {title}" + ("" if block == "none" else " in both sub-networks"),
+        f"brats{dims}d{name}": Row(
+            f"{dims}D, {title}",
             "brats",
             f"brats{dims}d",
-            {"block": block, "block_in": "both"},
-            reference=None if block == "none" else f"brats{dims}d-none",
+            overrides,
+            reference=None if reference is None else f"brats{dims}d{reference}",
         )
         for dims in (2, 3)
-        for block, title in BLOCKS.items()
+        for name, (title, overrides, reference) in BLOCK_ROWS.items()
     },
     **{
-        f"brats{dims}d": Row(
-            f"{dims}D, as shipped: SSMCTB in the reconstructive one",
-            "brats",
-            f"brats{dims}d",
-            reference=f"brats{dims}d-none",
-        )
+        f"brats{dims}d-t1ce": Row(f"{dims}D, as shipped", "brats", f"brats{dims}d", modalities=("flair", "t1ce"))
         for dims in (2, 3)
     },
-    "brats2d-discriminative": Row(
-        "2D, SSMCTB in the discriminative one",
-        "brats",
-        "brats2d",
-        {"block_in": "discriminative"},
-        reference="brats2d-none",
-    ),
-    "brats2d-unweighted": Row(
-        "2D, SSMCTB in both, λ = 0",
-        "brats",
-        "brats2d",
-        {"block_in": "both", "block_weight": 0},
-        reference="brats2d-none",
-    ),
-    "brats2d-t1ce": Row("2D, as shipped", "brats", "brats2d", modalities=("flair", "t1ce")),
     "lgg2d": Row("2D, SSMCTB in the reconstructive one, brain cut out", "lgg", "brats2d", LGG),
 }

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.accuracy.results import OTHER_FOLDS, load_results
@@ -26,6 +27,7 @@ COLUMNS = {
     "dice_at_threshold": "Dice at the label-free threshold",
     "slice_false_alarm_share": "lesion-free slices that fire",
 }
+OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
 
 def tables(results: Sequence[Mapping[str, Any]]) -> str:
@@ -35,8 +37,9 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         results: results of the rows.
 
     Returns:
-        Markdown: figures of all rows, beside the baseline of their data, with all folds and without that of the
-        decisions, differences between them, and how training went; nothing without results.
+        Markdown: figures of the rows with all folds, beside the baseline of their data, over all folds and without that
+        of the decisions; differences, also those of rows with some of the folds; and how training went. Nothing without
+        results.
     """
     if not results:
         return ""
@@ -47,8 +50,15 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     if differences := list(_differences(results)):
         lines += ["", "Differences, on the same folds and seeds:", ""]
         lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
-    lines += ["", "Training, and how far slice AUROC on the training patients moves in its last third:", ""]
-    lines += [*_head("data, modalities", "method", "minutes", "threads", "spread"), *_trainings(results)]
+    lines += [
+        "",
+        "Training, how far slice AUROC on the training patients moves in its last third, and each seed's means:",
+        "",
+    ]
+    lines += [
+        *_head("data, modalities", "method", "minutes", "spread", "seed: slice AUROC, pixel AP"),
+        *_trainings(results),
+    ]
     return "\n".join(lines)
 
 
@@ -95,21 +105,20 @@ def _head(*names: str) -> list[str]:
 def _figures(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
     """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
     for data in dict.fromkeys(result["data"] for result in results):
-        group = [result for result in results if result["data"] == data and result["means"][part]]
+        group = [result for result in results if result["data"] == data and not result["missing_folds"]]
         if not group:
             continue
-        first = max(group, key=lambda result: (result["is_complete"], -group.index(result)))
-        baseline = first["means"][part]["baseline"]
+        baseline = group[0]["means"][part]["baseline"]
         modality = data.rpartition(", ")[2].partition(" + ")[0]
         cells = [_cell(baseline[name]) for name in COLUMNS]
-        yield _line(f"{data} ({first['number_of_cases']} cases)", f"threshold on {modality}", cells)
+        yield _line(f"{data} ({group[0]['number_of_cases']} cases)", f"threshold on {modality}", cells)
         for result in group:
             means = result["means"][part]
             cells = [
                 _cell(means["figures"][name], is_bold=_is_better(name, means["difference_to_baseline"][name]))
                 for name in COLUMNS
             ]
-            yield _line("", result["title"] + _extent(result), cells)
+            yield _line("", result["title"], cells)
 
 
 def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -126,30 +135,36 @@ def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Time of the trainings of each row, and the largest spread of a figure in the last third of one."""
+    """Time of the trainings of each row, the largest spread of a figure in the last third of one, and seeds apart."""
     for result in results:
-        runs = [run for run in result["runs"] if result["score"] == "model"]
-        if not runs:
+        runs = result["runs"]
+        if result["score"] != "model":
             continue
         minutes = sorted(run["training_seconds"] / 60 for run in runs)
-        threads = sorted({run["threads"] for run in runs})
         spreads = [run["spread_of_last_third"]["slice_auroc"] for run in runs if run["spread_of_last_third"]]
-        spread = f"{max(spreads):.3f}" if spreads else "-"
+        seeds = [
+            f"{seed}: " + ", ".join(f"{_mean_of(result, seed, name):.3f}" for name in OF_EACH_SEED)
+            for seed in result["seeds"]
+        ]
         cells = [
             " to ".join(dict.fromkeys(f"{each:.0f}" for each in (minutes[0], minutes[-1]))),
-            ", ".join(map(str, threads)),
-            spread,
+            f"{max(spreads):.3f}" if spreads else "-",
+            "; ".join(seeds),
         ]
-        yield _line(result["data"], result["title"], cells)
+        yield _line(result["data"], result["title"] + _extent(result), cells)
+
+
+def _mean_of(result: Mapping[str, Any], seed: int, name: str) -> float:
+    """Mean over the folds of a network's figure with one seed."""
+    return fmean(run["figures"]["model"][name] for run in result["runs"] if run["seed"] == seed)
 
 
 def _extent(result: Mapping[str, Any]) -> str:
-    """How much of a row there is, where that is not all."""
-    if result["is_complete"]:
+    """Which folds there are, where that is not all."""
+    if not result["missing_folds"]:
         return ""
-    means = result["means"]["all"]
-    folds, seeds = (", ".join(map(str, means[name])) for name in ("folds", "seeds"))
-    return f" (unfinished: folds {folds}, seeds {seeds})"
+    folds = sorted({run["fold"] for run in result["runs"]})
+    return f" (fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} alone)"
 
 
 def _excludes_0(estimate: Mapping[str, Any]) -> bool:

@@ -201,69 +201,99 @@ def test_existing_runs(work, cases, training):
 
 def test_results_of_a_finished_row(work, cases, training):
     for fold in range(3):
-        for seed in range(2):
+        for seed in (0, 1):
             finish(Run("plain", fold, seed, work), cases, 0.5)
             finish(Run("block", fold, seed, work), cases, 0.5 + fold / 8 + seed / 4)
-    results.write_results("block", "model", work, cases, [0, 1])
-    (content,) = results.load_results()
-    assert content["is_complete"]
-    assert content["missing_runs"] == []
+    results.write_results("block", "model", 1, work, cases)
+    content = json.loads(results.results_file("block", "model", 1).read_text())
+    assert (content["row"], content["seed"], content["missing_folds"]) == ("block", 1, [])
     assert (content["number_of_cases"], content["number_of_patients"]) == (6, 6)
     assert (content["repaired"], content["left_out"]) == (["0a"], {"x": ["!"]})
     assert content["overrides"] == {"block": "ssmctb", "max_epochs": 2}
+    assert [run["fold"] for run in content["runs"]] == [0, 1, 2]
     first = content["runs"][0]
-    assert (first["fold"], first["seed"], first["epochs"], first["training_seconds"]) == (0, 0, 6, 61.234)
+    assert (first["epochs"], first["training_seconds"]) == (6, 61.234)
     assert first["device"] == runs.processor()
     assert first["spread_of_last_third"] == {"slice_auroc": 0.1}
-    assert first["figures"]["model"]["slice_auroc"] == 0.5
+    assert first["figures"]["model"]["slice_auroc"] == 0.75
     assert first["figures"][BASELINE]["slice_auroc"] == 0.25
     means = content["means"]["all"]
-    assert (means["folds"], means["seeds"]) == ([0, 1, 2], [0, 1])
-    assert means["figures"]["slice_auroc"] == {"value": 0.75, "interval": [0.6312, 0.8688]}
+    assert means["figures"]["slice_auroc"] == {"value": 0.875, "interval": [0.7562, 0.9938]}
     assert means["baseline"]["slice_auroc"]["value"] == 0.25
-    assert means["difference_to_baseline"]["slice_auroc"] == {"value": 0.5, "interval": [0.5, 0.5]}
-    assert means["difference_to_reference"]["slice_auroc"] == {"value": 0.25, "interval": [0.25, 0.25]}
-    assert means["difference_to_reference"]["runs"] == 6
+    assert means["difference_to_baseline"]["slice_auroc"] == {"value": 0.625, "interval": [0.625, 0.625]}
+    assert means["difference_to_reference"]["slice_auroc"] == {"value": 0.375, "interval": [0.375, 0.375]}
     without = content["means"]["without fold 0"]
-    assert without["folds"] == [1, 2]
-    assert without["figures"]["slice_auroc"]["value"] == 0.8125
-    assert without["difference_to_reference"]["slice_auroc"]["value"] == 0.3125
+    assert without["figures"]["slice_auroc"]["value"] == 0.9375
+    assert without["difference_to_reference"]["slice_auroc"]["value"] == 0.4375
 
 
 def test_results_of_a_part_of_a_row(work, cases, training):
     finish(Run("block", 0, 0, work), cases, 0.5)
+    finish(Run("block", 2, 1, work), cases, 0.5)
     runs.train(Run("block", 1, 0, work), cases)  # not evaluated
     finish(Run("plain", 1, 0, work), cases, 0.5)
-    results.write_results("block", "model", work, cases, [0, 2])
+    finish(Run("plain", 0, 1, work), cases, 0.5)
+    results.write_results("block", "model", 0, work, cases)
     (content,) = results.load_results()
-    assert not content["is_complete"]
-    missing = [(run["fold"], run["seed"]) for run in content["missing_runs"]]
-    assert missing == [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2)]
-    assert content["means"]["all"]["folds"] == [0]
+    assert content["missing_folds"] == [1, 2]
+    assert [(run["fold"], run["seed"]) for run in content["runs"]] == [(0, 0)]
     assert "difference_to_reference" not in content["means"]["all"]
     assert content["means"]["without fold 0"] is None
 
 
-def test_differences_are_of_runs_that_both_rows_have(work, cases, training):
+def test_differences_need_all_folds_of_the_row(work, cases, training):
     finish(Run("block", 0, 0, work), cases, 0.5)
     finish(Run("block", 1, 0, work), cases, 1.0)
     finish(Run("plain", 1, 0, work), cases, 0.75)
-    finish(Run("plain", 1, 1, work), cases, 0.0)
-    results.write_results("block", "model", work, cases)
-    means = results.load_results()[0]["means"]["all"]
-    assert means["difference_to_reference"]["runs"] == 1
-    assert means["difference_to_reference"]["slice_auroc"]["value"] == 0.25
+    results.write_results("block", "model", 0, work, cases)
+    means = results.load_results()[0]["means"]
+    assert "difference_to_reference" not in means["all"]
+    assert means["without fold 0"]["difference_to_reference"]["slice_auroc"]["value"] == 0.25
+    finish(Run("plain", 0, 0, work), cases, 0.75)
+    finish(Run("plain", 2, 0, work), cases, 0.0)
+    results.write_results("block", "model", 0, work, cases)
+    means = results.load_results()[0]["means"]
+    assert means["all"]["difference_to_reference"]["slice_auroc"]["value"] == 0.0
+
+
+def test_seeds_are_averaged():
+    def of_seed(seed, missing, value, interval, difference=None):
+        estimate = {"slice_auroc": {"value": value, "interval": interval}}
+        means = {"figures": estimate}
+        if difference is not None:
+            means["difference_to_reference"] = {"slice_auroc": {"value": difference, "interval": None}}
+        run = {"fold": 0, "training_seconds": 60 * seed}
+        return {"row": "A", "seed": seed, "missing_folds": missing, "means": {"all": means, "x": None}, "runs": [run]}
+
+    found = [
+        of_seed(0, [], 0.5, [0.25, 0.75], difference=0.5),
+        of_seed(1, [], 1.0, [0.75, 1.0]),
+        of_seed(2, [1], 9.0, [0.0, 9.0], difference=9.0),
+    ]
+    mean = results.mean_over_seeds(found)
+    assert (mean["row"], mean["seeds"], mean["missing_folds"]) == ("A", [0, 1], [])
+    assert mean["runs"] == [
+        {"seed": 0, "fold": 0, "training_seconds": 0},
+        {"seed": 1, "fold": 0, "training_seconds": 60},
+    ]
+    assert mean["means"]["x"] is None
+    assert mean["means"]["all"]["figures"]["slice_auroc"] == {"value": 0.75, "interval": [0.5, 0.875]}
+    assert mean["means"]["all"]["difference_to_reference"]["slice_auroc"] == {"value": 0.5, "interval": None}
+    found[1]["means"]["all"]["figures"]["slice_auroc"]["value"] = None
+    assert results.mean_over_seeds(found)["means"]["all"]["figures"]["slice_auroc"]["value"] is None
 
 
 def test_results_of_the_blocks_are_beside_the_network_s(work, cases, training):
-    run = Run("block", 0, 0, work)
+    run = Run("block", 0, 3, work)
     finish(run, cases, 0.75)
     finish(run, cases, 0.5, score="block:reconstructive")
     for score in ("block:reconstructive", "model"):
-        results.write_results("block", score, work, cases)
+        results.write_results("block", score, 3, work, cases)
     model, block = results.load_results()
     assert (model["score"], block["score"]) == ("model", "block:reconstructive")
-    assert results.results_file("block", "block:reconstructive").name == "block-block-reconstructive.json"
+    file = results.results_file("block", "block:reconstructive", 3)
+    assert file.is_file()
+    assert file.relative_to(results.RESULTS) == Path("block-block-reconstructive/seed3.json")
     assert block["title"] == "2D, block: error of its reconstructive block"
     assert block["reference"] == "2D, block"
     assert block["runs"][0]["figures"]["block"]["slice_auroc"] == 0.5
@@ -274,9 +304,9 @@ def test_results_of_the_image_are_beside_the_network_s(work, cases, training):
     run = Run("block", 0, 0, work)
     finish(run, cases, 0.75)
     finish(run, cases, 0.5, score="image")
-    results.write_results("block", "image", work, cases)
+    results.write_results("block", "image", 0, work, cases)
     (image,) = results.load_results()
-    assert results.results_file("block", "image").name == "block-image.json"
+    assert results.results_file("block", "image", 0).parent.name == "block-image"
     assert image["title"] == "2D, no network: FLAIR itself, scaled, smoothed like the maps"
     assert image["reference"] == "2D, block"
     assert image["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
@@ -284,8 +314,8 @@ def test_results_of_the_image_are_beside_the_network_s(work, cases, training):
 
 def test_no_run_is_finished(work, cases, training):
     runs.train(Run("block", 0, 0, work), cases)
-    with pytest.raises(ValueError, match="No run of block is finished below"):
-        results.write_results("block", "model", work, cases)
+    with pytest.raises(ValueError, match="No run of block with seed 0 is finished below"):
+        results.write_results("block", "model", 0, work, cases)
 
 
 def test_spread():
@@ -324,7 +354,8 @@ def test_command_goes_on_where_it_stopped(started, work, training):
     assert len(training.calls) == 6
     assert len(started("block", "--seeds", "0", "1")) == 6
     assert len(training.calls) == 6
-    assert results.load_results()[0]["is_complete"]
+    (content,) = results.load_results()
+    assert (content["seeds"], content["missing_folds"]) == ([0, 1], [])
 
 
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
@@ -340,7 +371,7 @@ def test_a_run_of_another_process_is_left_to_it(started, work):
     run.folder.mkdir(parents=True)
     with command.FileLock(run.folder / ".lock"):
         assert started("block", "--seeds", "0") == ["block, fold 0, seed 0", "block, fold 2, seed 0"]
-    assert results.load_results()[0]["missing_runs"] == [{"fold": 1, "seed": 0}]
+    assert results.load_results()[0]["missing_folds"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -366,28 +397,45 @@ def estimate(value, low, high):
     return {"value": value, "interval": [low, high]}
 
 
-def result(row, value, interval, is_complete=True, reference=None, **changes):
+def result(row, value, interval, missing_folds=(), reference=None, **changes):
     means = {
-        "folds": [0, 1],
-        "seeds": [4],
         "figures": {name: estimate(value, *interval) for name in table.COLUMNS},
         "baseline": {name: estimate(0.25, 0.125, 0.375) for name in table.COLUMNS},
         "difference_to_baseline": {name: estimate(value - 0.25, interval[0] - 0.25, 1) for name in table.COLUMNS},
     }
     if reference is not None:
         means["difference_to_reference"] = {name: estimate(*reference) for name in table.COLUMNS}
-    row_data = {"row": row, "title": row, "data": "BRATS, FLAIR", "score": "model", "number_of_cases": 18}
+    row_data = {
+        "row": row,
+        "title": row,
+        "data": "BRATS, FLAIR",
+        "score": "model",
+        "number_of_cases": 18,
+        "seeds": [4, 5],
+    }
     row_data["reference"] = None if reference is None else "R"
-    seconds = {"training_seconds": 600, "threads": 2, "spread_of_last_third": {"slice_auroc": 0.0123}}
-    runs = [seconds, {**seconds, "training_seconds": 900, "spread_of_last_third": {}}]
-    means = {"all": means, "without fold 0": None}
-    return {**row_data, "is_complete": is_complete, "means": means, "runs": runs, **changes}
+
+    def run(seed, fold, seconds, spread):
+        figures = {"model": {"slice_auroc": fold / 4 + seed / 100, "pixel_average_precision": fold / 2}}
+        return {
+            "seed": seed,
+            "fold": fold,
+            "training_seconds": seconds,
+            "spread_of_last_third": spread,
+            "figures": figures,
+        }
+
+    folds = [fold for fold in range(3) if fold not in missing_folds]
+    runs = [run(seed, fold, 600, {"slice_auroc": 0.0123}) for seed in (4, 5) for fold in folds]
+    runs[-1] = run(5, folds[-1], 900, {})
+    means = {"all": means, "without fold 0": means}
+    return {**row_data, "missing_folds": list(missing_folds), "means": means, "runs": runs, **changes}
 
 
 def test_tables_by_hand():
     made = [
         result("A", 0.5, (0.375, 0.625)),
-        result("B", 0.3, (0.1, 0.5), is_complete=False, reference=(-0.2, -0.25, -0.125)),
+        result("B", 0.3, (0.1, 0.5), missing_folds=[2], reference=(-0.2, -0.25, -0.125)),
         result("C", 0.75, (0.5, 0.875), data="LGG, FLAIR + T1ce", number_of_cases=40, reference=(0.1, -0.125, 0.25)),
         result("D", 0.75, (0.5, 0.875), score="block", data="LGG, FLAIR + T1ce", reference=(0.5, 0.25, 0.75)),
     ]
@@ -397,19 +445,21 @@ def test_tables_by_hand():
     assert cells[2][:3] == ["BRATS, FLAIR (18 cases)", "threshold on FLAIR", "0.250 [0.125, 0.375]"]
     assert cells[3][:3] == ["", "A", "**0.500** [0.375, 0.625]"]
     assert cells[3][-1] == "0.500 [0.375, 0.625]"  # more false alarms are no gain
-    assert cells[4][:3] == ["", "B (unfinished: folds 0, 1, seeds 4)", "0.300 [0.100, 0.500]"]
-    assert cells[5][:2] == ["LGG, FLAIR + T1ce (40 cases)", "threshold on FLAIR"]
-    assert [line[1] for line in cells[6:8]] == ["C", "D"]
-    assert lines[8] == ""
-    assert cells[13][:4] == ["BRATS, FLAIR", "B (unfinished: folds 0, 1, seeds 4)", "R", "**-0.200** [-0.250, -0.125]"]
-    assert cells[14][:4] == ["LGG, FLAIR + T1ce", "C", "R", "+0.100 [-0.125, +0.250]"]
-    assert cells[15][:4] == ["", "D", "R", "**+0.500** [+0.250, +0.750]"]
-    assert cells[19] == ["data, modalities", "method", "minutes", "threads", "spread"]
-    assert cells[21] == ["BRATS, FLAIR", "A", "10 to 15", "2", "0.012"]
-    assert [line[1] for line in cells[22:]] == ["B", "C"]  # another score needs no training
-    assert len(lines) == 24
-    assert {len(line) for line in cells[:8]} == {8}
-    assert {len(line) for line in cells[11:16]} == {9}
+    # B, which has not all folds, is not to be compared with means over all
+    assert cells[4][:2] == ["LGG, FLAIR + T1ce (40 cases)", "threshold on FLAIR"]
+    assert [line[1] for line in cells[5:7]] == ["C", "D"]
+    assert lines[7:10] == ["", "Without fold 0, on which the recipe was chosen:", ""]
+    assert lines[10:17] == lines[:7]
+    assert cells[22][:4] == ["BRATS, FLAIR", "B (folds 0, 1 alone)", "R", "**-0.200** [-0.250, -0.125]"]
+    assert cells[23][:4] == ["LGG, FLAIR + T1ce", "C", "R", "+0.100 [-0.125, +0.250]"]
+    assert cells[24][:4] == ["", "D", "R", "**+0.500** [+0.250, +0.750]"]
+    assert cells[28] == ["data, modalities", "method", "minutes", "spread", "seed: slice AUROC, pixel AP"]
+    assert cells[30] == ["BRATS, FLAIR", "A", "10 to 15", "0.012", "4: 0.290, 0.500; 5: 0.300, 0.500"]
+    assert cells[31][1:] == ["B (folds 0, 1 alone)", "10 to 15", "0.012", "4: 0.165, 0.250; 5: 0.175, 0.250"]
+    assert [line[1] for line in cells[32:]] == ["C"]  # another score needs no training
+    assert len(lines) == 33
+    assert {len(line) for line in cells[:7]} == {8}
+    assert {len(line) for line in cells[20:25]} == {9}
 
 
 def test_table_without_the_fold_of_the_decisions():
@@ -417,11 +467,12 @@ def test_table_without_the_fold_of_the_decisions():
     made[1]["means"]["without fold 0"] = result("B", 0.875, (0.75, 1.0))["means"]["all"]
     lines = table.tables(made).splitlines()
     start = lines.index("Without fold 0, on which the recipe was chosen:")
-    assert [line.split("|")[2:4] for line in lines[start + 4 : start + 6]] == [
+    assert [line.split("|")[2:4] for line in lines[start + 4 : start + 7]] == [
         [" threshold on FLAIR ", " 0.250 [0.125, 0.375] "],
+        [" A ", " **0.500** [0.375, 0.625] "],
         [" B ", " **0.875** [0.750, 1.000] "],
     ]
-    assert lines[start + 6] == ""
+    assert lines[start + 7] == ""
 
 
 def test_what_is_not_defined():
@@ -431,8 +482,9 @@ def test_what_is_not_defined():
     made["means"]["all"]["figures"]["pixel_average_precision"]["interval"] = None
     line = table.tables([made]).splitlines()[3]
     assert line.startswith("|  | A | - | **0.500** [0.375, 0.625] | **0.500** |")
-    made["runs"] = made["runs"][1:]
-    assert table.tables([made]).splitlines()[-1].endswith("| 15 | 2 | - |")
+    for run in made["runs"]:
+        run.update(training_seconds=900, spread_of_last_third={})
+    assert "| 15 | - | 4: " in table.tables([made]).splitlines()[-1]
 
 
 def test_tables_replace_those_before():
