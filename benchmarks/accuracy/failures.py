@@ -12,7 +12,7 @@ from pathlib import Path
 import monai
 import numpy as np
 
-from benchmarks.accuracy.runs import BUNDLES
+from benchmarks.accuracy.rows import BUNDLES
 from ssmctb_monai.data import make_demo_dataset
 from ssmctb_monai.reports import evaluate_folders
 from ssmctb_monai.visualize import find_maps, plot_montage

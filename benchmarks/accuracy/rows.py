@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
@@ -41,8 +43,18 @@ class Row:
         return f"{DATA[self.data]}, {' + '.join(MODALITIES[name] for name in self.modalities)}"
 
 
-# Heads; 20 to 80 slices, some mm apart though the files say 1 mm
-LGG = {"background": "skull", "spacing": [2.0, 2.0, 1.0], "smoothing": [3.0, 3.0, 0.5], "iterations": 800}
+BUNDLES = Path(__file__).parents[2] / "bundles"
+PATHS = ("bundle_root", "ckpt_dir", "ckpt_file", "eval_dir", "output_dir", "cache_dir", "dataset_dir", "datalist_file")
+
+
+def settings_of(file: Path) -> dict[str, Any]:
+    """Reads a bundle's configuration without its paths.
+
+    Args:
+        file: JSON file.
+    """
+    return {key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if key not in PATHS}
+
 
 # What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
 BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
@@ -70,5 +82,10 @@ ROWS = {
         f"brats{dims}d-t1ce": Row(f"{dims}D, as shipped", "brats", f"brats{dims}d", modalities=("flair", "t1ce"))
         for dims in (2, 3)
     },
-    "lgg2d": Row("2D, SSMCTB in the reconstructive one, brain cut out", "lgg", "brats2d", LGG),
+    "lgg2d": Row(
+        "2D, SSMCTB in the reconstructive one, brain cut out",
+        "lgg",
+        "brats2d",
+        settings_of(BUNDLES / "brats2d/configs/lgg.json"),
+    ),
 }

@@ -14,14 +14,11 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
-from benchmarks.accuracy.rows import ROWS, Row
+from benchmarks.accuracy.rows import BUNDLES, ROWS, Row, settings_of
 from benchmarks.accuracy.scores import method_name, scoring_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers import EvaluationReport
 from ssmctb_monai.metrics import ResampledFigures
-
-BUNDLES = Path(__file__).parents[2] / "bundles"
-PATHS = ("bundle_root", "ckpt_dir", "ckpt_file", "eval_dir", "output_dir", "cache_dir", "dataset_dir", "datalist_file")
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Run:
     @property
     def evaluation_configuration(self) -> dict[str, Any]:
         """What an evaluation depends on, besides network and cases."""
-        return _plain({"evaluate.json": _settings(self.bundle / "evaluate.json"), "overrides": self.row.overrides})
+        return _plain({"evaluate.json": settings_of(self.bundle / "evaluate.json"), "overrides": self.row.overrides})
 
     @property
     def bundle(self) -> Path:
@@ -243,18 +240,13 @@ def _configuration(run: Run, cases: Cases) -> dict[str, dict[str, Any]]:
     """What a training depends on, as JSON has it."""
     return _plain(
         {
-            "train.json": _settings(run.bundle / "train.json"),
+            "train.json": settings_of(run.bundle / "train.json"),
             "overrides": {**run.row.overrides, "modalities": run.row.modalities},
             "cases": {
                 f"cases of fold {index}": [case.case_id for case in part] for index, part in enumerate(cases.folds)
             },
         }
     )
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """A bundle's configuration without its paths."""
-    return {key: value for key, value in _read(file).items() if key not in PATHS}
 
 
 def _plain(content: Any) -> Any:

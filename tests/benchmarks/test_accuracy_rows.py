@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 import torch
 
 from benchmarks.accuracy.dataset import prepare_cases, write_fold
-from benchmarks.accuracy.rows import ROWS, Row
+from benchmarks.accuracy.rows import BUNDLES, ROWS, Row
 from benchmarks.accuracy.scores import scoring_network
 from ssmctb_monai.networks.nets import DRAEM
-
-BUNDLES = Path(__file__).parents[2] / "bundles"
 
 
 @pytest.fixture
@@ -56,6 +53,15 @@ def test_rows_have_lines_of_their_own():
     assert len({(row.group, row.title) for row in ROWS.values()}) == len(ROWS)
     blocks = {f"brats{dims}d-{block}" for dims in (2, 3) for block in ("none", "sspcab", "both")}
     assert {*blocks, "brats2d", "brats3d", "brats2d-t1ce", "lgg2d"} <= set(ROWS)
+
+
+def test_lgg_is_the_bundle_s_overlay():
+    assert ROWS["lgg2d"].overrides == {
+        "background": "skull",
+        "spacing": [2.0, 2.0, 1.0],
+        "smoothing": [3.0, 3.0, 0.5],
+        "iterations": 800,
+    }
 
 
 def test_group_and_baseline():

@@ -17,11 +17,12 @@ from typing import Any
 import monai.bundle
 import pytest
 import torch
-from bundle_runs import BUNDLES, OVERLAYS, ROOT, write_case
+from bundle_runs import BUNDLES, LGG, OVERLAYS, ROOT, write_case
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver, verify_metadata, verify_net_in_out
 from monai.transforms import Compose, SqueezeDimd
 
 from ssmctb_monai import __version__
+from ssmctb_monai.transforms import BrainMaskd
 
 SCHEMA = ROOT / "tests" / "data" / "metadata_schema" / "meta_schema_20240725.json"
 WORKFLOWS = ("train", "evaluate", "inference")
@@ -30,7 +31,7 @@ WORKFLOWS = ("train", "evaluate", "inference")
 def as_run(config: Path) -> list[list[Path]]:
     """A workflow's config as it runs: by itself, below an overlay, and below the config for several processes."""
     several = config.with_name(f"multi_gpu_{config.name}")
-    alone = [[config], *([config, overlay] for overlay in OVERLAYS if overlay.parent == config.parent)]
+    alone = [[config], *([config, overlay] for overlay in (*OVERLAYS, LGG) if overlay.parent == config.parent)]
     return [*alone, *([*files, several] for files in alone if several.is_file())]
 
 
@@ -257,6 +258,21 @@ def test_overlays_have_places_and_settings_of_their_own(files):
     assert base["settings"]["network"] == "draem"
     assert parser["settings"]["network"] == overlay.stem
     assert parser["settings"].keys() >= {"modalities", "spatial_dims", "spacing", "smoothing", "block", "score"}
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_lgg_is_the_same_network_on_other_data(workflow):
+    files = [LGG.with_name(f"{workflow}.json"), LGG]
+    base, parser = (parser_of(*each) for each in (files[:1], files))
+    assert new_ids(files) <= {"iterations", "ckpt_dir", "ckpt_file"}
+    settings = [each.get_parsed_content("settings") for each in (base, parser)]
+    assert {key for key in settings[0] if settings[0][key] != settings[1][key]} == {"spacing", "smoothing"}
+    checkpoint = parser.get_parsed_content("ckpt_file" if "ckpt_file" in base else "ckpt_dir")
+    assert Path(checkpoint).is_relative_to("bundles/brats2d/trained/lgg")
+    assert Path(parser.get_parsed_content("output_dir")).is_relative_to("bundles/brats2d/eval/lgg")
+    steps = parser.get_parsed_content("loading" if "loading" in base else "preprocessing#transforms")
+    (mask,) = (step for step in steps if isinstance(step, BrainMaskd))
+    assert mask.brain_mask.background == "skull"
 
 
 @over_overlays
