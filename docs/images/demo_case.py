@@ -1,8 +1,7 @@
-"""Draws the README's first picture: a test patient of the demo data by `plot_case`.
+"""Draws the README's first picture: a patient of the demo data by `plot_case`, with the map of the shipped weights.
 
-Train and make the maps first, then, from the repository's root:
+From the repository's root:
 
-    python -m monai.bundle run training --config_file bundles/brats3d/train.json
     python -m monai.bundle run inference --config_file bundles/brats3d/inference.json
     python docs/images/demo_case.py
 """
