@@ -63,7 +63,8 @@ BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-sspcab": ("SSPCAB in the reconstructive one", {"block": "sspcab"}, ""),
     "-both": ("SSMCTB in both sub-networks", {"block_in": "both"}, "-none"),
     "-discriminative": ("SSMCTB in the discriminative one", {"block_in": "discriminative"}, "-none"),
-    "-unweighted": ("SSMCTB in the reconstructive one, λ = 0", {"block_weight": 0}, "-none"),
+    "-lambda0": ("SSMCTB in the reconstructive one, λ = 0", {"block_weight": 0}, ""),
+    "-lambda1": ("SSMCTB in the reconstructive one, λ = 1", {"block_weight": 1}, ""),
 }
 
 ROWS = {
