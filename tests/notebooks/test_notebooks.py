@@ -159,6 +159,7 @@ def test_block_in_a_unet(executed):
     assert 0 < block < brightness
 
 
+@pytest.mark.slow
 def test_train_and_evaluate(executed):
     run = executed("02_train_and_evaluate")
     check_clean(run)
@@ -183,6 +184,7 @@ def test_train_and_evaluate(executed):
         assert "image/png" in types_in(run.outputs[name])
 
 
+@pytest.mark.slow
 def test_review_heatmaps(executed):
     trained = executed("02_train_and_evaluate")
     maps = trained.root / "runs" / "02" / "report"
