@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch's import: several processes of tests share the cores
+
 
 @pytest.fixture(scope="session")
 def real_data():
