@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch's import: several processes of tests share the cores
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch's import, and for all that tests start: they share the cores
 
 
 @pytest.fixture(scope="session")

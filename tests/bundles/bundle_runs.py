@@ -76,7 +76,7 @@ def write_case(
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def command(bundle: str, run_id: str, overlay: str | None = None, **overrides: Any) -> list[str]:

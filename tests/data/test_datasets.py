@@ -152,7 +152,7 @@ def test_cache_is_used_again_by_another_process(tmp_path):
     for hash_seed in ("1", "2"):
         result = subprocess.run(
             [sys.executable, tmp_path / "script.py", tmp_path],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             timeout=120,

@@ -112,7 +112,7 @@ def executed(tmp_path_factory):
                 store_widget_state=False,
                 resources={"metadata": {"path": str(root / "notebooks")}},
             )
-            client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(root / ".ipython")})
+            client.execute(env={**os.environ, "IPYTHONDIR": str(root / ".ipython")})
             outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
             runs[key] = SimpleNamespace(root=root, outputs=outputs)
         return runs[key]
