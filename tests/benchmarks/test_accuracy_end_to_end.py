@@ -26,7 +26,7 @@ def write_case(folder, name):
         nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine), path)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     for index in range(6):
         write_case(tmp_path / "data", f"Made_{index:03d}")

@@ -29,8 +29,8 @@ OVERLAYS = [  # what replaces the network of a bundle
     for path in sorted(bundle.glob("configs/*.json"))
     if path.stem not in {*CONFIGS.values(), "metadata", LGG.stem} and not path.stem.startswith("multi_gpu_")
 ]
-slow_in_2d = pytest.mark.parametrize(
-    "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.slow)], indirect=True
+process_in_2d = pytest.mark.parametrize(
+    "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.process)], indirect=True
 )
 WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
 SMALL = {"num_samples": 2, **WIDTHS}

@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import AS_TRAINED, GRIDS, ROOT, git_status, messages, run, slow_in_2d, write_case
+from bundle_runs import AS_TRAINED, GRIDS, ROOT, git_status, messages, process_in_2d, run, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -502,7 +502,7 @@ PROBLEMS = {
 }
 
 
-@slow_in_2d
+@process_in_2d
 def test_exit_status_of_broken_cases(broken):
     assert broken.result.returncode not in (0, None)
     for case_id, problem in PROBLEMS.items():
@@ -510,7 +510,7 @@ def test_exit_status_of_broken_cases(broken):
         assert problem in broken.result.stderr  # the last thing that a user sees
 
 
-@slow_in_2d
+@process_in_2d
 def test_broken_cases_are_in_the_report(broken):
     failed = {item["case_id"]: item["problem"] for item in read(broken.folder)["failed_cases"]}
     assert failed.keys() == PROBLEMS.keys()
@@ -518,7 +518,7 @@ def test_broken_cases_are_in_the_report(broken):
     assert all(case_id in (broken.folder / "report.html").read_text(encoding="utf-8") for case_id in PROBLEMS)
 
 
-@slow_in_2d
+@process_in_2d
 def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
     """Each gets the figures that it had in the company of others."""
     rows = table(broken.folder / "cases.csv")
@@ -530,7 +530,7 @@ def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
         assert numbers == pytest.approx({name: float(other[name]) for name in numbers}, rel=1e-4)
 
 
-@slow_in_2d
+@process_in_2d
 def test_table_is_printed_in_spite_of_broken_cases(broken):
     assert "2 cases of 2 patients" in broken.result.stdout
     assert f"Written to {broken.folder}: " in broken.result.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import AS_TRAINED, ROOT, SMALL, folders, git_status, messages, run, slow_in_2d, start
+from bundle_runs import AS_TRAINED, ROOT, SMALL, folders, git_status, messages, process_in_2d, run, start
 from monai.bundle import ConfigParser
 
 from ssmctb_monai import data
@@ -304,7 +304,7 @@ def test_missing_data_set(training, tmp_path):
     assert f"The data set folder {tmp_path / 'nowhere'} does not exist" in messages(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_command_names_a_missing_data_set(bundle, tmp_path):
     result = train(bundle, tmp_path, dataset_dir=tmp_path / "nowhere")
     assert result.returncode != 0
@@ -318,7 +318,7 @@ def test_folder_without_cases(training, tmp_path):
     assert f"No case found below {tmp_path / 'empty'}" in messages(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_command_without_a_block(bundle, tmp_path, dataset_dir):
     overrides = {"block": "none", "val_interval": 1, "train#trainer#max_epochs": 1}
     result = train(bundle, tmp_path, dataset_dir=dataset_dir, **overrides)
@@ -384,12 +384,12 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
     assert sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir()) == cached
 
 
-@slow_in_2d
+@process_in_2d
 def test_killed_and_resumed_training_is_unbroken_training(bundle, tmp_path, dataset_dir):
     check_kill_and_resume(bundle, tmp_path, dataset_dir)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_killed_and_resumed_training_with_workers(bundle, tmp_path, dataset_dir):
     check_kill_and_resume(bundle, tmp_path, dataset_dir, num_workers=2, block="sspcab", amp=False)
 
@@ -486,7 +486,7 @@ def test_lesions_never_reach_a_batch(bundle, real_data, tmp_path):
     check_real_cases(bundle, real_data, tmp_path, REAL_CASES[:1], 2.0)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("spacing", [2.0, 1.5])
 def test_lesions_of_several_cases_never_reach_a_batch(bundle, real_data, tmp_path, spacing):
     check_real_cases(bundle, real_data, tmp_path, REAL_CASES, spacing)

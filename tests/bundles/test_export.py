@@ -249,7 +249,7 @@ def training(inference, elsewhere, dataset):
     return elsewhere.run("training", "train", dataset_dir=dataset, **shares, **{"train#trainer#max_epochs": 1})
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_training_elsewhere(training, elsewhere, bundle):
     assert training.returncode == 0, training.stderr
     assert "Epoch 1/1" in training.stdout

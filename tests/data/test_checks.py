@@ -153,7 +153,7 @@ def test_real_cases(real_data):
     assert "Brats17_TCIA_105_1_seg.nii.gz: affine differs" in problems["Brats17_TCIA_105_1"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_all_real_cases(real_data):
     brats = find_cases(real_data / "brats")
     assert list(check_cases(brats, ["flair", "t1ce"])) == ["Brats17_TCIA_105_1"]

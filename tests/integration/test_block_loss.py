@@ -630,7 +630,9 @@ def test_copy_of_network_and_loss(spatial_dims, network, batch, how):
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a compiler")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.process, needs_compiler])]
+)
 def test_compiled(spatial_dims, network, batch, backend):
     """In one graph; the loss of the compiled network and of the one that it was made from."""
     torch._dynamo.reset()

@@ -189,14 +189,14 @@ def test_any_network_trains(name, spatial_dims):
     assert not equal(state(block), before)
 
 
-def is_slow(name: str, spatial_dims: int) -> bool:
+def is_long(name: str, spatial_dims: int) -> bool:
     return name in ("SwinUNETR", "DiffusionModelUNet") or (spatial_dims == 3 and name not in ("UNet", "SegResNet"))
 
 
 @pytest.mark.parametrize(
     ("name", "spatial_dims"),
     [
-        pytest.param(name, dims, marks=[pytest.mark.slow] if is_slow(name, dims) else [])
+        pytest.param(name, dims, marks=[pytest.mark.process] if is_long(name, dims) else [])
         for name in CASES
         for dims in (2, 3)
     ],

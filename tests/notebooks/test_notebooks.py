@@ -159,7 +159,7 @@ def test_block_in_a_unet(executed):
     assert 0 < block < brightness
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_train_and_evaluate(executed):
     run = executed("02_train_and_evaluate")
     check_clean(run)
@@ -184,7 +184,7 @@ def test_train_and_evaluate(executed):
         assert "image/png" in types_in(run.outputs[name])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_review_heatmaps(executed):
     trained = executed("02_train_and_evaluate")
     maps = trained.root / "runs" / "02" / "report"
@@ -195,7 +195,7 @@ def test_review_heatmaps(executed):
         assert "application/vnd.jupyter.widget-view+json" in types_in(run.outputs[name])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_review_heatmaps_makes_its_maps(executed):
     run = executed("03_review_heatmaps", MAPS_DIR=None)
     check_clean(run)

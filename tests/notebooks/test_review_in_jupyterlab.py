@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from ssmctb_monai.data import make_demo_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_review_heatmaps.ipynb"
 CASES = ("DemoBraTS_00010", "DemoBraTS_00011")

@@ -8,7 +8,7 @@ import pytest
 
 from ssmctb_monai.reports import evaluate_folders
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 SHAPE = (40, 30, 20)
 AFFINE = np.array([[0, 0, 4.0, -40], [1.5, 0, 0, -30], [0, -2.0, 0, 70], [0, 0, 0, 1]])  # A, I, R; anisotropic

@@ -368,7 +368,7 @@ def test_export(spatial_dims, sub_kernel_size):
     assert_exports(MaskedConvolution(spatial_dims, 2, sub_kernel_size), random_input(spatial_dims, 2), other)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 @pytest.mark.parametrize("sub_kernel_size", [1, 2])
 def test_compile(spatial_dims, sub_kernel_size):

@@ -120,7 +120,7 @@ def test_export(spatial_dims):
     assert_exports(SpatialTransformer(spatial_dims, 3, 3, token_dim=8), random_input(spatial_dims, 3), other)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_compile(spatial_dims):
     torch.manual_seed(0)

@@ -226,7 +226,7 @@ def test_export(spatial_dims, attention):
     assert_exports(small_block(spatial_dims, attention=attention), random_input(spatial_dims, 8), other)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_compile(spatial_dims):
     torch.manual_seed(0)
@@ -234,7 +234,7 @@ def test_compile(spatial_dims):
     assert_compiles(block, random_input(spatial_dims, 8))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize(
     "loss",
     [

@@ -145,7 +145,7 @@ def test_export(spatial_dims):
     assert_exports(SSPCAB(spatial_dims, 8), random_input(spatial_dims, 8), other)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_compile(spatial_dims):
     torch.manual_seed(0)

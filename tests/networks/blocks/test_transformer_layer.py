@@ -118,7 +118,7 @@ def test_every_parameter_matters():
     assert_every_parameter_matters(TransformerLayer(8, 3), torch.randn(2, 5, 8))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_compile():
     torch.manual_seed(0)
     assert_compiles(TransformerLayer(8, 3), torch.randn(2, 5, 8))

@@ -265,7 +265,7 @@ def test_torch_export(spatial_dims):
         torch.testing.assert_close(exported(x), network(x))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_torch_export_with_dynamic_sizes():
     """Sizes off the stride; `torch.export` keeps apart the sizes that need padding from those that need none."""
     network = draem(2).eval()

@@ -277,7 +277,7 @@ def test_torchscript_saves_and_loads(spatial_dims, score):
 
 
 @pytest.mark.parametrize(
-    "score", ["l1", "l2", "block", *(pytest.param(score, marks=pytest.mark.slow) for score in ("ssim", "msgms"))]
+    "score", ["l1", "l2", "block", *(pytest.param(score, marks=pytest.mark.process) for score in ("ssim", "msgms"))]
 )
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_torch_export(spatial_dims, score):
@@ -304,7 +304,7 @@ def test_several_outputs_are_traced():
     torch.testing.assert_close(torch.jit.trace(detector, x)(x), detector(x))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("spatial_dims", "score"), [*((2, score) for score in SCORES), (3, "msgms")])
 def test_onnx(tmp_path, spatial_dims, score):
