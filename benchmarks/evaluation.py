@@ -40,8 +40,8 @@ def synthetic_cases(volumes: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
 def ours(
     volumes: int, threshold: float | None, resamples: int, methods: tuple[str, ...] = ("map",)
 ) -> dict[str, float]:
-    """All figures, or without a threshold those that need none, of one method or of a second one as well."""
-    from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
+    """All metrics, or without a threshold those that need none, of one method or of a second one as well."""
+    from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings
 
     thresholds = None if threshold is None else dict.fromkeys(methods, threshold)
     evaluation = AnomalyEvaluation(thresholds, EvaluationSettings(resamples=max(1, resamples)))
@@ -52,7 +52,7 @@ def ours(
         evaluation.add(f"case {index}", {method: maps[method] for method in methods}, label, brain)
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    by_method = {method: {name: evaluation.figure(method, name) for name in FIGURES} for method in methods}
+    by_method = {method: {name: evaluation.value(method, name) for name in METRICS} for method in methods}
     result = {**by_method["map"], "seconds": seconds + time.perf_counter() - start}
     if resamples:
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def ours(
     return result
 
 
-def two_figures(volumes: int) -> dict[str, float]:
+def two_metrics(volumes: int) -> dict[str, float]:
     """AUROC and average precision of the voxels, from the same statistic."""
     from ssmctb_monai.metrics import auroc, average_precision
     from ssmctb_monai.metrics.score_counts import ScoreCounts
@@ -77,7 +77,7 @@ def two_figures(volumes: int) -> dict[str, float]:
         seconds += time.perf_counter() - start
     start = time.perf_counter()
     table, once = ScoreTable(normal, lesion), np.ones((1, volumes))
-    area, precision = (float(table.apply(figure, once)[0]) for figure in (auroc, average_precision))
+    area, precision = (float(table.apply(metric, once)[0]) for metric in (auroc, average_precision))
     seconds += time.perf_counter() - start
     return {"pixel_auroc": area, "pixel_average_precision": precision, "seconds": seconds}
 
@@ -104,7 +104,7 @@ def rows() -> Iterator[Row]:
     size = "x".join(map(str, SHAPE))
     everything, memory = in_fresh_process(ours, VOLUMES, THRESHOLD, RESAMPLES, ("map", "baseline"))
     yield Row(
-        f"evaluation, {VOLUMES} volumes of {size}, all figures of a method and a baseline",
+        f"evaluation, {VOLUMES} volumes of {size}, all metrics of a method and a baseline",
         "",
         everything["seconds"],
         None,
@@ -119,9 +119,9 @@ def rows() -> Iterator[Row]:
             break
         volumes, reference, largest = 2 * volumes or 1, result, (result["seconds"], memory)
     for title, wanted, function, arguments in (
-        ("AUROC and average precision", "≥ 20", two_figures, ()),
-        ("all figures that need no threshold", "≥", ours, (None, 0)),
-        ("all figures", "≥", ours, (THRESHOLD, 0)),
+        ("AUROC and average precision", "≥ 20", two_metrics, ()),
+        ("all metrics that need no threshold", "≥", ours, (None, 0)),
+        ("all metrics", "≥", ours, (THRESHOLD, 0)),
     ):
         result, memory = in_fresh_process(function, volumes, *arguments)
         error = max(abs(result[name] - reference[name]) for name in ("pixel_auroc", "pixel_average_precision"))

@@ -1,4 +1,4 @@
-"""What a row shows with one seed: figures of its runs, means over folds with intervals, and differences, as JSON."""
+"""What a row shows with one seed: metrics of its runs, means over folds with intervals, and differences, as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.accuracy.runs import Run, existing_runs
 from benchmarks.accuracy.scores import method_name
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers.training_record import record_file
-from ssmctb_monai.metrics import Estimate, ResampledFigures, difference_over_folds, mean_over_folds
+from ssmctb_monai.metrics import Estimate, ResampledMetrics, difference_over_folds, mean_over_folds
 
 RESULTS = Path(__file__).parent / "results"
 SELECTION_FOLD = 0  # recipe decisions were taken on it
@@ -102,10 +102,10 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
                 "fold": run.fold,
                 **_training(run),
                 "figures": {
-                    name: {key: float(figures.values[name][key][0]) for key in SHOWN} for name in (method, row.baseline)
+                    name: {key: float(metrics.values[name][key][0]) for key in SHOWN} for name in (method, row.baseline)
                 },
             }
-            for run, figures in ours.items()
+            for run, metrics in ours.items()
         ],
     }
     write_json(_rounded(content), results_file(name, score, seed))
@@ -148,13 +148,13 @@ def mean_over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Finds how far the validation's figures wander over the last third of a training.
+    """Finds how far the validation's metrics wander over the last third of a training.
 
     Args:
-        history: that of a training record: a dictionary of ``epoch`` and ``figures`` each.
+        history: that of a training record: a dictionary of ``epoch`` and ``metrics`` each.
 
     Returns:
-        Highest minus lowest value of each figure, over the epochs beyond two thirds of the last one; none where there
+        Highest minus lowest value of each metric, over the epochs beyond two thirds of the last one; none where there
         is one such epoch only, or a value is not defined.
 
     Example:
@@ -162,12 +162,12 @@ def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         {'slice_auroc': 0.125}
     """
     late = [item["figures"] for item in history if 3 * item["epoch"] > 2 * history[-1]["epoch"]]
-    values = {name: [figures[name] for figures in late] for name in (late[0] if late else {})}
+    values = {name: [metrics[name] for metrics in late] for name in (late[0] if late else {})}
     return {name: max(found) - min(found) for name, found in values.items() if len(found) > 1 and None not in found}
 
 
-def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledFigures]:
-    return {run: ResampledFigures.load(run.figures_file(score)) for run in runs}
+def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledMetrics]:
+    return {run: ResampledMetrics.load(run.metrics_file(score)) for run in runs}
 
 
 def _average(contents: Sequence[Any]) -> Any:
@@ -198,14 +198,14 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _means(
-    ours: Mapping[Run, ResampledFigures],
-    theirs: Mapping[Run, ResampledFigures],
+    ours: Mapping[Run, ResampledMetrics],
+    theirs: Mapping[Run, ResampledMetrics],
     method: str,
     baseline: str,
     folds: Sequence[int],
 ) -> dict[str, Any] | None:
     """Means over the finished ones of some folds, and the difference to the reference where it has all of these."""
-    chosen = {run.fold: figures for run, figures in ours.items() if run.fold in folds}
+    chosen = {run.fold: metrics for run, metrics in ours.items() if run.fold in folds}
     if not chosen:
         return None
     runs = list(chosen.values())
@@ -214,7 +214,7 @@ def _means(
         "baseline": _shown(mean_over_folds(runs, baseline)),
         "difference_to_baseline": _shown(difference_over_folds(runs, method, runs, baseline)),
     }
-    references = {run.fold: figures for run, figures in theirs.items() if run.fold in chosen}
+    references = {run.fold: metrics for run, metrics in theirs.items() if run.fold in chosen}
     if references.keys() == chosen.keys():
         means["difference_to_reference"] = _shown(
             difference_over_folds(runs, method, list(references.values()), "model")

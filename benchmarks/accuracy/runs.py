@@ -18,7 +18,7 @@ from benchmarks.accuracy.rows import BUNDLES, ROWS, Row, settings_of
 from benchmarks.accuracy.scores import method_name, scoring_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers import EvaluationReport
-from ssmctb_monai.metrics import ResampledFigures
+from ssmctb_monai.metrics import ResampledMetrics
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Run:
         """Whether the training came to its end."""
         return (self.folder / "trained.json").is_file()
 
-    def figures_file(self, score: str) -> Path:
+    def metrics_file(self, score: str) -> Path:
         """Figures of the evaluation and their resamples.
 
         Args:
@@ -69,12 +69,12 @@ class Run:
         return self.folder / f"{score.replace(':', '-')}.npz"
 
     def is_evaluated(self, score: str) -> bool:
-        """Whether there are figures of the network, by the evaluation's present configuration.
+        """Whether there are metrics of the network, by the evaluation's present configuration.
 
         Args:
-            score: as in :meth:`figures_file`.
+            score: as in :meth:`metrics_file`.
         """
-        file = self.figures_file(score).with_suffix(".json")
+        file = self.metrics_file(score).with_suffix(".json")
         return self.is_trained and file.is_file() and _read(file) == self.evaluation_configuration
 
     @property
@@ -198,7 +198,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         return
     parser = ConfigParser()
     parser.read_config(str(run.bundle / "evaluate.json"))
-    file = run.figures_file(score)
+    file = run.metrics_file(score)
     overrides = {
         **_common(run, cases),
         "ckpt_file": str(run.checkpoint),
@@ -216,7 +216,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         report.maps = {method_name(score): report.maps.pop("model"), **report.maps}
         evaluation.thresholds.pop("model", None)
     evaluator.run()
-    ResampledFigures.of(evaluation).save(file)
+    ResampledMetrics.of(evaluation).save(file)
     write_json(run.evaluation_configuration, file.with_suffix(".json"))
 
 

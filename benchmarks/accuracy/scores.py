@@ -12,7 +12,7 @@ SCORES = ("model", "image", "block", "block:reconstructive", "block:discriminati
 
 
 def method_name(score: str) -> str:
-    """Returns what figures call a score, whichever sub-network it is of.
+    """Returns what metrics call a score, whichever sub-network it is of.
 
     Args:
         score: one of `SCORES`.

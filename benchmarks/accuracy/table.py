@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.accuracy.results import OTHER_FOLDS, load_results
 from ssmctb_monai.files import whole_file
-from ssmctb_monai.metrics import FIGURES
+from ssmctb_monai.metrics import METRICS
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy.table` -->"
@@ -37,14 +37,14 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         results: results of the rows.
 
     Returns:
-        Markdown: figures of the rows with all folds, beside the baseline of their data, over all folds and without that
+        Markdown: metrics of the rows with all folds, beside the baseline of their data, over all folds and without that
         of the decisions; differences, also those of rows with some of the folds; and how training went. Nothing without
         results.
     """
     if not results:
         return ""
-    lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_figures(results, "all")]
-    if chosen := list(_figures(results, OTHER_FOLDS)):
+    lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_metrics(results, "all")]
+    if chosen := list(_metrics(results, OTHER_FOLDS)):
         lines += ["", f"{OTHER_FOLDS.capitalize()}, on which the recipe was chosen:", ""]
         lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
     if differences := list(_differences(results)):
@@ -102,7 +102,7 @@ def _head(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _figures(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
+def _metrics(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
     """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
     for data in dict.fromkeys(result["data"] for result in results):
         group = [result for result in results if result["data"] == data and not result["missing_folds"]]
@@ -135,7 +135,7 @@ def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Time of the trainings of each row, the largest spread of a figure in the last third of one, and seeds apart."""
+    """Time of the trainings of each row, the largest spread of a metric in the last third of one, and seeds apart."""
     for result in results:
         runs = result["runs"]
         if result["score"] != "model":
@@ -155,7 +155,7 @@ def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _mean_of(result: Mapping[str, Any], seed: int, name: str) -> float:
-    """Mean over the folds of a network's figure with one seed."""
+    """Mean over the folds of a network's metric with one seed."""
     return fmean(run["figures"]["model"][name] for run in result["runs"] if run["seed"] == seed)
 
 
@@ -172,7 +172,7 @@ def _excludes_0(estimate: Mapping[str, Any]) -> bool:
 
 
 def _is_better(name: str, difference: Mapping[str, Any]) -> bool:
-    return _excludes_0(difference) and (difference["value"] > 0) == FIGURES[name].higher_is_better
+    return _excludes_0(difference) and (difference["value"] > 0) == METRICS[name].higher_is_better
 
 
 def _cell(estimate: Mapping[str, Any], is_bold: bool = False, sign: str = "") -> str:

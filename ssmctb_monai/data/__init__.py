@@ -17,7 +17,7 @@ from ssmctb_monai.data.datalist import (
     split_patients,
     write_datalist,
 )
-from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, SoundCases
+from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, ValidCases
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
 from ssmctb_monai.data.readers import SimpleITKReader
@@ -29,7 +29,7 @@ __all__ = [
     "LesionFreeDataset",
     "PreparedDataset",
     "SimpleITKReader",
-    "SoundCases",
+    "ValidCases",
     "canonical_modalities",
     "canonical_modality",
     "check_cases",

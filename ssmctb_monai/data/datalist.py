@@ -222,7 +222,7 @@ def load_datalist(
         section: ``training``, ``validation``, ``test`` or another list in the file.
         modalities: modalities to load, in the order of the channels.
         skip_invalid: leave out and log cases that lack a modality or a file, instead of raising.
-        keep_invalid: return such cases too, for :class:`~ssmctb_monai.data.datasets.SoundCases` to report; takes
+        keep_invalid: return such cases too, for :class:`~ssmctb_monai.data.datasets.ValidCases` to report; takes
             precedence over ``skip_invalid``.
 
     Returns:

@@ -184,7 +184,7 @@ class LesionFreeDataset(PreparedDataset):
         return super()._transform(index)
 
 
-class SoundCases(IterableDataset):
+class ValidCases(IterableDataset):
     """Prepares case after case for evaluation, reports those that cannot be prepared, and goes on with the others.
 
     Nothing is cached, and only as many cases are in memory as the loader asks for: one with a `DataLoader`, a few more
@@ -204,7 +204,7 @@ class SoundCases(IterableDataset):
             would prepare all cases.
 
     Example:
-        >>> cases = SoundCases(load_datalist(..., keep_invalid=True), transform)
+        >>> cases = ValidCases(load_datalist(..., keep_invalid=True), transform)
         >>> for batch in ThreadDataLoader(cases, batch_size=1):
         ...     evaluate(batch)
         >>> cases.problems
@@ -219,7 +219,7 @@ class SoundCases(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
             raise RuntimeError(
-                "SoundCases keeps its problems in the main process: use num_workers=0, with MONAI's ThreadDataLoader "
+                "ValidCases keeps its problems in the main process: use num_workers=0, with MONAI's ThreadDataLoader "
                 "to prepare cases in the background."
             )
         self.problems.clear()

@@ -98,7 +98,7 @@ def find_scans(
         modality, in their order, a folder for a DICOM series; for a 4D file that one path, and ``channels`` with the
         index of each modality in it), and ``brain`` where there is a brain mask. All paths are absolute. Scans that
         cannot be used have ``problems`` besides, the list of what is wrong, for
-        :class:`~ssmctb_monai.data.datasets.SoundCases` to report.
+        :class:`~ssmctb_monai.data.datasets.ValidCases` to report.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.

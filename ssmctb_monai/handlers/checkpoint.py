@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class TrainingCheckpoint:
     """Saves everything every few epochs (``training.pt``) and the network of the last validated one (``model.pt``).
 
-    The last one, not the best: a choice by the validation's figures would be one by labels. Unlike MONAI's
+    The last one, not the best: a choice by the validation's metrics would be one by labels. Unlike MONAI's
     ``CheckpointSaver`` it writes atomically, so that a killed run leaves the file as it was. ``model.pt`` is
     the network's state dict, as tools around MONAI expect. A loss that is not finite stops training before anything of
     that epoch is saved. Attach the handler behind `IntervalValidation`.

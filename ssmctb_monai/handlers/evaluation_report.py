@@ -13,7 +13,7 @@ from monai.config import PathLike
 from torch import distributed
 
 from ssmctb_monai.data.checks import InvalidCasesError
-from ssmctb_monai.data.datasets import SoundCases
+from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.progress import Clock
@@ -49,7 +49,7 @@ class EvaluationReport:
     def __init__(
         self,
         evaluation: AnomalyEvaluation,
-        dataset: SoundCases,
+        dataset: ValidCases,
         maps: Mapping[str, str],
         output_dir: PathLike,
         description: str | None = None,

@@ -7,7 +7,7 @@ import logging
 from ignite.engine import Engine, Events
 
 from ssmctb_monai.data.checks import InvalidCasesError
-from ssmctb_monai.data.datasets import SoundCases
+from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.progress import Clock
 from ssmctb_monai.reports.scan_results import ScanResults
 
@@ -34,7 +34,7 @@ class SaveResults:
     def __init__(
         self,
         results: ScanResults,
-        dataset: SoundCases,
+        dataset: ValidCases,
         map_key: str = "pred",
         brain_key: str = "brain",
         reconstruction_key: str = "reconstruction",

@@ -24,7 +24,7 @@ class TrainingRecord:
     The history goes on when training resumes. Attach the handler behind `TrainingProgress` and the validation.
 
     Args:
-        evaluator: evaluator of the validation, for its figures.
+        evaluator: evaluator of the validation, for its metrics.
         progress: knows the mean losses of an epoch.
         cases: names of the cases that the network is trained on.
         seed: seed of the training.
@@ -73,7 +73,7 @@ class TrainingRecord:
         self._last = time.monotonic()
 
     def epoch_completed(self, engine: Engine) -> None:
-        """Adds the time and, of an epoch that was validated, losses and figures.
+        """Adds the time and, of an epoch that was validated, losses and metrics.
 
         Args:
             engine: trainer.
@@ -124,6 +124,6 @@ def record_file(ckpt_file: PathLike) -> Path:
     return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_record.json")
 
 
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Figures as JSON has them; those that are not defined are ``None``."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in figures.items()}
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}

@@ -10,8 +10,8 @@ from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric, MetricsLambda
 from torch import Tensor
 
+from ssmctb_monai.metrics.definitions import METRICS
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
-from ssmctb_monai.metrics.figures import FIGURES
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
 
@@ -19,7 +19,7 @@ from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThresho
 class AnomalyMetric(Metric):
     """Evaluation of all cases of a run, for MONAI's and ignite's engines, on one process or several.
 
-    Cases are counted once, whatever the number of figures: :meth:`figure` makes a metric of each that shares them.
+    Cases are counted once, whatever the number of metrics: :meth:`select` makes a metric of each that shares them.
 
     Args:
         methods: names of the methods, in the order of their maps.
@@ -27,14 +27,14 @@ class AnomalyMetric(Metric):
             anomaly maps, labels, brain masks and, where label-free thresholds are asked for, lesion-free regions, then
             a list of names where cases have any; ``monai.handlers.from_engine([...])`` does it.
         settings: what to count.
-        thresholds: threshold of each method, by its name; figures at the threshold are NaN without.
+        thresholds: threshold of each method, by its name; metrics at the threshold are NaN without.
 
     A case that a sampler gives to two processes, so that each has as many, counts once where cases have names, else
     twice, as in MONAI's metrics.
 
     Example:
         >>> metric = AnomalyMetric(["model"], from_engine(["pred", "label", "brain"]))
-        >>> evaluator = SupervisedEvaluator(..., key_val_metric={"pixel_auroc": metric.figure("model", "pixel_auroc")})
+        >>> evaluator = SupervisedEvaluator(..., key_val_metric={"pixel_auroc": metric.select("model", "pixel_auroc")})
     """
 
     def __init__(
@@ -100,21 +100,21 @@ class AnomalyMetric(Metric):
         """
         return self.compute().label_free_thresholds(false_positive_rate)
 
-    def figure(self, method: str, name: str) -> MetricsLambda:
-        """Makes a metric of one figure.
+    def select(self, method: str, name: str) -> MetricsLambda:
+        """Makes an ignite metric of one of them.
 
         Args:
             method: name of the method.
-            name: name of the figure, of `FIGURES`.
+            name: name of the metric, of `METRICS`.
 
         Returns:
-            Metric; NaN where the figure is not defined.
+            Metric; NaN where the metric is not defined.
 
         Raises:
-            ValueError: when method or figure are unknown.
+            ValueError: when method or metric are unknown.
         """
-        if name not in FIGURES or method not in self.methods:
+        if name not in METRICS or method not in self.methods:
             raise ValueError(
-                f"Choose a method of {self.methods} and a figure of {list(FIGURES)}; got {method}, {name}."
+                f"Choose a method of {self.methods} and a metric of {list(METRICS)}; got {method}, {name}."
             )
-        return MetricsLambda(lambda evaluation: evaluation.figure(method, name), self)
+        return MetricsLambda(lambda evaluation: evaluation.value(method, name), self)

@@ -1,4 +1,4 @@
-"""The statistic of one case, from which all figures follow without its voxels."""
+"""The statistic of one case, from which all metrics follow without its voxels."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Flagged:
 class CaseStatistics:
     """What one method's anomaly map says of one case, counted.
 
-    Counts of several cases add up, so pooled figures and their intervals need neither the voxels nor a memory that
+    Counts of several cases add up, so pooled metrics and their intervals need neither the voxels nor a memory that
     grows with them.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssmctb_monai.metrics.pool import Pool
+from ssmctb_monai.metrics.pooled_cases import PooledCases
 from ssmctb_monai.metrics.ranking import from_top, ratio
 from ssmctb_monai.metrics.score_table import ScoreTable
 
@@ -25,11 +25,11 @@ class Curve(NamedTuple):
     y: np.ndarray
 
 
-def curves_of(pool: Pool) -> dict[str, Curve]:
+def curves_of(pooled: PooledCases) -> dict[str, Curve]:
     """Computes the curves of a method over all cases.
 
     Args:
-        pool: the cases.
+        pooled: the cases.
 
     Returns:
         ``slice_roc`` and ``pixel_roc`` (true over false positive rate), ``slice_pr`` and ``pixel_pr`` (precision over
@@ -37,15 +37,15 @@ def curves_of(pool: Pool) -> dict[str, Curve]:
         are not defined are left out.
     """
     curves = {}
-    for level, table in (("slice", pool.slices), ("pixel", pool.voxels)):
+    for level, table in (("slice", pooled.slices), ("pixel", pooled.voxels)):
         false_alarms, detected = _totals(table)
         recall = ratio(detected, detected[-1])
         curves[f"{level}_roc"] = Curve(ratio(false_alarms, false_alarms[-1]), recall)
         curves[f"{level}_pr"] = Curve(recall[1:], ratio(detected, detected + false_alarms)[1:])
-    if pool.has_threshold:
-        table, targets = pool.detections["lesions"]
+    if pooled.has_threshold:
+        table, targets = pooled.detections["lesions"]
         false_alarms, found = _totals(table)
-        curves["lesion_froc"] = Curve(ratio(false_alarms, np.array(len(pool.cases))), ratio(found, targets.sum()))
+        curves["lesion_froc"] = Curve(ratio(false_alarms, np.array(len(pooled.cases))), ratio(found, targets.sum()))
     return {name: _thinned(curve) for name, curve in curves.items() if np.isfinite(curve).all()}
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of anomaly maps: cases go in one by one, figures with intervals come out."""
+"""Evaluation of anomaly maps: cases go in one by one, metrics with intervals come out."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch import Tensor, distributed
 
 from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
-from ssmctb_monai.metrics.figures import FIGURES
-from ssmctb_monai.metrics.pool import Pool
+from ssmctb_monai.metrics.definitions import METRICS
+from ssmctb_monai.metrics.pooled_cases import PooledCases
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import FALSE_POSITIVE_RATE, LabelFreeThreshold
 from ssmctb_monai.metrics.view import View
 
 CONFIDENCE = 0.95
-DEFINED = 0.9  # share of the resamples in which a figure must be defined to have an interval
+DEFINED = 0.9  # share of the resamples in which a metric must be defined to have an interval
 
 Array = np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval.
+    """A metric with its interval.
 
     Attributes:
-        value: the figure; ``None`` where it is not defined.
+        value: the metric; ``None`` where it is not defined.
         interval: lower and upper end of the 95 % interval; ``None`` where there is none.
         reason: why there is no value, or no interval; ``None`` where both exist.
     """
@@ -44,12 +44,12 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray, patients: int, reason: str) -> Estimate:
-        """Makes an estimate of a figure's value and its resamples.
+        """Makes an estimate of a metric's value and its resamples.
 
         Args:
-            values: the figure, then the figure in each resample, shape (1 + resamples,); NaN where it is not defined.
+            values: the metric, then the metric in each resample, shape (1 + resamples,); NaN where it is not defined.
             patients: number of patients that were resampled.
-            reason: why the figure may not be defined.
+            reason: why the metric may not be defined.
 
         Returns:
             The value with the interval that holds 95 % of the resamples, where at least 90 % of them are defined.
@@ -77,7 +77,7 @@ class AnomalyEvaluation:
     1993), differences between methods from the same resamples. Scores may have any range.
 
     Args:
-        thresholds: label-free threshold of each method, by its name; figures at the threshold of a method that has none
+        thresholds: label-free threshold of each method, by its name; metrics at the threshold of a method that has none
             are not defined.
         settings: what to count.
 
@@ -232,46 +232,47 @@ class AnomalyEvaluation:
             for method, cases in self.statistics.items()
         }
 
-    def figure(self, method: str, name: str) -> float:
-        """Computes one figure over all cases, without interval.
+    def value(self, method: str, name: str) -> float:
+        """Computes one metric over all cases, without interval.
 
         Args:
             method: name of the method.
-            name: name of the figure, of `FIGURES`.
+            name: name of the metric, of `METRICS`.
 
         Returns:
-            The figure; NaN where it is not defined.
+            The metric; NaN where it is not defined.
 
         Raises:
-            KeyError: when method or figure are unknown.
+            KeyError: when method or metric are unknown.
         """
-        return float(FIGURES[name].values(self.pools[method], self._weights[:1])[0])
+        return float(METRICS[name].values(self.pooled[method], self._weights[:1])[0])
 
     def per_case(self, method: str, name: str) -> np.ndarray:
-        """Computes one figure of each case.
+        """Computes one metric of each case.
 
         Args:
             method: name of the method.
-            name: name of the figure, of `FIGURES`.
+            name: name of the metric, of `METRICS`.
 
         Returns:
-            The figures in the order of ``cases``; NaN where one is not defined.
+            The metrics in the order of ``cases``; NaN where one is not defined.
         """
         once = np.ones((1, 1))
-        return np.array([FIGURES[name].values(case, once)[0] for case in self.pools[method].single_cases])
+        return np.array([METRICS[name].values(case, once)[0] for case in self.pooled[method].single_cases])
 
     def estimates(self, method: str) -> dict[str, Estimate]:
-        """Computes all figures of a method with their intervals.
+        """Computes all metrics of a method with their intervals.
 
         Args:
             method: name of the method.
 
         Returns:
-            Estimates by the figure's name.
+            Estimates by the metric's name.
         """
-        pool = self.pools[method]
+        pooled = self.pooled[method]
         return {
-            name: self._estimate(values, FIGURES[name].reason(pool)) for name, values in self.resampled[method].items()
+            name: self._estimate(values, METRICS[name].reason(pooled))
+            for name, values in self.resampled[method].items()
         }
 
     def differences(self, method: str, reference: str) -> dict[str, Estimate]:
@@ -279,22 +280,22 @@ class AnomalyEvaluation:
 
         Args:
             method: name of a method.
-            reference: name of the method whose figures are subtracted.
+            reference: name of the method whose metrics are subtracted.
 
         Returns:
-            Estimates of method - reference by the figure's name.
+            Estimates of method - reference by the metric's name.
         """
         differences = {}
         for name, values in self.resampled[method].items():
             others = self.resampled[reference][name]
             lacking = method if np.isnan(values[0]) else reference
-            differences[name] = self._estimate(values - others, FIGURES[name].reason(self.pools[lacking]))
+            differences[name] = self._estimate(values - others, METRICS[name].reason(self.pooled[lacking]))
         return differences
 
     @cached_property
-    def pools(self) -> dict[str, Pool]:
+    def pooled(self) -> dict[str, PooledCases]:
         """Tables of the statistics of each method."""
-        return {method: Pool(cases, self.settings.slab_depth) for method, cases in self.statistics.items()}
+        return {method: PooledCases(cases, self.settings.slab_depth) for method, cases in self.statistics.items()}
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -306,16 +307,16 @@ class AnomalyEvaluation:
 
     @cached_property
     def resampled(self) -> dict[str, dict[str, np.ndarray]]:
-        """Values of each method's figures over all cases, then over each resample of the patients.
+        """Values of each method's metrics over all cases, then over each resample of the patients.
 
-        By the names of method and figure, shape (1 + resamples,); NaN where a figure is not defined. Who is drawn
+        By the names of method and metric, shape (1 + resamples,); NaN where a metric is not defined. Who is drawn
         depends on the patients and the seed of the settings alone, so that evaluations of the same patients by the same
         seed can be compared resample by resample.
         """
         distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
         return {
-            method: {name: figure.values(pool, distinct)[places.ravel()] for name, figure in FIGURES.items()}
-            for method, pool in self.pools.items()
+            method: {name: metric.values(pooled, distinct)[places.ravel()] for name, metric in METRICS.items()}
+            for method, pooled in self.pooled.items()
         }
 
     @property
@@ -327,7 +328,7 @@ class AnomalyEvaluation:
         return Estimate.of(values, len(self.patients), reason)
 
     def _forget_tables(self) -> None:
-        for name in ("pools", "_weights", "resampled"):
+        for name in ("pooled", "_weights", "resampled"):
             self.__dict__.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""Means of figures over the folds of a cross-validation, with intervals from the patients of each fold."""
+"""Means of metrics over the folds of a cross-validation, with intervals from the patients of each fold."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from monai.config import PathLike
 
 from ssmctb_monai.checks import check_file
 from ssmctb_monai.files import whole_file
+from ssmctb_monai.metrics.definitions import METRICS
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation, Estimate
-from ssmctb_monai.metrics.figures import FIGURES
 
 
 @dataclass(frozen=True)
-class ResampledFigures:
-    """All figures of an evaluation, over its cases and over resamples of its patients: what means over folds are of.
+class ResampledMetrics:
+    """All metrics of an evaluation, over its cases and over resamples of its patients: what means over folds are of.
 
     Attributes:
         patients: names of the patients, in alphabetical order.
         seed: seed of the resamples.
-        values: by method and figure, the figure over all cases, then over each resample, shape (1 + resamples,); NaN
+        values: by method and metric, the metric over all cases, then over each resample, shape (1 + resamples,); NaN
             where it is not defined.
 
     Example:
-        >>> ResampledFigures.of(evaluation).save("fold0.npz")
-        >>> mean_over_folds([ResampledFigures.load(f"fold{fold}.npz") for fold in range(3)], "model")["slice_auroc"]
+        >>> ResampledMetrics.of(evaluation).save("fold0.npz")
+        >>> mean_over_folds([ResampledMetrics.load(f"fold{fold}.npz") for fold in range(3)], "model")["slice_auroc"]
     """
 
     patients: tuple[str, ...]
@@ -37,8 +37,8 @@ class ResampledFigures:
     values: Mapping[str, Mapping[str, np.ndarray]]
 
     @classmethod
-    def of(cls, evaluation: AnomalyEvaluation) -> ResampledFigures:
-        """Takes the figures of an evaluation.
+    def of(cls, evaluation: AnomalyEvaluation) -> ResampledMetrics:
+        """Takes the metrics of an evaluation.
 
         Args:
             evaluation: evaluation of the test cases of one fold; its settings have another seed in each fold.
@@ -46,19 +46,19 @@ class ResampledFigures:
         return cls(evaluation.patients, evaluation.settings.seed, evaluation.resampled)
 
     def save(self, path: PathLike) -> None:
-        """Writes the figures, whole or not at all.
+        """Writes the metrics, whole or not at all.
 
         Args:
             path: file to write, ``.npz``.
         """
         arrays: dict[str, Any] = {"patients": self.patients, "seed": self.seed}
-        for method, figures in self.values.items():
-            arrays |= {f"{method}/{name}": array for name, array in figures.items()}
+        for method, metrics in self.values.items():
+            arrays |= {f"{method}/{name}": array for name, array in metrics.items()}
         with whole_file(Path(path)) as unfinished:
             np.savez_compressed(unfinished, **arrays)
 
     @classmethod
-    def load(cls, path: PathLike) -> ResampledFigures:
+    def load(cls, path: PathLike) -> ResampledMetrics:
         """Reads what :meth:`save` wrote.
 
         Args:
@@ -68,7 +68,7 @@ class ResampledFigures:
             FileNotFoundError: when there is no such file.
         """
         values: dict[str, dict[str, np.ndarray]] = {}
-        with np.load(check_file(path, "ResampledFigures.save writes it")) as arrays:
+        with np.load(check_file(path, "ResampledMetrics.save writes it")) as arrays:
             patients, seed = tuple(arrays["patients"].tolist()), int(arrays["seed"])
             for key in arrays.files:
                 method, slash, name = key.rpartition("/")
@@ -77,35 +77,35 @@ class ResampledFigures:
         return cls(patients, seed, values)
 
 
-def mean_over_folds(runs: Sequence[ResampledFigures], method: str) -> dict[str, Estimate]:
-    """Averages the figures of a method over folds, with intervals.
+def mean_over_folds(runs: Sequence[ResampledMetrics], method: str) -> dict[str, Estimate]:
+    """Averages the metrics of a method over folds, with intervals.
 
-    A figure is computed in each fold, over its pooled cases, and averaged over the folds; several runs of one fold,
+    A metric is computed in each fold, over its pooled cases, and averaged over the folds; several runs of one fold,
     such as trainings with several seeds, are averaged before. The interval comes from resampling the patients within
     each fold, the same way for all its runs, and independently of the other folds: it says what other test patients
     would change, not what other training patients or seeds would.
 
     Args:
-        runs: figures of each run; runs on the same patients are of one fold.
+        runs: metrics of each run; runs on the same patients are of one fold.
         method: name of the method.
 
     Returns:
-        Estimates by the figure's name; not defined where the figure is not in every run.
+        Estimates by the metric's name; not defined where the metric is not in every run.
 
     Raises:
         KeyError: when a run has no such method.
         ValueError: when there is no run, folds share patients, or their resamples are not independent or not as many.
 
     Example:
-        >>> mean_over_folds([ResampledFigures.of(evaluation) for evaluation in folds], "model")["slice_auroc"].interval
+        >>> mean_over_folds([ResampledMetrics.of(evaluation) for evaluation in folds], "model")["slice_auroc"].interval
     """
     return _estimates(runs, _means(runs, method))
 
 
 def difference_over_folds(
-    runs: Sequence[ResampledFigures],
+    runs: Sequence[ResampledMetrics],
     method: str,
-    reference_runs: Sequence[ResampledFigures],
+    reference_runs: Sequence[ResampledMetrics],
     reference: str,
 ) -> dict[str, Estimate]:
     """Averages the paired differences of two methods over folds, with intervals from the same resamples.
@@ -113,11 +113,11 @@ def difference_over_folds(
     Args:
         runs: as in :func:`mean_over_folds`.
         method: name of a method.
-        reference_runs: runs on the same folds whose figures are subtracted; the same for two methods of one evaluation.
+        reference_runs: runs on the same folds whose metrics are subtracted; the same for two methods of one evaluation.
         reference: name of the method in them.
 
     Returns:
-        Estimates of the difference by the figure's name.
+        Estimates of the difference by the metric's name.
 
     Raises:
         KeyError: when a run has no such method.
@@ -132,7 +132,7 @@ def difference_over_folds(
     return _estimates(runs, {name: ours[name] - theirs[name] for name in ours})
 
 
-def _seeds(runs: Sequence[ResampledFigures]) -> dict[tuple[str, ...], int]:
+def _seeds(runs: Sequence[ResampledMetrics]) -> dict[tuple[str, ...], int]:
     """Seed of the resamples of each fold, by its patients."""
     seeds = {run.patients: run.seed for run in runs}
     if not seeds:
@@ -148,18 +148,18 @@ def _seeds(runs: Sequence[ResampledFigures]) -> dict[tuple[str, ...], int]:
     return seeds
 
 
-def _means(runs: Sequence[ResampledFigures], method: str) -> dict[str, np.ndarray]:
-    """Means over folds of each figure, over all cases and resample by resample."""
+def _means(runs: Sequence[ResampledMetrics], method: str) -> dict[str, np.ndarray]:
+    """Means over folds of each metric, over all cases and resample by resample."""
     folds = [[run.values[method] for run in runs if run.patients == patients] for patients in _seeds(runs)]
     lengths = {len(array) for fold in folds for values in fold for array in values.values()}
     if len(lengths) > 1:
         raise ValueError(f"Runs differ in their numbers of resamples: {sorted(length - 1 for length in lengths)}.")
-    return {name: np.mean([np.mean([run[name] for run in fold], axis=0) for fold in folds], axis=0) for name in FIGURES}
+    return {name: np.mean([np.mean([run[name] for run in fold], axis=0) for fold in folds], axis=0) for name in METRICS}
 
 
-def _estimates(runs: Sequence[ResampledFigures], means: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+def _estimates(runs: Sequence[ResampledMetrics], means: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     fewest = min(len(run.patients) for run in runs)
     return {
-        name: Estimate.of(values, fewest, f"not defined in every fold: {FIGURES[name].undefined}")
+        name: Estimate.of(values, fewest, f"not defined in every fold: {METRICS[name].undefined}")
         for name, values in means.items()
     }

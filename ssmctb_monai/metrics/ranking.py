@@ -1,4 +1,4 @@
-"""Ranking figures from counts per score, exact under ties.
+"""Ranking metrics from counts per score, exact under ties.
 
 Counts come as arrays whose last axis runs over bins of ascending score; leading axes are independent sets of counts,
 such as resamples of the patients, and remain.

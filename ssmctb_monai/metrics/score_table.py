@@ -1,4 +1,4 @@
-"""Counts of the scores of many cases in common bins: pooled and resampled figures without the scores."""
+"""Counts of the scores of many cases in common bins: pooled and resampled metrics without the scores."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ class ScoreTable:
 
     def apply(
         self,
-        figure: Callable[..., np.ndarray],
+        metric: Callable[..., np.ndarray],
         case_weights: np.ndarray,
         *totals: np.ndarray,
         weighted: bool = False,
     ) -> np.ndarray:
-        """Computes a figure for sets of cases.
+        """Computes a metric for sets of cases.
 
         Args:
-            figure: function of the normal and the anomalous counts, shape (sets, bins), and of the totals, shape
+            metric: function of the normal and the anomalous counts, shape (sets, bins), and of the totals, shape
                 (sets, 1).
             case_weights: how often each case counts, shape (sets, cases).
             totals: further numbers of each case to add up, each of shape (cases,).
             weighted: whether anomalous scores count with their weights.
 
         Returns:
-            Figures, shape (sets,).
+            Metrics, shape (sets,).
         """
         step = max(1, CHUNK // self.normal.shape[1])
         parts = [case_weights[start : start + step].astype(np.float32) for start in range(0, len(case_weights), step)]
         anomalous = self.weights if weighted else self.anomalous
         columns = [total[:, None].astype(np.float32) for total in totals]
         return np.concatenate(
-            [figure(part @ self.normal, part @ anomalous, *(part @ column for column in columns)) for part in parts]
+            [metric(part @ self.normal, part @ anomalous, *(part @ column for column in columns)) for part in parts]
         )

@@ -23,7 +23,7 @@ class EvaluationSettings:
             does, those without brain with the lowest possible score.
         slab_depth: depth of a slab in mm; a brain is cut into as many slabs of at least that depth as fit.
         min_lesion_size: number of voxels of the smallest lesion (3D component), and flagged component, that counts as
-            such in the figures of the lesion level.
+            such in the metrics of the lesion level.
         resamples: number of bootstrap samples of the patients for the intervals.
         seed: seed of these samples.
 

@@ -106,7 +106,7 @@ def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
     """
     file = check_file(
         path,
-        "training writes it beside the checkpoint; without thresholds (in a bundle: `--thresholds_file none`) figures "
+        "training writes it beside the checkpoint; without thresholds (in a bundle: `--thresholds_file none`) metrics "
         "at the threshold are not defined",
     )
     try:

@@ -21,7 +21,7 @@ from ssmctb_monai.data.brats import (
     patient_of,
     volume_stem,
 )
-from ssmctb_monai.data.datasets import SoundCases
+from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
@@ -119,7 +119,7 @@ def evaluate_folders(
             else:
                 item["problems"].append(f"{folder} has no file of it, such as {name}.nii.gz")
 
-    prepared = SoundCases(list(items.values()), _prepare)
+    prepared = ValidCases(list(items.values()), _prepare)
     clock = Clock()
     first, scans = next(iter(map_dirs)), []
     for index, item in enumerate(prepared, start=1):

@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 def render_html(
     report: Row, cases: Sequence[Row], slices: Sequence[Row], views: Sequence[View], scans: Sequence[str] = ()
 ) -> str:
-    """Writes the page: figures, curves, pictures of cases, score profiles, false alarms, settings and definitions.
+    """Writes the page: metrics, curves, pictures of cases, score profiles, false alarms, settings and definitions.
 
     Pictures are part of the page; pictures and profiles show the first method of the report. Their number is limited,
     so that the page stays small with hundreds of cases. Scans to scroll through are read from beside the page; it loads
@@ -47,7 +47,7 @@ def render_html(
         cases: rows of ``cases.csv``.
         slices: rows of ``slices.csv``.
         views: slices to look at. Of the first method, those of the best, median and worst cases and of the
-            highest false alarms are shown; a case without its view gets its figures only.
+            highest false alarms are shown; a case without its view gets its metrics only.
         scans: names of the cases that the folder ``viewer`` beside the page holds, see `write_case`.
 
     Returns:
@@ -139,17 +139,17 @@ def _false_alarms(slices: Sequence[Row]) -> list[Row]:
 
 
 def _table(report: Row) -> dict[str, Any]:
-    """Lays the figures out: rows by level, a cell for each method and difference, and the reasons as numbered notes."""
+    """Lays the metrics out: rows by level, a cell for each method and difference, and the reasons as numbered notes."""
     notes: dict[str, int] = {}
 
-    def cell(figure: Row, definition: Row, difference: bool) -> dict[str, Any]:
-        reason, interval, higher_is_better = figure["reason"], figure["interval"], definition["higher_is_better"]
+    def cell(estimate: Row, definition: Row, difference: bool) -> dict[str, Any]:
+        reason, interval, higher_is_better = estimate["reason"], estimate["interval"], definition["higher_is_better"]
         ends = [_number(end, definition["unit"]) for end in interval or ()]
         verdict = None
         if difference and interval and higher_is_better is not None and not interval[0] <= 0 <= interval[1]:
             verdict = "better" if (interval[0] > 0) == higher_is_better else "worse"
         return {
-            "value": _number(figure["value"], definition["unit"], signed=difference),
+            "value": _number(estimate["value"], definition["unit"], signed=difference),
             "interval": f"[{ends[0]}, {ends[1]}]" if ends else None,
             "reason": reason,
             "note": notes.setdefault(reason, len(notes) + 1) if reason else None,
@@ -160,13 +160,13 @@ def _table(report: Row) -> dict[str, Any]:
     columns += [(difference["figures"], True) for difference in report["differences"]]
     levels: dict[str, list[tuple[str, Row, list[dict[str, Any]]]]] = {}
     for name, definition in report["figure_definitions"].items():
-        cells = [cell(figures.get(name, UNDEFINED), definition, signed) for figures, signed in columns]
+        cells = [cell(estimates.get(name, UNDEFINED), definition, signed) for estimates, signed in columns]
         levels.setdefault(definition["level"], []).append((name, definition, cells))
     return {"levels": levels, "notes": notes}
 
 
 def _number(value: float | None, unit: str | None = None, *, signed: bool = False) -> str | None:
-    """Formats a figure: three decimals, or two where it has a unit; with a true minus sign and no negative zero."""
+    """Formats a metric: three decimals, or two where it has a unit; with a true minus sign and no negative zero."""
     if value is None:
         return None
     decimals = 2 if unit else 3

@@ -18,15 +18,15 @@ from monai.config import PathLike
 
 from ssmctb_monai import __version__
 from ssmctb_monai.metrics.curves import curves_of
+from ssmctb_monai.metrics.definitions import AUPRO_LIMIT, FROC_PLACES, METRICS
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
-from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FIGURES, FROC_PLACES
 from ssmctb_monai.metrics.lesions import MIN_OVERLAP
-from ssmctb_monai.metrics.pool import POSITION_TOLERANCE
+from ssmctb_monai.metrics.pooled_cases import POSITION_TOLERANCE
 from ssmctb_monai.reports.html import render_html
 
 SCHEMA_VERSION = "1.0"
 VIEWER = "viewer"  # folder beside the page, see page.js
-CASE_FIGURES = (
+CASE_METRICS = (
     "pixel_auroc",
     "pixel_average_precision",
     "dice_at_threshold",
@@ -72,13 +72,13 @@ def build_report(evaluation: AnomalyEvaluation, description: str | None = None) 
         "failed_cases": [{"case_id": name, "problem": problem} for name, problem in evaluation.failed.items()],
         "figure_definitions": {
             name: {
-                "title": figure.title,
-                "level": figure.level,
-                "unit": figure.unit,
-                "higher_is_better": figure.higher_is_better,
-                "definition": figure.definition,
+                "title": metric.title,
+                "level": metric.level,
+                "unit": metric.unit,
+                "higher_is_better": metric.higher_is_better,
+                "definition": metric.definition,
             }
-            for name, figure in FIGURES.items()
+            for name, metric in METRICS.items()
         },
         "methods": {
             method: {
@@ -92,8 +92,8 @@ def build_report(evaluation: AnomalyEvaluation, description: str | None = None) 
             for other in others
         ],
         "curves": {
-            method: {name: {"x": curve.x.tolist(), "y": curve.y.tolist()} for name, curve in curves_of(pool).items()}
-            for method, pool in evaluation.pools.items()
+            method: {name: {"x": curve.x.tolist(), "y": curve.y.tolist()} for name, curve in curves_of(pooled).items()}
+            for method, pooled in evaluation.pooled.items()
         },
     }
 
@@ -105,11 +105,11 @@ def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
         evaluation: the evaluation.
 
     Returns:
-        Rows of names, volumes in ml, figures of the case, and what was found in it; ``None`` where not defined.
+        Rows of names, volumes in ml, metrics of the case, and what was found in it; ``None`` where not defined.
     """
     rows = []
     for method, cases in evaluation.statistics.items():
-        figures = {name: evaluation.per_case(method, name) for name in CASE_FIGURES}
+        metrics = {name: evaluation.per_case(method, name) for name in CASE_METRICS}
         for index, case in enumerate(cases):
             flagged = case.flagged
             lesions = flagged.findings.lesions if flagged else None
@@ -121,7 +121,7 @@ def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
                     "brain_ml": case.brain_volume,
                     "lesion_ml": case.lesion_volume,
                     "predicted_ml": (flagged.normal + flagged.lesion) * case.voxel_volume if flagged else None,
-                    **{name: _defined(values[index]) for name, values in figures.items()},
+                    **{name: _defined(values[index]) for name, values in metrics.items()},
                     "lesions": lesions.targets if lesions else None,
                     "lesions_found": len(lesions.found) if lesions else None,
                     "false_positives": len(lesions.false_alarms) if lesions else None,
@@ -189,7 +189,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         report: report of :func:`build_report`.
 
     Returns:
-        A line a figure: its values with their intervals for each method, and the paired differences.
+        A line a metric: its values with their intervals for each method, and the paired differences.
     """
     columns = {name: method["figures"] for name, method in report["methods"].items()}
     columns |= {f"{item['method']} - {item['reference']}": item["figures"] for item in report["differences"]}
@@ -200,7 +200,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             level = definition["level"]
             lines.append([level.upper(), *("" for _ in columns)])
         unit = f" ({definition['unit']})" if definition["unit"] else ""
-        lines.append([f"  {definition['title']}{unit}", *(_cell(figures[name]) for figures in columns.values())])
+        lines.append([f"  {definition['title']}{unit}", *(_cell(metrics[name]) for metrics in columns.values())])
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     table = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     thresholds = [

@@ -332,8 +332,8 @@ def _results(evaluation: AnomalyEvaluation | Mapping[str, Any]) -> tuple[dict[st
     """Finds curves and estimates by method, as a report holds them, and the confidence of the intervals."""
     if isinstance(evaluation, AnomalyEvaluation):
         curves = {
-            method: {name: curve._asdict() for name, curve in curves_of(pool).items()}
-            for method, pool in evaluation.pools.items()
+            method: {name: curve._asdict() for name, curve in curves_of(pooled).items()}
+            for method, pooled in evaluation.pooled.items()
         }
         figures = {
             method: {name: asdict(estimate) for name, estimate in evaluation.estimates(method).items()}

@@ -52,8 +52,8 @@ OPACITY = 0.55  # of the highest score on the image
 CURVES = {  # title, x axis, y axis
     "slice_roc": ("ROC, slices", "False positive rate", "Sensitivity"),
     "slice_pr": ("Precision and recall, slices", "Recall", "Precision"),
-    "pixel_roc": ("ROC, pixels", "False positive rate", "Sensitivity"),
-    "pixel_pr": ("Precision and recall, pixels", "Recall", "Precision"),
+    "pixel_roc": ("ROC, voxels", "False positive rate", "Sensitivity"),
+    "pixel_pr": ("Precision and recall, voxels", "Recall", "Precision"),
     "lesion_froc": ("FROC, lesions", "False positives per volume", "Lesion sensitivity"),
 }
 

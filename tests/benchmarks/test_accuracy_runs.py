@@ -11,7 +11,7 @@ from benchmarks.accuracy import results, rows, runs, table
 from benchmarks.accuracy.dataset import Cases
 from benchmarks.accuracy.runs import Run
 from ssmctb_monai.data import BratsCase
-from ssmctb_monai.metrics import FIGURES, ResampledFigures
+from ssmctb_monai.metrics import METRICS, ResampledMetrics
 
 BASELINE = "baseline_flair"
 
@@ -69,21 +69,21 @@ def training(monkeypatch):
     return stub
 
 
-def figures(run, value, baseline=0.25, method="model"):
+def metrics(run, value, baseline=0.25, method="model"):
     """Figures with three resamples, around a value."""
 
-    def all_figures(middle):
-        return {name: middle + np.array([0, -0.125, 0, 0.125]) for name in FIGURES}
+    def all_metrics(middle):
+        return {name: middle + np.array([0, -0.125, 0, 0.125]) for name in METRICS}
 
     patients = (f"{run.fold}a", f"{run.fold}b")
-    return ResampledFigures(patients, run.fold, {method: all_figures(value), BASELINE: all_figures(baseline)})
+    return ResampledMetrics(patients, run.fold, {method: all_metrics(value), BASELINE: all_metrics(baseline)})
 
 
 def finish(run, cases, value, score="model", **kwargs):
     """Trains, and writes what an evaluation would."""
     runs.train(run, cases)
-    figures(run, value, method=score.partition(":")[0], **kwargs).save(run.figures_file(score))
-    run.figures_file(score).with_suffix(".json").write_text(json.dumps(run.evaluation_configuration))
+    metrics(run, value, method=score.partition(":")[0], **kwargs).save(run.metrics_file(score))
+    run.metrics_file(score).with_suffix(".json").write_text(json.dumps(run.evaluation_configuration))
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -416,13 +416,13 @@ def result(row, value, interval, missing_folds=(), reference=None, **changes):
     row_data["reference"] = None if reference is None else "R"
 
     def run(seed, fold, seconds, spread):
-        figures = {"model": {"slice_auroc": fold / 4 + seed / 100, "pixel_average_precision": fold / 2}}
+        metrics = {"model": {"slice_auroc": fold / 4 + seed / 100, "pixel_average_precision": fold / 2}}
         return {
             "seed": seed,
             "fold": fold,
             "training_seconds": seconds,
             "spread_of_last_third": spread,
-            "figures": figures,
+            "figures": metrics,
         }
 
     folds = [fold for fold in range(3) if fold not in missing_folds]

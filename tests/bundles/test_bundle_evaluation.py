@@ -1,4 +1,4 @@
-"""`evaluate.json` of both bundles: a checkpoint's figures on the scans' own grids; broken cases are named."""
+"""`evaluate.json` of both bundles: a checkpoint's metrics on the scans' own grids; broken cases are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ssmctb_monai import checks, data
-from ssmctb_monai.metrics import FIGURES, load_thresholds
+from ssmctb_monai.metrics import METRICS, load_thresholds
 from ssmctb_monai.reports import report as report_module
 
 FILES = ["cases.csv", "report.html", "report.json", "slices.csv"]
@@ -158,7 +158,7 @@ def test_thresholds_are_those_of_training(evaluated, trained):
 def test_table_in_the_terminal(evaluated):
     output = evaluated.result.stdout
     assert all(f"{method}" in output for method in (*METHODS, "model - baseline_flair", "model - baseline_t1ce"))
-    assert all(figure.title in output for figure in FIGURES.values())
+    assert all(metric.title in output for metric in METRICS.values())
     assert re.search(r"Average precision +\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", output)
     assert f"Written to {evaluated.folder}: " in output
     assert all(name in output for name in FILES)
@@ -196,7 +196,7 @@ def test_grids_differ(dataset_dir):
     ]
 
 
-# ----------------------------------------------------------------------------------------- figures, from the files only
+# ----------------------------------------------------------------------------------------- metrics, from the files only
 
 
 def equalised(image, brain):
@@ -222,7 +222,7 @@ def plain_cases(folder, dataset_dir):
     return cases
 
 
-def plain_figures(cases, method, threshold):
+def plain_metrics(cases, method, threshold):
     scores = np.concatenate([case.maps[method][case.brain] for case in cases])
     labels = np.concatenate([case.lesion[case.brain] for case in cases])
     rows, volumes, sensitivity, false, bias = [], [], [], [], []
@@ -264,18 +264,18 @@ def plain_figures(cases, method, threshold):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_figures_follow_from_the_files(evaluated, dataset_dir, method):
+def test_metrics_follow_from_the_files(evaluated, dataset_dir, method):
     reported = read(evaluated.folder)["methods"][method]
-    expected = plain_figures(plain_cases(evaluated.folder, dataset_dir), method, reported["threshold"]["value"])
+    expected = plain_metrics(plain_cases(evaluated.folder, dataset_dir), method, reported["threshold"]["value"])
     assert {name: reported["figures"][name]["value"] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
 def test_baseline_sees_the_bright_lesions(evaluated):
     """The made lesions are bright in FLAIR and dark in T1ce."""
-    figures = {name: method["figures"] for name, method in read(evaluated.folder)["methods"].items()}
-    assert figures["baseline_flair"]["pixel_auroc"]["value"] > 0.95
-    assert figures["baseline_t1ce"]["pixel_auroc"]["value"] < 0.05
-    assert figures["baseline_flair"]["lesion_sensitivity"]["value"] == 1
+    metrics = {name: method["figures"] for name, method in read(evaluated.folder)["methods"].items()}
+    assert metrics["baseline_flair"]["pixel_auroc"]["value"] > 0.95
+    assert metrics["baseline_t1ce"]["pixel_auroc"]["value"] < 0.05
+    assert metrics["baseline_flair"]["lesion_sensitivity"]["value"] == 1
 
 
 def test_volumes_are_those_of_the_scans(evaluated):
@@ -369,9 +369,9 @@ def test_without_thresholds(evaluating, tmp_path, two_cases):
     evaluating(tmp_path / "out", datalist_file=two_cases, thresholds_file="none").run()
     model = read(tmp_path / "out")["methods"]["model"]
     assert model["threshold"] is None
-    for name, figure in FIGURES.items():
+    for name, metric in METRICS.items():
         has_none = model["figures"][name]["reason"] == "no label-free threshold was given"
-        assert has_none == figure.needs_threshold, name
+        assert has_none == metric.needs_threshold, name
 
 
 def test_validation_part(evaluating, tmp_path):
@@ -520,7 +520,7 @@ def test_broken_cases_are_in_the_report(broken):
 
 @process_in_2d
 def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
-    """Each gets the figures that it had in the company of others."""
+    """Each gets the metrics that it had in the company of others."""
     rows = table(broken.folder / "cases.csv")
     assert [row["case_id"] for row in rows] == 3 * ["Made_001", "Made_004"]
     others = {(row["method"], row["case_id"]): row for row in table(evaluated.folder / "cases.csv")}

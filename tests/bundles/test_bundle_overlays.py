@@ -263,7 +263,7 @@ def test_training_trains_everything(overlay, trained):
 
 
 @only(MAE)
-def test_command_logs_loss_and_figures(trained):
+def test_command_logs_loss_and_metrics(trained):
     lines = re.findall(r"Epoch (\d)/2 \| loss ([\d.]+) \(task ([\d.]+) \+ block ([\d.]+)\) \|", trained.output)
     assert [line[0] for line in lines] == ["1", "2"]
     for _, loss, task, block in lines:
@@ -361,10 +361,10 @@ def test_evaluation(using, trained, two_cases, tmp_path):
     assert (report["cases"], report["failed_cases"]) == (2, [])
     threshold = load_thresholds(trained.ckpt / "model_thresholds.json")["model"]
     assert report["methods"]["model"]["threshold"]["value"] == threshold.value
-    figures = {name: method["figures"] for name, method in report["methods"].items()}
+    metrics = {name: method["figures"] for name, method in report["methods"].items()}
     for name in ("pixel_auroc", "slice_auroc", "dice_at_threshold", "lesion_sensitivity"):
-        assert 0 <= figures["model"][name]["value"] <= 1
-    assert figures["model"]["pixel_auroc"]["value"] != figures["baseline_flair"]["pixel_auroc"]["value"]
+        assert 0 <= metrics["model"][name]["value"] <= 1
+    assert metrics["model"]["pixel_auroc"]["value"] != metrics["baseline_flair"]["pixel_auroc"]["value"]
 
 
 @only(AUTOENCODER)

@@ -19,7 +19,7 @@ from ssmctb_monai.losses import DRAEMLoss
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 
-FIGURES = ("slice_auroc", "pixel_average_precision", "slice_auroc_of_baseline", "pixel_average_precision_of_baseline")
+METRICS = ("slice_auroc", "pixel_average_precision", "slice_auroc_of_baseline", "pixel_average_precision_of_baseline")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def crop_shape(parser):
     return tuple(parser["roi_size"][: parser["spatial_dims"]])
 
 
-def logged_figures(output):
+def logged_metrics(output):
     """Figures by epoch."""
     return {
         int(match[1]): dict(re.findall(r"(\w+): ([-\d.naif]+)", match[2]))
@@ -259,24 +259,24 @@ def test_command_writes_a_record(trained):
     assert [record[name] for name in named] == [2, 0, 1, 1, 1]
     assert record["seconds"] > 0
     (entry,) = record["history"]
-    logged = logged_figures(trained.result.stdout)[1]
+    logged = logged_metrics(trained.result.stdout)[1]
     assert entry["figures"] == pytest.approx({name: float(value) for name, value in logged.items()}, abs=1e-4)
     assert list(entry["losses"]) == ["loss", "l2", "ssim", "focal", "block"]
     assert f"loss {entry['losses']['loss']:.4f} " in trained.result.stdout
 
 
-def test_command_logs_figures_and_the_baseline(trained):
-    figures = logged_figures(trained.result.stdout)
-    assert figures
-    for by_name in figures.values():
-        assert set(FIGURES) <= by_name.keys()
-        assert all(0 <= float(by_name[name]) <= 1 for name in FIGURES)
+def test_command_logs_metrics_and_the_baseline(trained):
+    metrics = logged_metrics(trained.result.stdout)
+    assert metrics
+    for by_name in metrics.values():
+        assert set(METRICS) <= by_name.keys()
+        assert all(0 <= float(by_name[name]) <= 1 for name in METRICS)
     assert float(by_name["pixel_average_precision_of_baseline"]) > 0.5  # the lesions are brighter than the noise
 
 
 def test_command_validates_what_it_trained(trained):
     """Figures of the last epoch are needed to see that they end above their start."""
-    assert 1 in logged_figures(trained.result.stdout)
+    assert 1 in logged_metrics(trained.result.stdout)
 
 
 def test_command_logs_progress(trained):
@@ -370,9 +370,9 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
         torch.testing.assert_close(other.get("network", other), one.get("network", one), rtol=0, atol=1e-6)
     thresholds = [load_thresholds(tmp_path / run / "ckpt" / "model_thresholds.json") for run in ("unbroken", "broken")]
     assert thresholds[1] == thresholds[0]
-    figures = [logged_figures(result.stdout) for result in (unbroken, resumed)]
-    assert figures[0].keys() == {0, 3, 4}
-    assert figures[1][4] == figures[0][4]
+    metrics = [logged_metrics(result.stdout) for result in (unbroken, resumed)]
+    assert metrics[0].keys() == {0, 3, 4}
+    assert metrics[1][4] == metrics[0][4]
     records = [
         json.loads((tmp_path / run / "ckpt" / "model_record.json").read_text()) for run in ("unbroken", "broken")
     ]

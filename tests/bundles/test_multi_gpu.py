@@ -1,4 +1,4 @@
-"""Both bundles on two processes: equal weights, every case once, and the figures of one process."""
+"""Both bundles on two processes: equal weights, every case once, and the metrics of one process."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_lines_of_one_process_only(runs):
     assert len(events) in (0, 4)  # without tensorboard; by training and validation of two runs
 
 
-def test_figures_of_validation_are_those_of_one_process(bundle, runs, workflow, dataset_dir, tmp_path):
+def test_metrics_of_validation_are_those_of_one_process(bundle, runs, workflow, dataset_dir, tmp_path):
     ckpt = runs.first.ckpt
     made = workflow(
         bundle / "train.json",

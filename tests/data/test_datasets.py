@@ -1,4 +1,4 @@
-"""Data sets: prepared once, cached safely, and reproducible by seed, epoch and index (issue 2, parts 4 and 6)."""
+"""Data sets: prepared once, cached safely, and reproducible by seed, epoch and index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssmctb_monai.data import (
     LesionFreeDataset,
     PreparedDataset,
     SimpleITKReader,
-    SoundCases,
+    ValidCases,
     datasets,
     load_datalist,
 )
@@ -410,7 +410,7 @@ LOADERS = pytest.mark.parametrize("loader", [DataLoader, ThreadDataLoader, torch
 
 @LOADERS
 def test_sound_cases_are_yielded_in_order_and_the_others_reported(loader, caplog):
-    cases = SoundCases(named("abcdef"), Prepare())
+    cases = ValidCases(named("abcdef"), Prepare())
     batches = list(loader(cases, batch_size=1))
     assert [batch["case_id"] for batch in batches] == [["a"], ["c"], ["f"]]
     assert [batch["image"].shape for batch in batches] == [(1, 1, 3, 3)] * 3
@@ -425,7 +425,7 @@ def test_sound_cases_are_yielded_in_order_and_the_others_reported(loader, caplog
 @LOADERS
 def test_problems_are_those_of_the_last_iteration(loader):
     data = named("ab")
-    cases = SoundCases(data, Prepare())
+    cases = ValidCases(data, Prepare())
     batches = loader(cases, batch_size=1)
     problems = cases.problems
     for _ in range(2):
@@ -439,7 +439,7 @@ def test_problems_are_those_of_the_last_iteration(loader):
 
 def test_cases_are_prepared_when_they_are_asked_for():
     prepare = Prepare()
-    iterator = iter(DataLoader(SoundCases(named("abc"), prepare), batch_size=1))
+    iterator = iter(DataLoader(ValidCases(named("abc"), prepare), batch_size=1))
     assert prepare.count == 0
     next(iterator)
     assert prepare.count == 1
@@ -449,7 +449,7 @@ def test_cases_are_prepared_when_they_are_asked_for():
 
 def test_transforms_may_be_a_list_or_one():
     for transform in ([Prepare()], Compose([Prepare()]), Compose([Compose([Prepare()])])):
-        cases = SoundCases(named("abdef"), transform)
+        cases = ValidCases(named("abdef"), transform)
         assert [item["case_id"] for item in cases] == ["a", "f"]
         assert cases.problems == PROBLEMS
 
@@ -457,14 +457,14 @@ def test_transforms_may_be_a_list_or_one():
 def test_items_with_problems_are_reported_and_not_prepared():
     prepare = Prepare()
     data = [{"case_id": "a", "problems": ["no t1 image", "a.nii does not exist"]}, *named("c")]
-    cases = SoundCases(data, prepare)
+    cases = ValidCases(data, prepare)
     assert [item["case_id"] for item in cases] == ["c"]
     assert cases.problems == {"a": "no t1 image; a.nii does not exist"}
     assert prepare.count == 1
 
 
 def test_errors_of_the_loop_itself_are_not_swallowed():
-    cases = SoundCases(named("ac"), Prepare())
+    cases = ValidCases(named("ac"), Prepare())
     iterator = iter(cases)
     next(iterator)
     with pytest.raises(ValueError, match="out of memory"):
@@ -479,19 +479,19 @@ class Interrupted(Transform):
 
 def test_an_interruption_ends_the_run():
     with pytest.raises(KeyboardInterrupt):
-        list(SoundCases(named("ac"), Interrupted()))
+        list(ValidCases(named("ac"), Interrupted()))
 
 
 def test_loader_with_workers_is_refused():
     with pytest.raises(RuntimeError, match=r"num_workers=0.*ThreadDataLoader"):
-        list(DataLoader(SoundCases(named("abc"), Prepare()), batch_size=1, num_workers=1))
+        list(DataLoader(ValidCases(named("abc"), Prepare()), batch_size=1, num_workers=1))
 
 
 @pytest.mark.parametrize("names", ["abcde", "ca", "bde"])
 @pytest.mark.parametrize("loader", [DataLoader, ThreadDataLoader])
 def test_evaluator_meets_every_sound_case_once(loader, names):
     """Cases that fail would make an evaluator that counts on a length start the data anew to fill its epoch."""
-    cases, seen = SoundCases(named(names), Prepare()), []
+    cases, seen = ValidCases(named(names), Prepare()), []
 
     def prepare_batch(batch, *_, **__):
         seen.extend(batch["case_id"])
@@ -519,7 +519,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path, caplog):
     (tmp_path / "datalist.json").write_text(json.dumps({"test": listed}))
     items = load_datalist(tmp_path / "datalist.json", tmp_path, "test", "flair", keep_invalid=True)
     load = LoadImaged(["image", "label"], reader=SimpleITKReader(), ensure_channel_first=True)
-    cases = SoundCases(items, Compose([Compose([load])]))
+    cases = ValidCases(items, Compose([Compose([load])]))
     assert [item["case_id"] for item in cases] == ["whole"]
     assert list(cases.problems) == ["cut", "absent", "garbage"]
     files = ["cut_flair.nii.gz cannot be read: ", "absent_flair.nii.gz does not exist; ", "garbage_seg.nii.gz"]

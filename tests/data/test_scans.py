@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from ssmctb_monai.data import SoundCases, find_cases, find_scans, load_datalist, prepare_datalist
+from ssmctb_monai.data import ValidCases, find_cases, find_scans, load_datalist, prepare_datalist
 from ssmctb_monai.data.brats import NoCasesError
 from ssmctb_monai.data.readers import read_volume
 
@@ -243,7 +243,7 @@ def test_case_without_the_modality_has_a_problem(tmp_path):
     first, second = find_scans(tmp_path, ["t1", "flair", "t2"])
     assert first["problems"] == [f"no flair, t2 image beside {tmp_path / 'P1_t1.nii.gz'}"]
     assert second["image"] == [str(tmp_path / "P2_t1.nii.gz"), str(tmp_path / "P2_flair.nii.gz")]
-    cases = SoundCases(find_scans(tmp_path, ["t1", "flair"]), lambda item: item["case_id"])
+    cases = ValidCases(find_scans(tmp_path, ["t1", "flair"]), lambda item: item["case_id"])
     assert list(cases) == ["P2"]
     assert list(cases.problems) == ["P1"]
 

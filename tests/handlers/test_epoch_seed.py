@@ -1,4 +1,4 @@
-"""Every epoch's randomness is a function of seed and epoch (issue 2, part 6: resume)."""
+"""Every epoch's randomness is a function of seed and epoch."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from monai.handlers import CheckpointLoader
 from monai.transforms import CopyItemsd, LoadImaged
 from torch import nn
 
-from ssmctb_monai.data import InvalidCasesError, SoundCases
+from ssmctb_monai.data import InvalidCasesError, ValidCases
 from ssmctb_monai.handlers import EvaluationReport, evaluation_report
-from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
+from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.reports import report as report_module
 from ssmctb_monai.reports.html import render_html
 from ssmctb_monai.transforms import CheckCased
@@ -88,7 +88,7 @@ def items(tmp_path):
 def run(items, folder, network=None, loader=ThreadDataLoader, handlers=(), thresholds=None, **keywords):
     """Evaluates the brightness of scans, and of their labels, by MONAI's evaluator."""
     keys = ["image", "label", "brain"]
-    dataset = SoundCases(
+    dataset = ValidCases(
         items, [LoadImaged(keys, ensure_channel_first=True), CheckCased(), CopyItemsd("label", names="truth")]
     )
     evaluation = AnomalyEvaluation(thresholds, SETTINGS)
@@ -131,11 +131,11 @@ def expected(items):
     return evaluation
 
 
-def same_figures(evaluation, other):
+def same_metrics(evaluation, other):
     return all(
         evaluation.estimates(method)[name] == other.estimates(method)[name]
         for method in ("model", "oracle")
-        for name in FIGURES
+        for name in METRICS
     )
 
 
@@ -198,7 +198,7 @@ def test_viewer_shows_the_first_modality(tmp_path, items):
         second = np.full_like(array, np.nan)
         nibabel.save(nibabel.Nifti1Image(np.stack([array, second], -1), image.affine), item["image"])
         scores.append(array)
-    dataset = SoundCases(items, [LoadImaged(["image", "label", "brain"], ensure_channel_first=True)])
+    dataset = ValidCases(items, [LoadImaged(["image", "label", "brain"], ensure_channel_first=True)])
     evaluator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=ThreadDataLoader(dataset, batch_size=1),
@@ -282,15 +282,15 @@ def test_full_disk(tmp_path, items, monkeypatch, caplog):
     assert [message for message in messages(caplog, logging.WARNING) if "No space left on device" in message]
 
 
-def test_figures_are_those_of_the_files(tmp_path, items):
-    assert same_figures(run(items, tmp_path), expected(items))
+def test_metrics_are_those_of_the_files(tmp_path, items):
+    assert same_metrics(run(items, tmp_path), expected(items))
 
 
 def test_weights_are_loaded_before_the_first_case(tmp_path, items):
     torch.save(nn.ParameterDict({"weight": nn.Parameter(-torch.ones(1))}).state_dict(), tmp_path / "model.pt")
     network = Brightness()
     loading = CheckpointLoader(str(tmp_path / "model.pt"), {"network": network}, map_location="cpu")
-    assert run(items, tmp_path, network, handlers=[loading]).figure("model", "pixel_auroc") < 0.5
+    assert run(items, tmp_path, network, handlers=[loading]).value("model", "pixel_auroc") < 0.5
 
 
 def test_progress_with_the_time_left(tmp_path, items, caplog):
@@ -314,7 +314,7 @@ def test_table_and_files_in_the_log(tmp_path, items, caplog):
 def test_other_keys(tmp_path, items):
     for item in items:
         item |= {"truth_2": item["label"], "head": item["brain"], "scan": item["image"]}
-    dataset = SoundCases(items, [LoadImaged(["image", "truth_2", "head", "scan"], ensure_channel_first=True)])
+    dataset = ValidCases(items, [LoadImaged(["image", "truth_2", "head", "scan"], ensure_channel_first=True)])
     evaluation = AnomalyEvaluation(None, SETTINGS)
     keys = {"label_key": "truth_2", "brain_key": "head", "image_key": "scan"}
     evaluator = SupervisedEvaluator(
@@ -324,7 +324,7 @@ def test_other_keys(tmp_path, items):
         val_handlers=[EvaluationReport(evaluation, dataset, {"model": "pred"}, tmp_path / "out", **keys)],
     )
     evaluator.run()
-    assert evaluation.figure("model", "pixel_auroc") == expected(items).figure("model", "pixel_auroc")
+    assert evaluation.value("model", "pixel_auroc") == expected(items).value("model", "pixel_auroc")
 
 
 # ----------------------------------------------------------------------------------------------------------------- maps
@@ -397,8 +397,8 @@ def test_a_case_that_is_not_sound(tmp_path, items, caplog, break_case, index):
     assert failed == {"case_id": name, "problem": caught.value.problems[name][0]}
     assert report["cases"] == 3
     assert cases_in(tmp_path) == [item["case_id"] for item in others]
-    figures = {name: item.value for name, item in expected(others).estimates("model").items()}
-    assert {name: item["value"] for name, item in report["methods"]["model"]["figures"].items()} == figures
+    metrics = {name: item.value for name, item in expected(others).estimates("model").items()}
+    assert {name: item["value"] for name, item in report["methods"]["model"]["figures"].items()} == metrics
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == sorted(
         f"{item['case_id']}.nii.gz" for item in others
     )
@@ -450,8 +450,8 @@ def test_interruption_at_the_third_case(tmp_path, items, caplog, loader, acciden
     assert caught.value is accident
     assert cases_in(tmp_path) == ["a", "b.1"]
     assert read(tmp_path)["cases"] == 2
-    figures = {name: item.value for name, item in expected(items[:2]).estimates("model").items()}
-    assert {name: item["value"] for name, item in read(tmp_path)["methods"]["model"]["figures"].items()} == figures
+    metrics = {name: item.value for name, item in expected(items[:2]).estimates("model").items()}
+    assert {name: item["value"] for name, item in read(tmp_path)["methods"]["model"]["figures"].items()} == metrics
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.nii.gz", "b.1.nii.gz"]
     assert "Interrupted: 2 of 4 cases." in messages(caplog, logging.ERROR)
 

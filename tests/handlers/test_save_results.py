@@ -14,7 +14,7 @@ from monai.engines import EnsembleEvaluator
 from monai.transforms import LoadImaged, ThresholdIntensityd
 from torch import nn
 
-from ssmctb_monai.data import InvalidCasesError, SoundCases
+from ssmctb_monai.data import InvalidCasesError, ValidCases
 from ssmctb_monai.handlers import SaveResults
 from ssmctb_monai.reports import ScanResults
 from ssmctb_monai.transforms import BrainMaskd, CheckCased
@@ -52,7 +52,7 @@ def scans(tmp_path):
 def run(scans, folder, loader=ThreadDataLoader, networks=None, **arguments):
     results = ScanResults(folder / "out", {}, threshold=0.5, **arguments)
     transforms = [LoadImaged("image", ensure_channel_first=True), CheckCased(), BrainMaskd()]
-    dataset = SoundCases(results.pending(scans), transforms)
+    dataset = ValidCases(results.pending(scans), transforms)
     networks = networks or [Affine()]
     EnsembleEvaluator(
         device=torch.device("cpu"),
@@ -144,7 +144,7 @@ def test_failure_of_an_earlier_run_counts_until_it_is_mended(tmp_path, scans):
 def test_other_keys(tmp_path, scans):
     results = ScanResults(tmp_path / "out", {})
     transforms = [LoadImaged("image", ensure_channel_first=True), BrainMaskd(brain_key="head")]
-    dataset = SoundCases(results.pending(scans[:1]), transforms)
+    dataset = ValidCases(results.pending(scans[:1]), transforms)
     EnsembleEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(dataset, batch_size=1),

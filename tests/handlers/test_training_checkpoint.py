@@ -21,10 +21,10 @@ from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
 
 class Scripted(Metric):
-    """Gives one prepared figure after the other."""
+    """Gives one prepared metric after the other."""
 
-    def __init__(self, figures):
-        self.figures = iter(figures)
+    def __init__(self, metrics):
+        self.metrics = iter(metrics)
         super().__init__(output_transform=lambda output: (0, 0))
 
     def reset(self):
@@ -34,12 +34,12 @@ class Scripted(Metric):
         pass
 
     def compute(self):
-        return next(self.figures)
+        return next(self.metrics)
 
 
 def make(
     folder,
-    figures,
+    metrics,
     max_epochs,
     resume=False,
     width=1,
@@ -60,7 +60,7 @@ def make(
         device="cpu",
         val_data_loader=data[:1],
         network=network,
-        key_val_metric={"figure": Scripted(figures)},
+        key_val_metric={"figure": Scripted(metrics)},
         decollate=False,
     )
     trainer = SupervisedTrainer(
@@ -110,7 +110,7 @@ def load(path):
 
 
 def test_model_is_the_bare_state_dict_of_the_last_epoch(tmp_path):
-    """Its figure has no say, not even where it is not defined."""
+    """Its metric has no say, not even where it is not defined."""
     _, weights = run(tmp_path, [0.2, 0.7, 0.3, float("nan")], 4)
     model = load(tmp_path / "model.pt")
     assert isinstance(model, OrderedDict)
@@ -193,10 +193,10 @@ def test_a_save_that_dies_midway_leaves_the_old_file(tmp_path, monkeypatch, name
 
 @pytest.mark.parametrize("behind", [1, 2, 3])
 def test_resumed_training_is_unbroken_training(tmp_path, behind):
-    figures = [0.1, 0.4, 0.3, 0.2]
-    unbroken, weights = run(tmp_path / "unbroken", figures, 4)
-    run(tmp_path / "broken", figures, behind)
-    resumed, resumed_weights = run(tmp_path / "broken", figures[behind:], 4, resume=True)
+    metrics = [0.1, 0.4, 0.3, 0.2]
+    unbroken, weights = run(tmp_path / "unbroken", metrics, 4)
+    run(tmp_path / "broken", metrics, behind)
+    resumed, resumed_weights = run(tmp_path / "broken", metrics[behind:], 4, resume=True)
     assert sorted(resumed_weights) == list(range(behind + 1, 5))
     assert all(equal(resumed_weights[epoch], weights[epoch]) for epoch in resumed_weights)
     assert resumed.state.epoch == unbroken.state.epoch == 4
@@ -310,7 +310,7 @@ def test_starting_anew_over_a_run_warns(tmp_path, caplog):
         _, weights = run(tmp_path, [0.1], 1)
     assert "training.pt" in caplog.text
     assert "--resume true" in caplog.text
-    assert equal(load(tmp_path / "model.pt"), weights[1])  # the old run's figure does not count
+    assert equal(load(tmp_path / "model.pt"), weights[1])  # the old run's metric does not count
     assert equal(load(tmp_path / "training.pt")["network"], weights[1])
 
 
@@ -475,14 +475,14 @@ def test_record_belongs_to_the_network_beside_it(tmp_path):
 
 
 def test_history_goes_on_when_training_resumes(tmp_path):
-    figures = [0.1, 0.4, 0.3, 0.2]
-    run(tmp_path / "unbroken", figures, 4, recorded=True)
-    run(tmp_path / "broken", figures, 2, recorded=True)
+    metrics = [0.1, 0.4, 0.3, 0.2]
+    run(tmp_path / "unbroken", metrics, 4, recorded=True)
+    run(tmp_path / "broken", metrics, 2, recorded=True)
     before = record_in(tmp_path / "broken")
-    run(tmp_path / "broken", figures[2:], 4, resume=True, recorded=True)
+    run(tmp_path / "broken", metrics[2:], 4, resume=True, recorded=True)
     record, unbroken = record_in(tmp_path / "broken"), record_in(tmp_path / "unbroken")
     assert record["history"] == unbroken["history"]
-    assert [entry["figures"]["figure"] for entry in record["history"]] == figures
+    assert [entry["figures"]["figure"] for entry in record["history"]] == metrics
     assert {**record, "seconds": 0} == {**unbroken, "seconds": 0}
     assert before["history"] == record["history"][:2]
 

@@ -24,19 +24,19 @@ def clock(monkeypatch):
 
 
 def make(cases=("b", "a"), device="cpu"):
-    """A record, and an epoch of it: seconds, losses and, if it is validated, figures."""
+    """A record, and an epoch of it: seconds, losses and, if it is validated, metrics."""
     evaluator, progress = Engine(lambda engine, batch: None), SimpleNamespace(means={})
     trainer = Engine(lambda engine, batch: None)
     trainer.state.device, trainer.state.epoch = torch.device(device), 0
     record = TrainingRecord(evaluator, progress, cases, seed=3)
 
-    def epoch(clock, seconds, losses, figures=None):
+    def epoch(clock, seconds, losses, metrics=None):
         trainer.state.epoch += 1
         trainer.state.iteration = 5 * trainer.state.epoch
         clock.now += seconds
         progress.means = losses
-        if figures is not None:
-            evaluator.state.epoch, evaluator.state.metrics = trainer.state.epoch, figures
+        if metrics is not None:
+            evaluator.state.epoch, evaluator.state.metrics = trainer.state.epoch, metrics
         record.epoch_completed(trainer)
 
     return record, trainer, epoch

@@ -1,4 +1,4 @@
-"""DRAEMLoss: MSE + SSIM loss + focal loss + λ · block losses, each by hand (spec.md 4)."""
+"""DRAEMLoss: MSE + SSIM loss + focal loss + λ · block losses, each by hand."""
 
 from __future__ import annotations
 

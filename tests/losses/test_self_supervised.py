@@ -1,4 +1,4 @@
-"""SelfSupervisedLoss: task loss + λ · sum of the block losses, for any loss and network (spec.md 3)."""
+"""SelfSupervisedLoss: task loss + λ · sum of the block losses, for any loss and network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several test files of the metrics share: small cases, and plain figures of their voxels, without counts."""
+"""What several test files of the metrics share: small cases, and plain metrics of their voxels, without counts."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def make_case(
     return Case(np.round(scores, 1).astype(np.float32), label, brain, spacing)
 
 
-CASES = (  # such that no figure is 0 or 1, with which many a wrong one would agree
+CASES = (  # such that no metric is 0 or 1, with which many a wrong one would agree
     make_case(290, lesion_share=0.05),
     make_case(291, shape=(8, 9, 15), lesion_share=0.04, spacing=(1, 2, 1.5)),
     make_case(292, lesion_share=0, separation=0),
@@ -172,7 +172,7 @@ def add_scores(
     evaluation.add(case_id, {"model": scores[None, None]}, labels[None, None], **keywords)
 
 
-# -------------------------------------------------------------------------------------------------------- plain figures
+# -------------------------------------------------------------------------------------------------------- plain metrics
 
 
 def voxels(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
@@ -374,11 +374,11 @@ def at_threshold(cases: Sequence[Case]) -> np.ndarray:
     return sum(found_at(case, THRESHOLD)["lesions"] for case in cases)
 
 
-def mean_of(figure: Callable[[Sequence[Case]], float]) -> Callable[[Sequence[Case]], float]:
-    """Mean over the cases in which a figure is defined."""
+def mean_of(metric: Callable[[Sequence[Case]], float]) -> Callable[[Sequence[Case]], float]:
+    """Mean over the cases in which a metric is defined."""
 
     def mean(cases: Sequence[Case]) -> float:
-        values = [figure([case]) for case in cases]
+        values = [metric([case]) for case in cases]
         defined = [value for value in values if not np.isnan(value)]
         return float(np.mean(defined)) if defined else NAN
 
@@ -393,7 +393,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else NAN
 
 
-PLAIN_FIGURES: dict[str, Callable[[Sequence[Case]], float]] = {
+PLAIN_METRICS: dict[str, Callable[[Sequence[Case]], float]] = {
     "slice_auroc": lambda cases: auroc_of(*slice_columns(cases)),
     "slice_average_precision": lambda cases: average_precision_of(*slice_columns(cases)),
     "slice_auroc_position_matched": position_matched,

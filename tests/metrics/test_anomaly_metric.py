@@ -19,7 +19,7 @@ from torch import nn
 from ssmctb_monai.metrics import AnomalyEvaluation, AnomalyMetric
 from ssmctb_monai.metrics.case_statistics import CaseStatistics
 
-FIGURES = ("pixel_average_precision", "pixel_auroc", "slice_auroc", "slice_auroc_position_matched", "dice_at_threshold")
+METRICS = ("pixel_average_precision", "pixel_auroc", "slice_auroc", "slice_auroc_position_matched", "dice_at_threshold")
 KEYS = ["pred", "label", "inside", "free"]  # the output has no keys of the batch, but copies
 
 
@@ -36,15 +36,15 @@ def make_items(count=5, scale=1.0, shift=0.0):
     return items
 
 
-def make_evaluator(items, metric, batch_size=1, decollate=True, figures=FIGURES):
-    key, *others = figures
+def make_evaluator(items, metric, batch_size=1, decollate=True, names=METRICS):
+    key, *others = names
     return SupervisedEvaluator(
         device="cpu",
         val_data_loader=DataLoader(Dataset(items), batch_size=batch_size),
         network=nn.Identity(),
         postprocessing=CopyItemsd(["brain", "region"], names=["inside", "free"]),
-        key_val_metric={key: metric.figure("model", key)},
-        additional_metrics={name: metric.figure("model", name) for name in others},
+        key_val_metric={key: metric.select("model", key)},
+        additional_metrics={name: metric.select("model", name) for name in others},
         decollate=decollate,
     )
 
@@ -57,9 +57,9 @@ def evaluation_of(items):
     return evaluation
 
 
-def expected_figures(items):
+def expected_metrics(items):
     evaluation = evaluation_of(items)
-    return {name: pytest.approx(evaluation.figure("model", name), nan_ok=True) for name in FIGURES}
+    return {name: pytest.approx(evaluation.value("model", name), nan_ok=True) for name in METRICS}
 
 
 # -------------------------------------------------------------------------------------------------------------- engines
@@ -72,10 +72,10 @@ def test_in_an_evaluator(batch_size):
     evaluator = make_evaluator(items, metric, batch_size)
     for _ in range(2):  # a second run starts anew
         evaluator.run()
-        assert evaluator.state.metrics == expected_figures(items)
+        assert evaluator.state.metrics == expected_metrics(items)
         assert len(metric.evaluation.cases) == 5
     metrics = evaluator.state.metrics
-    assert all(0 < metrics[name] < 1 for name in FIGURES[:4])
+    assert all(0 < metrics[name] < 1 for name in METRICS[:4])
     assert math.isnan(metrics["dice_at_threshold"])  # there is no threshold
     assert evaluator.state.key_metric_name == "pixel_average_precision"
     assert evaluator.state.best_metric == metrics["pixel_average_precision"]
@@ -87,15 +87,15 @@ def test_in_an_evaluator_that_keeps_batches(batch_size):
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
     evaluator = make_evaluator(items, metric, batch_size, decollate=False)
     evaluator.run()
-    assert evaluator.state.metrics == expected_figures(items)
+    assert evaluator.state.metrics == expected_metrics(items)
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_each_case_is_counted_once(count):
-    """However many figures are asked for."""
+    """However many metrics are asked for."""
     items = make_items(3)
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
-    evaluator = make_evaluator(items, metric, figures=FIGURES[:count])
+    evaluator = make_evaluator(items, metric, names=METRICS[:count])
     with mock.patch.object(CaseStatistics, "of", wraps=CaseStatistics.of) as of:
         evaluator.run()
     assert of.call_count == 3
@@ -107,8 +107,8 @@ def test_scores_of_any_range(scale, shift):
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
     evaluator = make_evaluator(scaled, metric)
     evaluator.run()
-    assert evaluator.state.metrics == expected_figures(scaled)
-    for name, value in expected_figures(items).items():
+    assert evaluator.state.metrics == expected_metrics(scaled)
+    for name, value in expected_metrics(items).items():
         assert evaluator.state.metrics[name] == pytest.approx(value.expected, abs=1e-3, nan_ok=True)
 
 
@@ -123,7 +123,7 @@ def test_orientation_of_metatensors():
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
     evaluator = make_evaluator(turned, metric)
     evaluator.run()
-    assert evaluator.state.metrics == expected_figures(items)
+    assert evaluator.state.metrics == expected_metrics(items)
 
 
 # ---------------------------------------------------------------------------------------------------- without an engine
@@ -137,8 +137,8 @@ def test_several_methods_and_their_thresholds():
     evaluation, expected = metric.compute(), evaluation_of(items)
     assert evaluation.methods == ["model", "baseline"]
     assert evaluation.estimates("model").keys() == expected.estimates("model").keys()
-    assert evaluation.figure("model", "pixel_auroc") == expected.figure("model", "pixel_auroc")
-    assert evaluation.figure("baseline", "pixel_auroc") != evaluation.figure("model", "pixel_auroc")
+    assert evaluation.value("model", "pixel_auroc") == expected.value("model", "pixel_auroc")
+    assert evaluation.value("baseline", "pixel_auroc") != evaluation.value("model", "pixel_auroc")
     thresholds = metric.label_free_thresholds(0.02)
     assert thresholds["model"] == expected.label_free_thresholds(0.02)["model"]
     free = torch.cat([item["image"][(item["region"] > 0) & (item["label"] == 0)] for item in items])
@@ -161,8 +161,8 @@ def test_batches_are_lists_of_cases():
     for item in items:
         one.update([[item[key]] for key in ("image", "label", "brain")])
     other.update([torch.stack([item[key] for item in items]) for key in ("image", "label", "brain")])
-    for name in FIGURES:
-        assert one.compute().figure("model", name) == pytest.approx(other.compute().figure("model", name), nan_ok=True)
+    for name in METRICS:
+        assert one.compute().value("model", name) == pytest.approx(other.compute().value("model", name), nan_ok=True)
     assert one.compute().cases[3].normal.total == other.compute().cases[3].normal.total
 
 
@@ -198,7 +198,7 @@ def test_settings():
         assert metric.compute().settings.top_k == (20 if settings is None else 3)
 
 
-def test_a_figure_is_nan_without_a_lesion():
+def test_a_metric_is_nan_without_a_lesion():
     items = [{**item, "label": torch.zeros_like(item["label"])} for item in make_items(2)]
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
     evaluator = make_evaluator(items, metric)
@@ -223,13 +223,13 @@ def test_nan_names_the_case():
 @pytest.mark.parametrize(("method", "name"), [("model", "dice"), ("other", "pixel_auroc")])
 def test_unknown_names(method, name):
     with pytest.raises(ValueError, match=rf"'model'.*pixel_auroc.*got {method}, {name}"):
-        AnomalyMetric().figure(method, name)
+        AnomalyMetric().select(method, name)
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
-def figures_of_a_process(rank):
+def metrics_of_a_process(rank):
     """Three cases on one process and two on the other, through engines."""
     items = make_items()[rank::2]
     metric = AnomalyMetric(["model"], from_engine(KEYS), SMALL)
@@ -251,6 +251,6 @@ def test_two_processes(of_processes):
     for metrics, (unnamed, named), thresholds in of_processes[1]:
         assert len(unnamed) == 5
         assert named == [f"case {index}" for index in range(5)]  # once, also the one that both processes had
-        assert metrics == expected_figures(items)
+        assert metrics == expected_metrics(items)
         assert thresholds == [threshold, threshold]
     assert np.isfinite(threshold.value)

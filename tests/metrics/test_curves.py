@@ -9,7 +9,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.metrics.curves import POINTS, curves_of
-from ssmctb_monai.metrics.figures import FROC_PLACES
+from ssmctb_monai.metrics.definitions import FROC_PLACES
 from ssmctb_monai.metrics.ranking import mean_height
 
 NAMES = ["lesion_froc", "pixel_pr", "pixel_roc", "slice_pr", "slice_roc"]
@@ -25,7 +25,7 @@ def evaluate(*cases, threshold=None):
 
 
 def curves(*cases, threshold=None):
-    return curves_of(evaluate(*cases, threshold=threshold).pools["model"])
+    return curves_of(evaluate(*cases, threshold=threshold).pooled["model"])
 
 
 def draw(seed, shape, levels=None, separation=1.0, share=0.1):
@@ -181,9 +181,9 @@ def test_thinned_froc_keeps_the_part_that_is_read():
         label = places & (rng.random(places.shape) < 0.03)
         cases.append((np.where(places, rng.random(places.shape) + label * rng.random(places.shape), -1), label))
     evaluation = evaluate(*cases, threshold=0)
-    curve = curves_of(evaluation.pools["model"])["lesion_froc"]
+    curve = curves_of(evaluation.pooled["model"])["lesion_froc"]
     assert len(curve.x) <= POINTS
     assert curve.x[-1] == np.mean([(~label & (anomaly_map >= 0)).sum() for anomaly_map, label in cases]) > 600
     assert curve.y[-1] == 1
     read = float(mean_height(curve.x, curve.y, FROC_PLACES))
-    assert read == pytest.approx(evaluation.figure("model", "froc_score"), abs=0.01)
+    assert read == pytest.approx(evaluation.value("model", "froc_score"), abs=0.01)

@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from metric_checks import CASES, PLAIN_FIGURES, SMALL, add_scores, auroc_of, evaluate, make_case
+from metric_checks import CASES, PLAIN_METRICS, SMALL, add_scores, auroc_of, evaluate, make_case
 from monai.data import MetaTensor
 
-from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings, LabelFreeThreshold
+from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings, LabelFreeThreshold
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, DEFINED
 
 VOXELS = EvaluationSettings(top_k=1, min_lesion_size=1, resamples=400)
@@ -43,7 +43,7 @@ def drawn_patients(count, resamples, seed=0):
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_intervals_against_a_plain_bootstrap(seed):
-    """Patients are drawn and all their cases come along: plain figures of the cases that were drawn, repeated."""
+    """Patients are drawn and all their cases come along: plain metrics of the cases that were drawn, repeated."""
     settings = EvaluationSettings(**{**vars(SMALL), "resamples": 40, "seed": seed})
     patients = ["b", "a", "b", "c", "a", "d"]  # in no order
     evaluation = two_methods(CASES, patients, settings)
@@ -51,7 +51,7 @@ def test_intervals_against_a_plain_bootstrap(seed):
     drawn = drawn_patients(4, 40, seed)
     assert (CONFIDENCE, DEFINED) == (0.95, 0.9)
     checked = 0
-    for name, plain in PLAIN_FIGURES.items():
+    for name, plain in PLAIN_METRICS.items():
         values = []
         for times in drawn:
             cases = [c for c, patient in zip(CASES, patients, strict=True) for _ in range(times["abcd".index(patient)])]
@@ -61,7 +61,7 @@ def test_intervals_against_a_plain_bootstrap(seed):
         assert estimates[name].value == pytest.approx(plain(CASES), abs=1e-6)
         if len(defined) < 36:
             assert estimates[name].interval is None
-            assert estimates[name].reason == f"too few resamples are defined: {FIGURES[name].undefined}"
+            assert estimates[name].reason == f"too few resamples are defined: {METRICS[name].undefined}"
             continue
         np.testing.assert_allclose(estimates[name].interval, np.quantile(defined, [0.025, 0.975]), atol=1e-6)
         assert estimates[name].reason is None
@@ -96,7 +96,7 @@ def test_an_interval_covers_the_truth():
         for patient in range(25):
             labels = np.arange(20) < 8
             add_scores(evaluation, str(patient), rng.normal(labels), labels)
-        values = FIGURES["pixel_auroc"].values(evaluation.pools["model"], evaluation._weights)
+        values = METRICS["pixel_auroc"].values(evaluation.pooled["model"], evaluation._weights)
         low, high = evaluation._estimate(values, "").interval
         covered += low <= truth <= high
         above += low > truth
@@ -152,7 +152,7 @@ def test_number_of_resamples():
     evaluation = two_methods(CASES, settings=settings)
     values = evaluation.resampled["model"]["pixel_auroc"]
     assert values.shape == (8,)
-    assert values[0] == evaluation.figure("model", "pixel_auroc")
+    assert values[0] == evaluation.value("model", "pixel_auroc")
 
 
 # ---------------------------------------------------------------------------------------------------------- differences
@@ -185,7 +185,7 @@ def test_differences_are_paired():
 def test_differences_against_the_resamples_of_both(name):
     evaluation = two_methods(CASES)
     drawn = np.concatenate([np.ones((1, 6)), drawn_patients(6, SMALL.resamples)])
-    first, second = (FIGURES[name].values(evaluation.pools[method], drawn) for method in NAMES)
+    first, second = (METRICS[name].values(evaluation.pooled[method], drawn) for method in NAMES)
     values = (first - second)[1:]
     estimate = evaluation.differences("model", "baseline")[name]
     assert estimate.value == pytest.approx(first[0] - second[0])
@@ -224,11 +224,11 @@ def test_each_method_has_its_own_threshold():
         for case_id, case in enumerate(CASES):
             maps = {"model": case.anomaly_map, "baseline": np.flip(case.anomaly_map, 0) + case.label}
             alone.add(str(case_id), {method: maps[method]}, case.label, case.brain, affine=case.affine)
-        for name in FIGURES:
-            assert alone.figure(method, name) == evaluation.figure(method, name)
+        for name in METRICS:
+            assert alone.value(method, name) == evaluation.value(method, name)
 
 
-def test_figures_follow_added_cases():
+def test_metrics_follow_added_cases():
     """Tables that were made for the cases so far do not stay."""
     evaluation = AnomalyEvaluation({"model": 0.5, "baseline": 0.3}, SMALL)
     for index, case in enumerate(CASES):
@@ -281,8 +281,8 @@ def test_types_of_the_map(dtype, slice_score):
     converted = torch.from_numpy(scores).to(dtype) if isinstance(dtype, torch.dtype) else scores.astype(dtype)
     evaluation.add("case", {"model": converted}, case.label, case.brain)
     np.testing.assert_allclose(evaluation.cases[0].slices["score"], expected.cases[0].slices["score"], rtol=1e-5)
-    for name in FIGURES:
-        assert evaluation.figure("model", name) == pytest.approx(expected.figure("model", name), rel=1e-5, nan_ok=True)
+    for name in METRICS:
+        assert evaluation.value("model", name) == pytest.approx(expected.value("model", name), rel=1e-5, nan_ok=True)
 
 
 def test_scores_of_any_range():
@@ -292,10 +292,10 @@ def test_scores_of_any_range():
         scores = case.anomaly_map.astype(np.float64)
         maps = {"a": scores, "b": 2**-20 * scores, "c": 2**17 * (scores + 1)}  # exact, so that ties remain
         evaluation.add(str(index), maps, case.label, case.brain, affine=case.affine)
-    for name, figure in FIGURES.items():
-        if not figure.needs_threshold:
-            values = [evaluation.figure(method, name) for method in "abc"]
-            assert values == pytest.approx([PLAIN_FIGURES[name](CASES)] * 3, abs=1e-6)
+    for name, metric in METRICS.items():
+        if not metric.needs_threshold:
+            values = [evaluation.value(method, name) for method in "abc"]
+            assert values == pytest.approx([PLAIN_METRICS[name](CASES)] * 3, abs=1e-6)
 
 
 def test_infinite_scores():
@@ -306,11 +306,11 @@ def test_infinite_scores():
     evaluation = AnomalyEvaluation({"model": 0.5}, EvaluationSettings(**{**vars(SMALL), "slice_score": "max"}))
     evaluation.add("case", {"model": scores}, case.label, case.brain)
     replaced = np.clip(scores, -1e3, 1e3)
-    evaluation.figure("model", "pixel_auroc")
+    evaluation.value("model", "pixel_auroc")
     other = AnomalyEvaluation({"model": 0.5}, evaluation.settings)
     other.add("case", {"model": replaced}, case.label, case.brain)
-    for name in FIGURES:
-        assert evaluation.figure("model", name) == pytest.approx(other.figure("model", name), nan_ok=True), name
+    for name in METRICS:
+        assert evaluation.value("model", name) == pytest.approx(other.value("model", name), nan_ok=True), name
 
 
 @pytest.mark.parametrize("name", ["label", "brain", "image", "lesion_free", "affine"])
@@ -438,8 +438,8 @@ def test_nan_outside_the_brain_is_not_looked_at():
     scores = np.where(GOOD.inside, GOOD.anomaly_map, np.nan)
     evaluation.add("case 0", {"model": scores}, GOOD.label, GOOD.brain, affine=GOOD.affine)
     expected = evaluate([GOOD])
-    for name in FIGURES:
-        assert evaluation.figure("model", name) == pytest.approx(expected.figure("model", name), nan_ok=True)
+    for name in METRICS:
+        assert evaluation.value("model", name) == pytest.approx(expected.value("model", name), nan_ok=True)
 
 
 def test_affines_that_differ_by_rounding():
@@ -476,7 +476,7 @@ def test_unknown_names():
     evaluation = evaluate(CASES[:1])
     for method, name in (("other", "pixel_auroc"), ("model", "other")):
         with pytest.raises(KeyError, match="other"):
-            evaluation.figure(method, name)
+            evaluation.value(method, name)
         with pytest.raises(KeyError, match="other"):
             evaluation.per_case(method, name)
 
@@ -535,7 +535,7 @@ def has_free_slice(case):
 
 
 def test_pickled():
-    """Statistics, views and thresholds can be sent; figures from them are the same."""
+    """Statistics, views and thresholds can be sent; metrics from them are the same."""
     evaluation = two_methods(CASES)
     expected = evaluation.estimates("model")
     copy = pickle.loads(pickle.dumps(evaluation))
@@ -579,7 +579,7 @@ def gathered(rank):
 
 
 def test_cases_of_two_processes(of_processes):
-    """The case that both had counts once; the figures are those of one process, in each."""
+    """The case that both had counts once; the metrics are those of one process, in each."""
     expected = two_methods(CASES, [f"patient {index % 4}" for index in range(6)])
     for joined, *_ in of_processes[0]:
         assert joined.methods == list(NAMES)
@@ -600,8 +600,8 @@ def test_a_process_without_cases(of_processes):
     expected = share_of(0)
     for _, of_one, nothing, _ in of_processes[0]:
         assert [case.case_id for case in of_one.cases] == ["case 0", "case 1", "case 2", "case 4"]
-        for name in FIGURES:
-            assert of_one.figure("model", name) == pytest.approx(expected.figure("model", name))
+        for name in METRICS:
+            assert of_one.value("model", name) == pytest.approx(expected.value("model", name))
         assert nothing == []
 
 

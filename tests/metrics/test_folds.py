@@ -1,14 +1,14 @@
-"""Means of figures over folds: values and intervals by hand, pairing, independence of folds."""
+"""Means of metrics over folds: values and intervals by hand, pairing, independence of folds."""
 
 import numpy as np
 import pytest
 from metric_checks import make_case
 
 from ssmctb_monai.metrics import (
-    FIGURES,
+    METRICS,
     AnomalyEvaluation,
     EvaluationSettings,
-    ResampledFigures,
+    ResampledMetrics,
     difference_over_folds,
     mean_over_folds,
 )
@@ -18,8 +18,8 @@ RESAMPLES = 200
 
 def made(patients, seed, **methods):
     """Figures that are all alike: the given values, one more than there are resamples."""
-    values = {method: {name: np.array(given, float) for name in FIGURES} for method, given in methods.items()}
-    return ResampledFigures(tuple(patients), seed, values)
+    values = {method: {name: np.array(given, float) for name in METRICS} for method, given in methods.items()}
+    return ResampledMetrics(tuple(patients), seed, values)
 
 
 def evaluated(patients, seed, shift=0.0, first_case=0):
@@ -65,11 +65,11 @@ def test_differences_to_fewer_seeds_on_the_same_folds():
     assert difference_over_folds(runs, "model", runs[:1], "model")["slice_auroc"].value == pytest.approx(0.1)
 
 
-def test_figures_that_are_not_defined():
+def test_metrics_that_are_not_defined():
     nan = float("nan")
     undefined = mean_over_folds([made("ab", 0, model=[0.5] * 3), made("cd", 1, model=[nan] * 3)], "model")["tbdc"]
     assert (undefined.value, undefined.interval) == (None, None)
-    assert undefined.reason == f"not defined in every fold: {FIGURES['tbdc'].undefined}"
+    assert undefined.reason == f"not defined in every fold: {METRICS['tbdc'].undefined}"
     half = mean_over_folds([made("ab", 0, model=[0.5, nan, 0.5]), made("cd", 1, model=[0.7] * 3)], "model")["tbdc"]
     assert half.value == pytest.approx(0.6)
     assert half.interval is None
@@ -108,16 +108,16 @@ def test_unknown_method():
         mean_over_folds([made("ab", 0, model=[1, 1])], "ours")
 
 
-def test_figures_of_evaluations_and_their_files(tmp_path):
+def test_metrics_of_evaluations_and_their_files(tmp_path):
     evaluations = [evaluated(list("bacde"), seed=4, shift=0.2), evaluated(list("ihgf"), seed=5, first_case=7)]
     runs = []
     for index, evaluation in enumerate(evaluations):
-        ResampledFigures.of(evaluation).save(tmp_path / "new" / f"{index}.npz")
-        runs.append(ResampledFigures.load(tmp_path / "new" / f"{index}.npz"))
+        ResampledMetrics.of(evaluation).save(tmp_path / "new" / f"{index}.npz")
+        runs.append(ResampledMetrics.load(tmp_path / "new" / f"{index}.npz"))
     assert [(run.patients, run.seed) for run in runs] == [(tuple("abcde"), 4), (tuple("fghi"), 5)]
     estimates = mean_over_folds(runs, "baseline")
     for name in ("slice_auroc", "best_dice_oracle"):
-        by_hand = np.mean([evaluation.figure("baseline", name) for evaluation in evaluations])
+        by_hand = np.mean([evaluation.value("baseline", name) for evaluation in evaluations])
         assert estimates[name].value == pytest.approx(by_hand)
         values = sum(evaluation.resampled["baseline"][name][1:] for evaluation in evaluations) / 2
         assert estimates[name].interval == pytest.approx(np.nanquantile(values, [0.025, 0.975]))
@@ -135,10 +135,10 @@ def test_folds_with_seeds_of_their_own_are_independent():
     """The interval of a mean of two folds of one width is narrower by √2, which it is not with one seed for both."""
     first, second = (evaluated([f"{seed}{index}" for index in range(12)], seed=seed) for seed in range(2))
     widths = [np.ptp(each.estimates("model")["pixel_auroc"].interval) for each in (first, second)]
-    both = mean_over_folds([ResampledFigures.of(each) for each in (first, second)], "model")["pixel_auroc"]
+    both = mean_over_folds([ResampledMetrics.of(each) for each in (first, second)], "model")["pixel_auroc"]
     assert np.ptp(both.interval) == pytest.approx(np.mean(widths) / np.sqrt(2), rel=0.2)
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.npz: ResampledFigures.save writes it"):
-        ResampledFigures.load(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match=r"none\.npz: ResampledMetrics.save writes it"):
+        ResampledMetrics.load(tmp_path / "none.npz")

@@ -273,7 +273,7 @@ def test_free_response_counts_components_in_the_order_of_their_highest_score():
     evaluation = evaluate([])
     volume = {"model": np.moveaxis(scores, 0, -1)}
     evaluation.add("case", volume, np.moveaxis(lesion, 0, -1))
-    assert evaluation.figure("model", "froc_score") == pytest.approx(expected)
+    assert evaluation.value("model", "froc_score") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -1,4 +1,4 @@
-"""Ranking figures from counts, against scikit-learn's, MONAI's and NumPy's, and by hand."""
+"""Ranking metrics from counts, against scikit-learn's, MONAI's and NumPy's, and by hand."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ def curves(draw, largest_step=3):
 # --------------------------------------------------------------------------------------------------- AUROC and the like
 
 
-@pytest.mark.parametrize(("figure", "reference"), PAIRS)
+@pytest.mark.parametrize(("metric", "reference"), PAIRS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_heavily_tied_scores(figure, reference, data):
+def test_heavily_tied_scores(metric, reference, data):
     scores, labels = data.draw(scored(st.integers(0, 4)))
-    assert figure(*counts(scores, labels)) == pytest.approx(reference(labels, scores), abs=1e-12)
+    assert metric(*counts(scores, labels)) == pytest.approx(reference(labels, scores), abs=1e-12)
 
 
-@pytest.mark.parametrize(("figure", "reference"), PAIRS)
+@pytest.mark.parametrize(("metric", "reference"), PAIRS)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_continuous_scores(figure, reference, data):
+def test_continuous_scores(metric, reference, data):
     scores, labels = data.draw(scored(st.floats(0, 1, width=32)))
-    assert figure(*counts(scores, labels)) == pytest.approx(reference(labels, scores), abs=1e-12)
+    assert metric(*counts(scores, labels)) == pytest.approx(reference(labels, scores), abs=1e-12)
 
 
-@pytest.mark.parametrize("figure", [auroc, average_precision, best_dice])
+@pytest.mark.parametrize("metric", [auroc, average_precision, best_dice])
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_empty_bins_change_nothing(figure, data):
+def test_empty_bins_change_nothing(metric, data):
     scores, labels = data.draw(scored(st.integers(0, 4)))
     normal, anomalous = (np.bincount(scores[part], minlength=5) for part in (~labels, labels))
     padded = [np.insert(array, [0, 1, 3, 5], 0) for array in (normal, anomalous)]
-    assert figure(*padded) == pytest.approx(figure(normal, anomalous), abs=1e-12)
+    assert metric(*padded) == pytest.approx(metric(normal, anomalous), abs=1e-12)
 
 
 def test_by_hand():
@@ -81,19 +81,19 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("figure", "perfect", "worst"), [(auroc, 1, 0), (average_precision, 1, 0.5), (best_dice, 1, 2 / 3)]
+    ("metric", "perfect", "worst"), [(auroc, 1, 0), (average_precision, 1, 0.5), (best_dice, 1, 2 / 3)]
 )
-def test_perfect_and_reversed_order(figure, perfect, worst):
-    assert figure(np.array([4, 0]), np.array([0, 4])) == perfect
-    assert figure(np.array([0, 4]), np.array([4, 0])) == pytest.approx(worst)
+def test_perfect_and_reversed_order(metric, perfect, worst):
+    assert metric(np.array([4, 0]), np.array([0, 4])) == perfect
+    assert metric(np.array([0, 4]), np.array([4, 0])) == pytest.approx(worst)
 
 
 @pytest.mark.parametrize("classes", [(0, 3), (3, 0), (0, 0)])
 def test_empty_classes(classes):
     normal, anomalous = (np.array([0, count, 0]) for count in classes)
     assert math.isnan(auroc(normal, anomalous))
-    for figure in (average_precision, best_dice):
-        value = figure(normal, anomalous)
+    for metric in (average_precision, best_dice):
+        value = metric(normal, anomalous)
         assert value == 1 if classes[1] else math.isnan(value)
 
 
@@ -203,32 +203,32 @@ def test_height_at_a_place(place, expected):
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("figure", [auroc, average_precision, best_dice, from_top])
-def test_sets_of_counts_row_by_row(figure):
+@pytest.mark.parametrize("metric", [auroc, average_precision, best_dice, from_top])
+def test_sets_of_counts_row_by_row(metric):
     rng = np.random.default_rng(0)
     normal, anomalous = rng.integers(0, 4, (2, 3, 5, 8))
     normal[0, 0] = anomalous[0, 1] = normal[1, 2] = anomalous[1, 2] = 0
-    arguments = (normal,) if figure is from_top else (normal, anomalous)
-    together = figure(*arguments)
+    arguments = (normal,) if metric is from_top else (normal, anomalous)
+    together = metric(*arguments)
     assert together.shape[:2] == (3, 5)
     for place in np.ndindex(3, 5):
-        np.testing.assert_array_equal(together[place], figure(*(argument[place] for argument in arguments)))
+        np.testing.assert_array_equal(together[place], metric(*(argument[place] for argument in arguments)))
 
 
 @pytest.mark.parametrize(
-    "figure", [lambda x, y: area_up_to(x, y, 1.3), lambda x, y: mean_height(x, y, PLACES)], ids=["area", "height"]
+    "metric", [lambda x, y: area_up_to(x, y, 1.3), lambda x, y: mean_height(x, y, PLACES)], ids=["area", "height"]
 )
-def test_curves_row_by_row(figure):
+def test_curves_row_by_row(metric):
     rng = np.random.default_rng(0)
     x, y = np.sort(rng.integers(0, 20, (2, 3, 5, 8)) / 8, axis=-1)
     x[..., 0] = 0
     y[1, 1] = np.nan
-    together = figure(x, y)
+    together = metric(x, y)
     assert together.shape == (3, 5)
     assert np.isnan(together[1, 1])
     assert np.isnan(together).sum() == 1
     for place in np.ndindex(3, 5):
-        np.testing.assert_array_equal(together[place], figure(x[place], y[place]))
+        np.testing.assert_array_equal(together[place], metric(x[place], y[place]))
 
 
 def test_from_top():

@@ -38,9 +38,9 @@ def union(cases):
 def assert_agrees(cases, case_weights, expected):
     """Within 1e-4 of scikit-learn's value of the scores, for every set of cases."""
     table = make_table(cases)
-    for figure, reference in PAIRS:
+    for metric, reference in PAIRS:
         values = [reference(*scores) for scores in expected]
-        np.testing.assert_allclose(table.apply(figure, case_weights), values, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(table.apply(metric, case_weights), values, rtol=0, atol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------------------- by hand
@@ -66,7 +66,7 @@ def test_sets_of_cases():
 
 
 def test_totals_and_weights():
-    """A figure gets counts and totals summed over the cases, as often as each counts."""
+    """A metric gets counts and totals summed over the cases, as often as each counts."""
     normal = [ScoreCounts.of(np.array([1.0])), ScoreCounts.of(np.array([2.0, 3]))]
     anomalous = [
         ScoreCounts.of(np.array([2.0]), np.array([0.25])),
@@ -75,14 +75,14 @@ def test_totals_and_weights():
     table = ScoreTable(normal, anomalous)
     seen = []
 
-    def figure(*arguments):
+    def metric(*arguments):
         seen.append([argument.tolist() for argument in arguments])
         return arguments[-1][:, 0]
 
     weights, totals = np.array([[1, 1], [2, 0]]), (np.array([10, 1]), np.array([7, 70]))
-    assert table.apply(figure, weights, *totals).tolist() == [77, 14]
+    assert table.apply(metric, weights, *totals).tolist() == [77, 14]
     assert seen.pop() == [[[1, 1, 1], [2, 0, 0]], [[0, 3, 0], [0, 2, 0]], [[11], [20]], [[77], [14]]]
-    table.apply(figure, weights, *totals, weighted=True)
+    table.apply(metric, weights, *totals, weighted=True)
     assert seen.pop()[1] == [[0, 1.75, 0], [0, 0.5, 0]]
 
 
@@ -101,8 +101,8 @@ def test_many_sets_in_parts(monkeypatch):
 def test_no_scores(cases):
     nothing = np.zeros(0), np.zeros(0, dtype=bool)
     table = make_table([nothing] * cases)
-    for figure in (auroc, average_precision):
-        assert np.isnan(table.apply(figure, np.ones((2, cases)))).all()
+    for metric in (auroc, average_precision):
+        assert np.isnan(table.apply(metric, np.ones((2, cases)))).all()
 
 
 @pytest.mark.parametrize("size", [10, 250_000])

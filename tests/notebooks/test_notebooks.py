@@ -176,7 +176,7 @@ def test_train_and_evaluate(executed):
     assert f"{value:.3f}" in text_of(run.outputs["evaluate"])
     (table,) = (output.data["text/markdown"] for output in run.outputs["table"])
     head, _, *rows = table.splitlines()
-    assert head == "figure | model | baseline_flair | baseline_t1ce | model - baseline_flair | model - baseline_t1ce"
+    assert head == "metric | model | baseline_flair | baseline_t1ce | model - baseline_flair | model - baseline_t1ce"
     assert len(rows) == 5
     assert f"| {value:.3f} [" in rows[2]
     assert f"{report['methods']['model']['threshold']['value']:.3g}" in text_of(run.outputs["case"])

@@ -1,4 +1,4 @@
-"""Evaluation of maps in files: every file is used or named, and figures are those of the voxels on disk."""
+"""Evaluation of maps in files: every file is used or named, and metrics are those of the voxels on disk."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def evaluated(evaluation):
     return [case.case_id for case in evaluation.cases]
 
 
-def figures(evaluation):
-    """All figures and differences with their intervals, as plain numbers."""
+def metrics(evaluation):
+    """All metrics and differences with their intervals, as plain numbers."""
     groups = {method: evaluation.estimates(method) for method in evaluation.methods}
     first, *others = evaluation.methods
     groups |= {f"{first} - {other}": evaluation.differences(first, other) for other in others}
@@ -100,12 +100,12 @@ def figures(evaluation):
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------------------- metrics
 
 
 @pytest.mark.parametrize("layout", ["flat", "brats"])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha"])
-def test_figures_are_scikit_learns_on_the_files(tmp_path, layout, suffix):
+def test_metrics_are_scikit_learns_on_the_files(tmp_path, layout, suffix):
     make(tmp_path, layout=layout, suffix=suffix)
     evaluation = evaluate(tmp_path)
     assert evaluation.failed == {}
@@ -121,9 +121,9 @@ def test_figures_are_scikit_learns_on_the_files(tmp_path, layout, suffix):
             brain = case["flair"] > 0 if layout == "brats" else np.ones(SHAPE, bool)
             scores.append(read[brain]), labels.append(case["seg"][brain] > 0)
         scores, labels = np.concatenate(scores), np.concatenate(labels)
-        assert evaluation.figure(method, "pixel_auroc") == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+        assert evaluation.value(method, "pixel_auroc") == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
         expected = average_precision_score(labels, scores)
-        assert evaluation.figure(method, "pixel_average_precision") == pytest.approx(expected, abs=1e-4)
+        assert evaluation.value(method, "pixel_average_precision") == pytest.approx(expected, abs=1e-4)
 
 
 def test_folders_and_arrays_agree(tmp_path):
@@ -135,8 +135,8 @@ def test_folders_and_arrays_agree(tmp_path):
         case = arrays(name, lesion=name != NAMES[-1])
         maps = {method: case[method] for method in ("ours", "theirs")}
         expected.add(name, maps, case["seg"], affine=AFFINE)
-    assert figures(found) == figures(expected)
-    assert sum(value is not None for value in figures(found).values()) > 150
+    assert metrics(found) == metrics(expected)
+    assert sum(value is not None for value in metrics(found).values()) > 150
     assert report_module.case_rows(found) == report_module.case_rows(expected)
     assert report_module.slice_rows(found) == report_module.slice_rows(expected)
 
@@ -146,7 +146,7 @@ def test_two_methods_in_one_call(tmp_path):
     evaluation = evaluate(tmp_path)
     assert evaluation.methods == ["ours", "theirs"]
     difference = evaluation.differences("ours", "theirs")["pixel_auroc"]
-    values = [evaluation.figure(method, "pixel_auroc") for method in ("ours", "theirs")]
+    values = [evaluation.value(method, "pixel_auroc") for method in ("ours", "theirs")]
     assert difference.value == pytest.approx(values[0] - values[1])
     assert 0 < difference.interval[0] <= difference.interval[1]
     assert evaluate(tmp_path, methods=("theirs", "ours")).methods == ["theirs", "ours"]
@@ -169,7 +169,7 @@ def test_maps_keep_their_precision(tmp_path):
         scores = 1 + 1e-10 * (case["ours"].astype(np.float64) + 10 * (case["seg"] > 0))
         assert len(np.unique(scores.astype(np.float32))) == 1
         save(tmp_path / "ours" / f"{name}.nii.gz", scores)
-    assert evaluate(tmp_path, methods=("ours",)).figure("ours", "pixel_auroc") == 1
+    assert evaluate(tmp_path, methods=("ours",)).value("ours", "pixel_auroc") == 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -179,22 +179,22 @@ def test_maps_of_any_type(tmp_path, dtype):
         save(tmp_path / "ours" / f"{name}.nii.gz", np.round(20 * (arrays(name)["ours"] + 6)).astype(dtype))
     evaluation = evaluate(tmp_path, methods=("ours",))
     assert evaluation.failed == {}
-    assert 0.5 < evaluation.figure("ours", "pixel_auroc") < 1
+    assert 0.5 < evaluation.value("ours", "pixel_auroc") < 1
 
 
 def test_map_with_a_channel_dimension(tmp_path):
     make(tmp_path, methods=("ours",))
-    expected = figures(evaluate(tmp_path, methods=("ours",)))
+    expected = metrics(evaluate(tmp_path, methods=("ours",)))
     for name in NAMES:
         save(tmp_path / "ours" / f"{name}.nii.gz", arrays(name, lesion=name != NAMES[-1])["ours"][..., None])
     evaluation = evaluate(tmp_path, methods=("ours",))
     assert evaluation.failed == {}
-    assert figures(evaluation) == expected
+    assert metrics(evaluation) == expected
 
 
 @pytest.mark.parametrize("axcodes", ["LAS", "LPS", "RAS", "PIR", "SLA"])
 def test_files_stored_in_any_orientation(tmp_path, axcodes):
-    """They are the same scans: figures, volumes and slices stay."""
+    """They are the same scans: metrics, volumes and slices stay."""
     make(tmp_path / "ras", layout="brats")
     expected = evaluate(tmp_path / "ras", thresholds={"ours": 0.9})
     for path in (tmp_path / "ras").rglob("*.nii.gz"):
@@ -206,7 +206,7 @@ def test_files_stored_in_any_orientation(tmp_path, axcodes):
         nibabel.save(turned, other)
     found = evaluate(tmp_path / "turned", thresholds={"ours": 0.9})
     assert found.failed == {}
-    assert figures(found) == pytest.approx(figures(expected), abs=1e-6)
+    assert metrics(found) == pytest.approx(metrics(expected), abs=1e-6)
     for one, other in zip(report_module.slice_rows(found), report_module.slice_rows(expected), strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
@@ -229,7 +229,7 @@ def test_baseline_where_there_are_images(tmp_path):
             (statistics.lesion, scores[case["seg"][brain] > 0]),
         ):
             np.testing.assert_allclose(np.repeat(found.values, found.counts), np.sort(expected), atol=1e-5)
-    assert 0.5 < evaluation.figure("baseline_flair", "pixel_auroc") < 1
+    assert 0.5 < evaluation.value("baseline_flair", "pixel_auroc") < 1
 
 
 @pytest.mark.parametrize("baseline", ["T2F", "flair"])
@@ -310,8 +310,8 @@ def test_decathlon(tmp_path):
     evaluation = evaluate(tmp_path / "decathlon")
     assert evaluation.failed == {}
     assert evaluation.methods == ["ours", "theirs", "baseline_flair"]
-    expected = evaluate(tmp_path / "brats").figure("baseline_flair", "pixel_auroc")
-    assert evaluation.figure("baseline_flair", "pixel_auroc") == pytest.approx(expected, abs=1e-6)
+    expected = evaluate(tmp_path / "brats").value("baseline_flair", "pixel_auroc")
+    assert evaluation.value("baseline_flair", "pixel_auroc") == pytest.approx(expected, abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ files and their cases
@@ -322,7 +322,7 @@ def test_decathlon(tmp_path):
 )
 def test_names_of_maps(tmp_path, pattern):
     make(tmp_path, methods=("ours",))
-    expected = figures(evaluate(tmp_path, methods=("ours",)))
+    expected = metrics(evaluate(tmp_path, methods=("ours",)))
     for name in NAMES:
         path = tmp_path / "ours" / f"{name}.nii.gz"
         path.unlink()
@@ -334,7 +334,7 @@ def test_names_of_maps(tmp_path, pattern):
             save(target, arrays(name, lesion=name != NAMES[-1])["ours"])
     evaluation = evaluate(tmp_path, methods=("ours",))
     assert evaluation.failed == {}
-    assert figures(evaluation) == expected
+    assert metrics(evaluation) == expected
 
 
 def test_names_that_begin_with_one_another(tmp_path):
@@ -440,14 +440,14 @@ FAULTS = {
 def test_a_case_that_cannot_be_evaluated(tmp_path, caplog, break_case, named):
     """It is named in result, log and report, and the others are evaluated as if it were not there."""
     make(tmp_path)
-    expected = figures(evaluate(tmp_path, cases=["case_1", "case_10"]))
+    expected = metrics(evaluate(tmp_path, cases=["case_1", "case_10"]))
     break_case(tmp_path)
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
         evaluation = evaluate(tmp_path, output_dir=tmp_path / "out")
     assert list(evaluation.failed) == ["case_2"]
     assert named in evaluation.failed["case_2"]
     assert evaluated(evaluation) == ["case_1", "case_10"]
-    assert figures(evaluation) == expected
+    assert metrics(evaluation) == expected
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert "case_2" in errors[0]
@@ -616,7 +616,7 @@ def test_report_is_written(tmp_path):
         "report.json",
         "slices.csv",
     ]
-    assert report["methods"]["ours"]["figures"]["pixel_auroc"]["value"] == evaluation.figure("ours", "pixel_auroc")
+    assert report["methods"]["ours"]["figures"]["pixel_auroc"]["value"] == evaluation.value("ours", "pixel_auroc")
     assert all(str(tmp_path / method) in report["description"] for method in ("ours", "theirs"))
 
 

@@ -161,15 +161,15 @@ def make_inputs(cases=1, **changes):
     )
 
 
-def test_every_figure_is_shown_with_its_interval():
+def test_every_metric_is_shown_with_its_interval():
     page = Page(render_html(*make_inputs()))
     assert page.row("Slice AUROC")[1:3] == ["0.912 [0.850, 0.960]"] * 2
     assert page.row("Alarm share")[1:3] == ["0.250 [0.200, 0.300]"] * 2
     assert page.row("False positives per volume")[1:3] == ["3.46 [1.00, 7.89]"] * 2
     assert page.row("Volume bias ml")[1:3] == [f"{MINUS}2.50 [{MINUS}4.13, 0.00]"] * 2
     assert [row[0] for row in page.rows if len(row) == 1][:3] == ["Slice level", "Lesion level", "Volume level"]
-    assert page.row("Figure") == [
-        "Figure",
+    assert page.row("Metric") == [
+        "Metric",
         "modeln = 3 patients",
         "baselinen = 3 patients",
         f"model {MINUS} baselinepaired, n = 3",

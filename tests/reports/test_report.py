@@ -14,7 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings, LabelFreeThreshold
+from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings, LabelFreeThreshold
 from ssmctb_monai.reports import build_report, format_report, write_report
 from ssmctb_monai.reports import report as report_module
 
@@ -23,7 +23,7 @@ FILES = ["cases.csv", "report.html", "report.json", "slices.csv"]
 SMALL = {"top_k": 3, "slab_depth": 3, "min_lesion_size": 2, "resamples": 60}
 METHODS = {"model": 0.8, "other": 0.7, "baseline_flair": 0.9}
 TWO = ["model", "other"]
-AT_THRESHOLD = {name for name, figure in FIGURES.items() if figure.needs_threshold}
+AT_THRESHOLD = {name for name, metric in METRICS.items() if metric.needs_threshold}
 CASE_HEADER = (
     "method,case_id,patient_id,brain_ml,lesion_ml,predicted_ml,pixel_auroc,pixel_average_precision,dice_at_threshold,"
     "best_dice_oracle,slice_auroc,lesions,lesions_found,false_positives,volume_score"
@@ -130,10 +130,10 @@ def table(path):
 
 
 def estimates(report):
-    """All figures of methods and differences, with where they stand."""
+    """All metrics of methods and differences, with where they stand."""
     groups = {f"methods/{name}": method["figures"] for name, method in report["methods"].items()}
     groups |= {f"{item['method']} - {item['reference']}": item["figures"] for item in report["differences"]}
-    return {(group, name): figure for group, figures in groups.items() for name, figure in figures.items()}
+    return {(group, name): metric for group, metrics in groups.items() for name, metric in metrics.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- schema
@@ -154,20 +154,20 @@ def test_report_on_disk_is_the_one_in_memory(evaluation, written):
 
 
 def test_what_is_null_has_a_reason(written):
-    for place, figure in estimates(read(written)).items():
-        undefined = figure["value"] is None or figure["interval"] is None
-        assert bool(figure["reason"]) == undefined, place
-        assert figure["value"] is not None or figure["interval"] is None, place
+    for place, metric in estimates(read(written)).items():
+        undefined = metric["value"] is None or metric["interval"] is None
+        assert bool(metric["reason"]) == undefined, place
+        assert metric["value"] is not None or metric["interval"] is None, place
 
 
-def test_definitions_are_those_of_the_figures(written):
+def test_definitions_are_those_of_the_metrics(written):
     report = read(written)
-    names = list(FIGURES)
+    names = list(METRICS)
     assert list(report["figure_definitions"]) == names
     for group in [*report["methods"].values(), *report["differences"]]:
         assert list(group["figures"]) == names
     for name, definition in report["figure_definitions"].items():
-        assert all(getattr(FIGURES[name], key) == value for key, value in definition.items())
+        assert all(getattr(METRICS[name], key) == value for key, value in definition.items())
 
 
 def test_differences_are_the_first_method_minus_each_other(evaluation, written):
@@ -175,10 +175,10 @@ def test_differences_are_the_first_method_minus_each_other(evaluation, written):
     first, *others = evaluation.methods
     assert [(item["method"], item["reference"]) for item in report["differences"]] == [(first, o) for o in others]
     for item in report["differences"]:
-        for name, figure in item["figures"].items():
+        for name, metric in item["figures"].items():
             values = [report["methods"][method]["figures"][name]["value"] for method in (first, item["reference"])]
             expected = None if None in values else pytest.approx(values[0] - values[1], abs=1e-9)
-            assert figure["value"] == expected, name
+            assert metric["value"] == expected, name
 
 
 def test_counts_and_settings(evaluation, written):
@@ -189,9 +189,9 @@ def test_counts_and_settings(evaluation, written):
     assert list(report["methods"]) == evaluation.methods
 
 
-def test_curves_are_defined_where_their_figures_are(written):
+def test_curves_are_defined_where_their_metrics_are(written):
     report = read(written)
-    figures = {
+    metrics = {
         "slice_roc": "slice_auroc",
         "slice_pr": "slice_average_precision",
         "pixel_roc": "pixel_auroc",
@@ -199,7 +199,7 @@ def test_curves_are_defined_where_their_figures_are(written):
         "lesion_froc": "froc_score",
     }
     for name, method in report["methods"].items():
-        defined = {curve for curve, figure in figures.items() if method["figures"][figure]["value"] is not None}
+        defined = {curve for curve, metric in metrics.items() if method["figures"][metric]["value"] is not None}
         assert set(report["curves"][name]) == defined
         for curve in report["curves"][name].values():
             assert 1 <= len(curve["x"]) == len(curve["y"]) <= 500
@@ -290,45 +290,45 @@ def test_thresholds():
 
 
 def test_threshold_of_one_method_only():
-    """The others' figures at a threshold say so, and so does the difference."""
+    """The others' metrics at a threshold say so, and so does the difference."""
     evaluation = AnomalyEvaluation({"model": 0.8}, EvaluationSettings(**SMALL))
     for name in "abc":
         add(evaluation, name, lesion=name != "c")
     report = build_report(evaluation)
     jsonschema.validate(report, SCHEMA)
-    for (group, name), figure in estimates(report).items():
+    for (group, name), metric in estimates(report).items():
         lacks = name in AT_THRESHOLD and group != "methods/model"
-        assert (figure["reason"] == "no label-free threshold was given") == lacks, (group, name)
+        assert (metric["reason"] == "no label-free threshold was given") == lacks, (group, name)
 
 
-def test_figures_at_a_threshold_need_one():
-    for name, figure in build_report(EVALUATIONS["no thresholds"]())["methods"]["model"]["figures"].items():
-        assert (figure["reason"] == "no label-free threshold was given") == (name in AT_THRESHOLD)
+def test_metrics_at_a_threshold_need_one():
+    for name, metric in build_report(EVALUATIONS["no thresholds"]())["methods"]["model"]["figures"].items():
+        assert (metric["reason"] == "no label-free threshold was given") == (name in AT_THRESHOLD)
 
 
 def test_lesion_free_cases_only():
     """What needs a lesion is not defined; what does not, is."""
-    figures = build_report(evaluate(lesions=""))["methods"]["model"]["figures"]
-    defined = {name for name, figure in figures.items() if figure["value"] is not None}
+    metrics = build_report(evaluate(lesions=""))["methods"]["model"]["figures"]
+    defined = {name for name, metric in metrics.items() if metric["value"] is not None}
     assert defined == {"slice_false_alarm_share", "false_positives_per_volume", "lesion_volume_bias"}
-    assert all("lesion" in figures[name]["reason"] for name in ("pixel_average_precision", "slice_auroc", "froc_score"))
+    assert all("lesion" in metrics[name]["reason"] for name in ("pixel_average_precision", "slice_auroc", "froc_score"))
 
 
 def test_intervals_need_two_patients():
     for names in ("a", "ab"):
-        for figure in build_report(evaluate(names))["methods"]["model"]["figures"].values():
-            assert figure["interval"] is None
-            assert figure["value"] is None or "two patients" in figure["reason"]
+        for metric in build_report(evaluate(names))["methods"]["model"]["figures"].values():
+            assert metric["interval"] is None
+            assert metric["value"] is None or "two patients" in metric["reason"]
     assert build_report(evaluate("abc"))["methods"]["model"]["figures"]["pixel_auroc"]["interval"] is not None
 
 
 def test_intervals_hold_what_they_are_of(report):
-    for place, figure in estimates(report).items():
-        if figure["interval"] is not None:
-            low, high = figure["interval"]
+    for place, metric in estimates(report).items():
+        if metric["interval"] is not None:
+            low, high = metric["interval"]
             assert low <= high, place
             if " - " not in place[0] and place[1].startswith("pixel"):
-                assert low <= figure["value"] <= high, place
+                assert low <= metric["value"] <= high, place
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
@@ -466,7 +466,7 @@ def test_names_that_csv_must_quote(tmp_path):
 
 
 def lines_of(report):
-    """Title, level and cells of each line of figures."""
+    """Title, level and cells of each line of metrics."""
     level, found = None, []
     for line in format_report(report).splitlines():
         if line.strip() in ("SLICE", "PIXEL", "LESION", "VOLUME"):
@@ -494,12 +494,12 @@ def test_every_title_and_value_is_in_the_terminal(evaluation):
         assert len(cells) == len(columns)
         if definitions[name]["unit"] == "ml":
             assert "(ml)" in title
-        for cell, figures in zip(cells, columns, strict=True):
-            figure = figures[name]
-            if figure["value"] is None:
+        for cell, metrics in zip(cells, columns, strict=True):
+            metric = metrics[name]
+            if metric["value"] is None:
                 assert cell == "-"
             else:
-                expected = [figure["value"], *(figure["interval"] or [])]
+                expected = [metric["value"], *(metric["interval"] or [])]
                 assert parsed(cell) == pytest.approx(expected, abs=6e-4, rel=0.01)
 
 

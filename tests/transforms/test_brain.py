@@ -1,4 +1,4 @@
-"""Brain mask and choice of channels (issue 2, part 4, preprocessing)."""
+"""Brain mask and choice of channels."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged
 
-from ssmctb_monai.data import SimpleITKReader, SoundCases, check_cases, find_cases
+from ssmctb_monai.data import SimpleITKReader, ValidCases, check_cases, find_cases
 from ssmctb_monai.transforms import CheckCased
 
 TRAIN = Path(__file__).parents[2] / "bundles" / "brats3d" / "configs" / "train.json"
@@ -161,7 +161,7 @@ def test_what_the_split_refuses_the_preprocessing_refuses_too(case_dir, name, ch
     parts = ("loading", "spatial_preprocessing", "scaling")
     steps = [step for part in parts for step in parser.get_parsed_content(part)]
     assert isinstance(steps[2], CheckCased)
-    cases = SoundCases([item_of(case_dir)], Compose(steps))
+    cases = ValidCases([item_of(case_dir)], Compose(steps))
     assert len(list(cases)) == 1
 
     path = case_dir / f"A_{name}.nii.gz"
@@ -180,7 +180,7 @@ def test_real_cases(real_data):
         for name, path in files.items()
     ]
     load = LoadImaged(["image", "label"], reader=SimpleITKReader(), ensure_channel_first=True)
-    cases = SoundCases(items, [load, CheckCased()])
+    cases = ValidCases(items, [load, CheckCased()])
     assert len(list(cases)) == 2
     assert list(cases.problems) == ["Brats17_TCIA_105_1"]
     assert "Brats17_TCIA_105_1_seg.nii.gz lies elsewhere" in cases.problems["Brats17_TCIA_105_1"]

@@ -1,4 +1,4 @@
-"""Robust scaling inside the brain (issue 2, part 4, preprocessing)."""
+"""Robust scaling inside the brain."""
 
 from __future__ import annotations
 

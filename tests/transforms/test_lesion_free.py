@@ -1,4 +1,4 @@
-"""Lesion-free sampling: exact, uniform, and never a lesion voxel (issue 2, part 4)."""
+"""Lesion-free sampling: exact, uniform, and never a lesion voxel."""
 
 from __future__ import annotations
 

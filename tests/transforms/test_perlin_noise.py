@@ -1,4 +1,4 @@
-"""Perlin noise (issue 2, part 5; spec.md 4)."""
+"""Perlin noise."""
 
 from __future__ import annotations
 

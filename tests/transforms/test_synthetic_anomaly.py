@@ -1,4 +1,4 @@
-"""Synthetic anomalies (issue 2, part 5; spec.md 4)."""
+"""Synthetic anomalies."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def corners(spatial_dims: int) -> Iterator[tuple[int, ...]]:
 
 
 def tap_offsets(sub_kernel_size: int, dilation: int, mask_size: int) -> list[int]:
-    """Where the taps lie along one axis, from the masked position: spec.md 1, k = 2k' + 2d + |M|."""
+    """Where the taps lie along one axis, from the masked position: k = 2k' + 2d + |M|."""
     first = mask_size // 2 + dilation + 1  # the tap next to the gap
     high = list(range(first, first + sub_kernel_size))
     return [-offset for offset in reversed(high)] + high
@@ -147,7 +147,7 @@ def plain_gelu(values: np.ndarray) -> np.ndarray:
 
 
 def plain_layer(tokens: np.ndarray, layer: TransformerLayer) -> np.ndarray:
-    """P = MHA(norm(T)) + T, then MLP(norm(P)) + P; spec.md 2."""
+    """P = MHA(norm(T)) + T, then MLP(norm(P)) + P."""
     state = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
     normed = plain_norm(tokens, state["norm1.weight"], state["norm1.bias"])
     attended = plain_attention(normed, state["attention.to_qkv.weight"], layer.attention.num_heads) + tokens

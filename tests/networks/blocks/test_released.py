@@ -1,4 +1,4 @@
-"""`from_released` against the releases' own figures where they are at hand, and against a plain reading of spec.md."""
+"""`from_released` against the releases' own values where they are at hand, and a plain reading of the papers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssmctb_monai.networks.blocks import ReleasedChannelAttention, from_released
 
 GOLDEN = sorted(golden_folder().glob("*.npz"))
 
-# spec.md 1: offsets of the releases' sub-kernels along the first, second and third spatial axis.
+# Offsets of the releases' sub-kernels along the first, second and third spatial axis.
 SIGNS = {
     2: {"conv1": "--", "conv2": "+-", "conv3": "-+", "conv4": "++"},
     3: {

@@ -18,7 +18,7 @@ from ssmctb_monai.networks.blocks import SSMCTB, ChannelTransformer, MaskedConvo
 DIMS = [2, 3]
 ATTENTIONS = ["none", "se", "channel", "spatial", "channel+spatial"]
 
-# The paper's Tables II, IX, X, XI and XII, one axis of the ablation after the other (spec.md 1-3).
+# The paper's Tables II, IX, X, XI and XII, one axis of the ablation after the other.
 ABLATIONS = [
     *({"attention": attention} for attention in ATTENTIONS),
     *({"attention": "channel", "pool_size": pool_size} for pool_size in (1, 2, 3, 4)),

@@ -20,7 +20,7 @@ DIMS = [2, 3]
 
 
 def plain_squeeze_and_excitation(x, state):
-    """spec.md 2: global mean → c/r, ReLU → c, sigmoid → scale."""
+    """Global mean → c/r, ReLU → c, sigmoid → scale."""
     output = np.empty_like(x)
     for n, sample in enumerate(x):
         means = np.array([channel.mean() for channel in sample])

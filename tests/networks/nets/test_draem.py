@@ -1,4 +1,4 @@
-"""DRAEM against spec.md 3 and 4: structure by execution order, padding, modes, export, training."""
+"""DRAEM: structure by execution order, padding, modes, export, training."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Figures of anomaly detection: their definitions, and their values for any weighting of the cases.
+"""Metrics of anomaly detection: their definitions, and their values for any weighting of the cases.
 
-A figure is a function of how often each case counts: once each for the figure itself, and as often as the patient was
+A metric is a function of how often each case counts: once each for the metric itself, and as often as the patient was
 drawn for a resample of the patients.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ssmctb_monai.metrics.pool import Pool
+from ssmctb_monai.metrics.pooled_cases import PooledCases
 from ssmctb_monai.metrics.ranking import (
     area_up_to,
     auroc,
@@ -31,17 +31,17 @@ Level = Literal["slice", "pixel", "lesion", "volume"]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure and what it means.
+class MetricDefinition:
+    """A metric and what it means.
 
     Attributes:
         title: short name for tables.
         level: what is counted.
-        definition: what the figure says, and its source.
+        definition: what the metric says, and its source.
         compute: function of the cases and of how often each counts, shape (sets, cases); gives one value a set, NaN
             where it is not defined.
-        undefined: why the figure may not be defined.
-        needs_threshold: whether the figure is one at the label-free threshold.
+        undefined: why the metric may not be defined.
+        needs_threshold: whether the metric is one at the label-free threshold.
         unit: unit, ``None`` for a share or a correlation.
         higher_is_better: ``None`` where neither is, as for a bias.
     """
@@ -49,29 +49,29 @@ class Figure:
     title: str
     level: Level
     definition: str
-    compute: Callable[[Pool, np.ndarray], np.ndarray]
+    compute: Callable[[PooledCases, np.ndarray], np.ndarray]
     undefined: str
     needs_threshold: bool = False
     unit: str | None = None
     higher_is_better: bool | None = True
 
-    def values(self, pool: Pool, weights: np.ndarray) -> np.ndarray:
-        """Computes the figure.
+    def values(self, pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+        """Computes the metric.
 
         Args:
-            pool: the cases.
+            pooled: the cases.
             weights: how often each case counts, shape (sets, cases).
 
         Returns:
             One value a set; NaN where it is not defined.
         """
-        if self.needs_threshold and not pool.has_threshold:
+        if self.needs_threshold and not pooled.has_threshold:
             return np.full(len(weights), np.nan)
-        return self.compute(pool, weights)
+        return self.compute(pooled, weights)
 
-    def reason(self, pool: Pool) -> str:
-        """Says why the figure is not defined."""
-        if self.needs_threshold and not pool.has_threshold:
+    def reason(self, pooled: PooledCases) -> str:
+        """Says why the metric is not defined."""
+        if self.needs_threshold and not pooled.has_threshold:
             return "no label-free threshold was given"
         return self.undefined
 
@@ -82,12 +82,14 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ratio(weights @ np.where(is_defined, values, 0), weights @ is_defined)
 
 
-def _per_case(figure: Callable[[Pool, np.ndarray], np.ndarray]) -> Callable[[Pool, np.ndarray], np.ndarray]:
-    """Mean over the cases of a figure of each."""
+def _per_case(
+    metric: Callable[[PooledCases, np.ndarray], np.ndarray],
+) -> Callable[[PooledCases, np.ndarray], np.ndarray]:
+    """Mean over the cases of a metric of each."""
     once = np.ones((1, 1))
 
-    def compute(pool: Pool, weights: np.ndarray) -> np.ndarray:
-        return _mean(np.array([figure(case, once)[0] for case in pool.single_cases]), weights)
+    def compute(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+        return _mean(np.array([metric(case, once)[0] for case in pooled.single_cases]), weights)
 
     return compute
 
@@ -97,87 +99,87 @@ def _average_precision_of_both(normal: np.ndarray, anomalous: np.ndarray) -> np.
     return np.where(normal.sum(axis=-1) > 0, average_precision(normal, anomalous), np.nan)
 
 
-def _slice_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    return pool.slices.apply(auroc, weights)
+def _slice_auroc(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    return pooled.slices.apply(auroc, weights)
 
 
-def _position_matched_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
+def _position_matched_auroc(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
     """Mean over the lesion slices of the share of the normal slices at their height that score lower."""
-    owner, partners, won = pool.height_matches
+    owner, partners, won = pooled.height_matches
     return np.array([_mean(ratio(won @ row, partners @ row), row[owner][None])[0] for row in weights])
 
 
-def _matched_share(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    owner, partners, _ = pool.height_matches
+def _matched_share(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    owner, partners, _ = pooled.height_matches
     return np.array([ratio(row[owner] @ (partners @ row > 0), row[owner].sum()) for row in weights])
 
 
-def _alarm_share(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    normal = pool.column(lambda case: (case.slices["lesion_voxels"] == 0).sum())
-    return ratio(weights @ pool.flagged_column(lambda flagged: flagged.normal_slices), weights @ normal)
+def _alarm_share(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    normal = pooled.column(lambda case: (case.slices["lesion_voxels"] == 0).sum())
+    return ratio(weights @ pooled.flagged_column(lambda flagged: flagged.normal_slices), weights @ normal)
 
 
-def _pixel_auroc(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    return pool.voxels.apply(auroc, weights)
+def _pixel_auroc(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    return pooled.voxels.apply(auroc, weights)
 
 
-def _pixel_average_precision(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    return pool.voxels.apply(average_precision, weights)
+def _pixel_average_precision(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    return pooled.voxels.apply(average_precision, weights)
 
 
-def _aupro(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    def figure(normal: np.ndarray, shares: np.ndarray, count: np.ndarray) -> np.ndarray:
+def _aupro(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    def metric(normal: np.ndarray, shares: np.ndarray, count: np.ndarray) -> np.ndarray:
         false_positive_rate = ratio(from_top(normal), normal.sum(axis=-1, keepdims=True))
         return area_up_to(false_positive_rate, ratio(from_top(shares), count), AUPRO_LIMIT)
 
-    return pool.voxels.apply(figure, weights, pool.column(lambda case: case.lesion_components), weighted=True)
+    return pooled.voxels.apply(metric, weights, pooled.column(lambda case: case.lesion_components), weighted=True)
 
 
-def _best_dice(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    return pool.voxels.apply(best_dice, weights)
+def _best_dice(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    return pooled.voxels.apply(best_dice, weights)
 
 
-def _dice(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    detected = weights @ pool.flagged_column(lambda flagged: flagged.lesion)
-    false_alarms = weights @ pool.flagged_column(lambda flagged: flagged.normal)
-    return dice(detected, false_alarms, weights @ pool.column(lambda case: case.lesion.total) - detected)
+def _dice(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    detected = weights @ pooled.flagged_column(lambda flagged: flagged.lesion)
+    false_alarms = weights @ pooled.flagged_column(lambda flagged: flagged.normal)
+    return dice(detected, false_alarms, weights @ pooled.column(lambda case: case.lesion.total) - detected)
 
 
-def _sensitivity(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    found = pool.flagged_column(lambda flagged: len(flagged.findings.lesions.found))
-    return ratio(weights @ found, weights @ pool.flagged_column(lambda flagged: flagged.findings.lesions.targets))
+def _sensitivity(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    found = pooled.flagged_column(lambda flagged: len(flagged.findings.lesions.found))
+    return ratio(weights @ found, weights @ pooled.flagged_column(lambda flagged: flagged.findings.lesions.targets))
 
 
-def _false_positives(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    return _mean(pool.flagged_column(lambda flagged: len(flagged.findings.lesions.false_alarms)), weights)
+def _false_positives(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    return _mean(pooled.flagged_column(lambda flagged: len(flagged.findings.lesions.false_alarms)), weights)
 
 
-def _froc_score(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    volumes = np.ones(len(pool.cases))
-    return pool.detection_figure("lesions", volumes, lambda x, y: mean_height(x, y, FROC_PLACES), weights)
+def _froc_score(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    volumes = np.ones(len(pooled.cases))
+    return pooled.detection_metric("lesions", volumes, lambda x, y: mean_height(x, y, FROC_PLACES), weights)
 
 
-def _criterion(kind: Literal["regions", "tracks"]) -> Callable[[Pool, np.ndarray], np.ndarray]:
-    def compute(pool: Pool, weights: np.ndarray) -> np.ndarray:
-        slices = pool.column(lambda case: len(case.slices["score"]))
-        return pool.detection_figure(kind, slices, lambda x, y: area_up_to(x, y, limit=1), weights)
+def _criterion(kind: Literal["regions", "tracks"]) -> Callable[[PooledCases, np.ndarray], np.ndarray]:
+    def compute(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+        slices = pooled.column(lambda case: len(case.slices["score"]))
+        return pooled.detection_metric(kind, slices, lambda x, y: area_up_to(x, y, limit=1), weights)
 
     return compute
 
 
-def _volumes(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+def _volumes(pooled: PooledCases) -> tuple[np.ndarray, np.ndarray]:
     """True and flagged lesion volume of each case in ml."""
-    flagged = pool.flagged_column(lambda flagged: flagged.normal + flagged.lesion)
-    return pool.column(lambda case: case.lesion_volume), flagged * pool.column(lambda case: case.voxel_volume)
+    flagged = pooled.flagged_column(lambda flagged: flagged.normal + flagged.lesion)
+    return pooled.column(lambda case: case.lesion_volume), flagged * pooled.column(lambda case: case.voxel_volume)
 
 
-def _volume_bias(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    true, predicted = _volumes(pool)
+def _volume_bias(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    true, predicted = _volumes(pooled)
     return _mean(predicted - true, weights)
 
 
-def _volume_correlation(pool: Pool, weights: np.ndarray) -> np.ndarray:
-    true, predicted = _volumes(pool)
+def _volume_correlation(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
+    true, predicted = _volumes(pooled)
     true, predicted = (volumes - volumes.mean() for volumes in (true, predicted))
     true, predicted = (volumes / (abs(volumes).max() or 1) for volumes in (true, predicted))
 
@@ -191,8 +193,8 @@ def _volume_correlation(pool: Pool, weights: np.ndarray) -> np.ndarray:
 _CLASSES = "needs {0} with and without lesions"
 _LESION = "needs a lesion"
 
-FIGURES = {
-    "slice_auroc": Figure(
+METRICS = {
+    "slice_auroc": MetricDefinition(
         "AUROC",
         "slice",
         "Area under the ROC curve over the slices of all cases, pooled (micro): probability that a slice with a lesion "
@@ -201,14 +203,14 @@ FIGURES = {
         _slice_auroc,
         _CLASSES.format("slices"),
     ),
-    "slice_average_precision": Figure(
+    "slice_average_precision": MetricDefinition(
         "Average precision",
         "slice",
         "Average precision over the slices of all cases, pooled, without interpolation, as in scikit-learn.",
-        lambda pool, weights: pool.slices.apply(average_precision, weights),
+        lambda pooled, weights: pooled.slices.apply(average_precision, weights),
         "needs a slice with a lesion",
     ),
-    "slice_auroc_position_matched": Figure(
+    "slice_auroc_position_matched": MetricDefinition(
         "AUROC, position-matched",
         "slice",
         "Share of the slices without a lesion at the same height that score lower than a slice with one, ties counting "
@@ -218,7 +220,7 @@ FIGURES = {
         _position_matched_auroc,
         "needs slices with and without lesions at the same height",
     ),
-    "slice_position_matched_share": Figure(
+    "slice_position_matched_share": MetricDefinition(
         "Lesion slices with a partner",
         "slice",
         "Share of the slices with a lesion for which there is a slice without one at the same height, in any case.",
@@ -226,7 +228,7 @@ FIGURES = {
         "needs a slice with a lesion",
         higher_is_better=None,
     ),
-    "slice_auroc_macro": Figure(
+    "slice_auroc_macro": MetricDefinition(
         "AUROC, mean per case",
         "slice",
         "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al., TPAMI 2021, "
@@ -234,7 +236,7 @@ FIGURES = {
         _per_case(_slice_auroc),
         "needs a case that has slices with and without lesions",
     ),
-    "slice_false_alarm_share": Figure(
+    "slice_false_alarm_share": MetricDefinition(
         "Lesion-free slices that fire",
         "slice",
         "Share of the slices without a lesion whose score reaches the label-free threshold.",
@@ -243,35 +245,35 @@ FIGURES = {
         needs_threshold=True,
         higher_is_better=False,
     ),
-    "pixel_auroc": Figure(
+    "pixel_auroc": MetricDefinition(
         "AUROC",
         "pixel",
         "Area under the ROC curve over the voxels of all brains, pooled.",
         _pixel_auroc,
         _CLASSES.format("voxels"),
     ),
-    "pixel_average_precision": Figure(
+    "pixel_average_precision": MetricDefinition(
         "Average precision",
         "pixel",
         "Average precision over the voxels of all brains, pooled, without interpolation, as in scikit-learn.",
         _pixel_average_precision,
         _LESION,
     ),
-    "pixel_auroc_per_case": Figure(
+    "pixel_auroc_per_case": MetricDefinition(
         "AUROC, mean per case",
         "pixel",
         "Mean over the cases of the AUROC over the voxels of each.",
         _per_case(_pixel_auroc),
         "needs a case that has voxels with and without lesions",
     ),
-    "pixel_average_precision_per_case": Figure(
+    "pixel_average_precision_per_case": MetricDefinition(
         "Average precision, mean per case",
         "pixel",
         "Mean over the cases with a lesion of the average precision over the voxels of each.",
         _per_case(_pixel_average_precision),
         _LESION,
     ),
-    "pixel_aupro": Figure(
+    "pixel_aupro": MetricDefinition(
         "AUPRO up to 0.3",
         "pixel",
         "Area under the per-region overlap curve: mean share of a lesion (3D component of any size) that is flagged, "
@@ -280,7 +282,7 @@ FIGURES = {
         _aupro,
         "needs a lesion and normal voxels",
     ),
-    "dice_at_threshold": Figure(
+    "dice_at_threshold": MetricDefinition(
         "Dice at the label-free threshold",
         "pixel",
         "Dice coefficient of flagged and lesion voxels of all cases, pooled, at the label-free threshold.",
@@ -288,7 +290,7 @@ FIGURES = {
         _LESION,
         needs_threshold=True,
     ),
-    "dice_at_threshold_per_case": Figure(
+    "dice_at_threshold_per_case": MetricDefinition(
         "Dice at the label-free threshold, mean per case",
         "pixel",
         "Mean over the cases with a lesion of the Dice coefficient of each at the label-free threshold.",
@@ -296,7 +298,7 @@ FIGURES = {
         _LESION,
         needs_threshold=True,
     ),
-    "best_dice_oracle": Figure(
+    "best_dice_oracle": MetricDefinition(
         "Best Dice (oracle)",
         "pixel",
         "Highest Dice coefficient that any one threshold reaches on the voxels of all cases, pooled. The threshold is "
@@ -304,7 +306,7 @@ FIGURES = {
         _best_dice,
         _LESION,
     ),
-    "best_dice_oracle_per_case": Figure(
+    "best_dice_oracle_per_case": MetricDefinition(
         "Best Dice per case (oracle)",
         "pixel",
         "Mean over the cases with a lesion of the highest Dice coefficient, each at a threshold chosen with the case's "
@@ -312,7 +314,7 @@ FIGURES = {
         _per_case(_best_dice),
         _LESION,
     ),
-    "lesion_sensitivity": Figure(
+    "lesion_sensitivity": MetricDefinition(
         "Sensitivity",
         "lesion",
         "Share of the lesions (3D components) found at the label-free threshold. A lesion is found when at least a "
@@ -321,7 +323,7 @@ FIGURES = {
         "needs a lesion of the minimum size",
         needs_threshold=True,
     ),
-    "false_positives_per_volume": Figure(
+    "false_positives_per_volume": MetricDefinition(
         "False positives",
         "lesion",
         "Number of flagged components per volume at the label-free threshold of which less than a tenth is lesion.",
@@ -331,7 +333,7 @@ FIGURES = {
         unit="per volume",
         higher_is_better=False,
     ),
-    "froc_score": Figure(
+    "froc_score": MetricDefinition(
         "FROC score",
         "lesion",
         "Mean sensitivity at 0.25, 0.5, 1, 2, 4 and 8 false positives per volume, interpolated, as MONAI's "
@@ -340,19 +342,19 @@ FIGURES = {
         "needs a lesion of the minimum size",
         needs_threshold=True,
     ),
-    "rbdc": Figure(
+    "rbdc": MetricDefinition(
         "RBDC",
         "lesion",
         "Region-based detection criterion: area under the curve of found regions (2D components of the lesions in the "
         "slices; found by a flagged region with an intersection over union of at least 0.1) over false regions per "
         "slice, from 0 to 1 (Ramachandra and Jones, WACV 2020, arXiv:1902.05872). Regions are those flagged at the "
         "label-free threshold and count in the order of their highest score; the curve stays level beyond the last. "
-        "Figures with regions of every threshold are not comparable.",
+        "Metrics with regions of every threshold are not comparable.",
         _criterion("regions"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
     ),
-    "tbdc": Figure(
+    "tbdc": MetricDefinition(
         "TBDC",
         "lesion",
         "Track-based detection criterion: as RBDC, for lesions (3D components), found when at least a tenth of their "
@@ -361,36 +363,36 @@ FIGURES = {
         "needs a lesion of the minimum size",
         needs_threshold=True,
     ),
-    "volume_auroc": Figure(
+    "volume_auroc": MetricDefinition(
         "AUROC",
         "volume",
         "Area under the ROC curve over volumes; a volume has the score of its highest slice.",
-        lambda pool, weights: pool.volumes.apply(auroc, weights),
+        lambda pooled, weights: pooled.volumes.apply(auroc, weights),
         _CLASSES.format("volumes"),
     ),
-    "volume_average_precision": Figure(
+    "volume_average_precision": MetricDefinition(
         "Average precision",
         "volume",
         "Average precision over volumes; a volume has the score of its highest slice.",
-        lambda pool, weights: pool.volumes.apply(_average_precision_of_both, weights),
+        lambda pooled, weights: pooled.volumes.apply(_average_precision_of_both, weights),
         _CLASSES.format("volumes"),
     ),
-    "slab_auroc": Figure(
+    "slab_auroc": MetricDefinition(
         "AUROC of slabs",
         "volume",
         "Area under the ROC curve over slabs, into which the brain is cut along its height; a slab has the score of "
         "its highest slice.",
-        lambda pool, weights: pool.slabs.apply(auroc, weights),
+        lambda pooled, weights: pooled.slabs.apply(auroc, weights),
         _CLASSES.format("slabs"),
     ),
-    "slab_average_precision": Figure(
+    "slab_average_precision": MetricDefinition(
         "Average precision of slabs",
         "volume",
         "Average precision over slabs; a slab has the score of its highest slice.",
-        lambda pool, weights: pool.slabs.apply(_average_precision_of_both, weights),
+        lambda pooled, weights: pooled.slabs.apply(_average_precision_of_both, weights),
         _CLASSES.format("slabs"),
     ),
-    "lesion_volume_bias": Figure(
+    "lesion_volume_bias": MetricDefinition(
         "Lesion volume, bias",
         "volume",
         "Mean over the cases of flagged minus true lesion volume, at the label-free threshold (Bland and Altman, "
@@ -401,7 +403,7 @@ FIGURES = {
         unit="ml",
         higher_is_better=None,
     ),
-    "lesion_volume_correlation": Figure(
+    "lesion_volume_correlation": MetricDefinition(
         "Lesion volume, correlation",
         "volume",
         "Pearson correlation of flagged and true lesion volume over the cases, at the label-free threshold.",

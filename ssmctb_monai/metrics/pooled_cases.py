@@ -1,4 +1,4 @@
-"""Statistics of many cases in tables, from which figures are computed."""
+"""Statistics of many cases in tables, from which metrics are computed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ssmctb_monai.metrics.score_table import ScoreTable
 POSITION_TOLERANCE = 0.005  # of the brain's height, less than 1 mm; with more, position tells again
 
 
-class Pool:
-    """Statistics of the cases whose figures are asked for, in tables that are made when first needed.
+class PooledCases:
+    """Statistics of the cases whose metrics are asked for, in tables that are made when first needed.
 
     Args:
         cases: statistics, all with a threshold or all without.
@@ -29,9 +29,9 @@ class Pool:
         self.slab_depth = slab_depth
 
     @cached_property
-    def single_cases(self) -> list[Pool]:
+    def single_cases(self) -> list[PooledCases]:
         """Each case by itself, in bins of its own."""
-        return [Pool([case], self.slab_depth) for case in self.cases]
+        return [PooledCases([case], self.slab_depth) for case in self.cases]
 
     @property
     def has_threshold(self) -> bool:
@@ -102,30 +102,30 @@ class Pool:
             tables[kind] = table, np.array([item.targets for item in found])
         return tables
 
-    def detection_figure(
+    def detection_metric(
         self,
         kind: Literal["lesions", "regions", "tracks"],
         units: np.ndarray,
-        figure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        metric: Callable[[np.ndarray, np.ndarray], np.ndarray],
         weights: np.ndarray,
     ) -> np.ndarray:
-        """Computes a figure of the free-response curve: share of targets found over false alarms per unit.
+        """Computes a metric of the free-response curve: share of targets found over false alarms per unit.
 
         Args:
             kind: what is to be found.
             units: number of volumes or slices of each case.
-            figure: function of abscissae and ordinates.
+            metric: function of abscissae and ordinates.
             weights: how often each case counts, shape (sets, cases).
 
         Returns:
-            Figures, shape (sets,); NaN where there is no target.
+            Metrics, shape (sets,); NaN where there is no target.
         """
         table, targets = self.detections[kind]
 
         def of_counts(
             false_alarms: np.ndarray, found: np.ndarray, targets: np.ndarray, units: np.ndarray
         ) -> np.ndarray:
-            return figure(ratio(from_top(false_alarms), units), ratio(from_top(found), targets))
+            return metric(ratio(from_top(false_alarms), units), ratio(from_top(found), targets))
 
         return table.apply(of_counts, weights, targets, units)
 

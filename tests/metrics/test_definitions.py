@@ -1,4 +1,4 @@
-"""Every figure against a plain one from the voxels, over all cases, for each, and with cases that count repeatedly."""
+"""Every metric against a plain one from the voxels, over all cases, for each, and with cases that count repeatedly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_checks import (
     CASES,
-    PLAIN_FIGURES,
+    PLAIN_METRICS,
     SMALL,
     THRESHOLD,
     Case,
@@ -24,12 +24,12 @@ from metric_checks import (
 )
 from scipy.integrate import trapezoid
 
-from ssmctb_monai.metrics import FIGURES, AnomalyEvaluation, EvaluationSettings
-from ssmctb_monai.metrics.figures import AUPRO_LIMIT, FROC_PLACES
-from ssmctb_monai.metrics.pool import POSITION_TOLERANCE
+from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings
+from ssmctb_monai.metrics.definitions import AUPRO_LIMIT, FROC_PLACES
+from ssmctb_monai.metrics.pooled_cases import POSITION_TOLERANCE
 
 EVALUATION = evaluate(CASES)
-POOL = EVALUATION.pools["model"]
+POOLED = EVALUATION.pooled["model"]
 AT_THRESHOLD = {
     *("slice_false_alarm_share", "dice_at_threshold", "dice_at_threshold_per_case", "lesion_sensitivity"),
     *("false_positives_per_volume", "froc_score", "rbdc", "tbdc", "lesion_volume_bias", "lesion_volume_correlation"),
@@ -40,37 +40,37 @@ def one_voxel_slices(**keywords):
     return AnomalyEvaluation({"model": 0.5}, EvaluationSettings(top_k=1, min_lesion_size=1, **keywords))
 
 
-# ----------------------------------------------------------------------------------------------- against plain figures
+# ----------------------------------------------------------------------------------------------- against plain metrics
 
 
-def test_every_figure_has_a_plain_one():
-    assert set(PLAIN_FIGURES) == set(FIGURES)
+def test_every_metric_has_a_plain_one():
+    assert set(PLAIN_METRICS) == set(METRICS)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_over_all_cases(name):
-    value = EVALUATION.figure("model", name)
-    assert value == pytest.approx(PLAIN_FIGURES[name](CASES), abs=1e-6)
+    value = EVALUATION.value("model", name)
+    assert value == pytest.approx(PLAIN_METRICS[name](CASES), abs=1e-6)
     assert not math.isnan(value)
-    if FIGURES[name].unit is None:
+    if METRICS[name].unit is None:
         assert 0 < value < 1
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_of_each_case(name):
     values = EVALUATION.per_case("model", name)
-    expected = [PLAIN_FIGURES[name]([case]) for case in CASES]
+    expected = [PLAIN_METRICS[name]([case]) for case in CASES]
     np.testing.assert_allclose(values, expected, atol=1e-6)
-    alone = [evaluate([case]).figure("model", name) for case in CASES]
+    alone = [evaluate([case]).value("model", name) for case in CASES]
     np.testing.assert_allclose(values, alone, atol=1e-6)
 
 
 def assert_repeated(weights):
     """Weights count a case as often as it would count if it were there repeatedly."""
     cases = [case for case, times in zip(CASES, weights, strict=True) for _ in range(times)]
-    for name, figure in FIGURES.items():
-        value = figure.values(POOL, np.array([weights]))[0]
-        assert value == pytest.approx(PLAIN_FIGURES[name](cases), abs=1e-6, nan_ok=True), name
+    for name, metric in METRICS.items():
+        value = metric.values(POOLED, np.array([weights]))[0]
+        assert value == pytest.approx(PLAIN_METRICS[name](cases), abs=1e-6, nan_ok=True), name
 
 
 @settings(max_examples=25, deadline=None)
@@ -87,28 +87,28 @@ def test_few_cases_that_count(weights):
     assert_repeated(weights)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_many_sets_row_by_row(name):
     weights = np.random.default_rng(0).integers(0, 3, (40, len(CASES)))
     weights[:, 0] += 1
-    together = FIGURES[name].values(POOL, weights)
+    together = METRICS[name].values(POOLED, weights)
     assert together.shape == (40,)
-    np.testing.assert_allclose(together, [FIGURES[name].values(POOL, row[None])[0] for row in weights], rtol=1e-6)
+    np.testing.assert_allclose(together, [METRICS[name].values(POOLED, row[None])[0] for row in weights], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_case_that_counts_not_is_as_if_it_were_not_there(name):
-    value = FIGURES[name].values(POOL, np.array([[1, 1, 1, 0, 1, 0]]))[0]
-    without = evaluate([CASES[0], CASES[1], CASES[2], CASES[4]]).figure("model", name)
+    value = METRICS[name].values(POOLED, np.array([[1, 1, 1, 0, 1, 0]]))[0]
+    without = evaluate([CASES[0], CASES[1], CASES[2], CASES[4]]).value("model", name)
     assert value == pytest.approx(without, abs=1e-6)
 
 
 def test_doubled_cases_as_cases():
     """The same with cases that are really there twice."""
     doubled = evaluate([*CASES, CASES[0], CASES[3], CASES[3]])
-    for name, figure in FIGURES.items():
-        assert figure.values(POOL, np.array([[2, 1, 1, 3, 1, 1]]))[0] == pytest.approx(
-            doubled.figure("model", name), abs=1e-6
+    for name, metric in METRICS.items():
+        assert metric.values(POOLED, np.array([[2, 1, 1, 3, 1, 1]]))[0] == pytest.approx(
+            doubled.value("model", name), abs=1e-6
         )
 
 
@@ -124,19 +124,19 @@ def test_position_matched_by_hand():
     add_scores(evaluation, "c", np.array([3.0, 2.0, 4.0, *far]), np.zeros(10))
     # place 0: 3 against 2, 3; place 1: 2 against 1, 2; place 2: 5 and 4 against 4
     expected = (0.75 + 0.75 + 1 + 0.5) / 4
-    assert evaluation.figure("model", "slice_auroc_position_matched") == pytest.approx(expected)
-    assert evaluation.figure("model", "slice_auroc") < 0.2
+    assert evaluation.value("model", "slice_auroc_position_matched") == pytest.approx(expected)
+    assert evaluation.value("model", "slice_auroc") < 0.2
 
 
 def test_position_without_lesion_free_slices():
-    """Lesion slices without a partner at their height do not count; without any there is no figure."""
+    """Lesion slices without a partner at their height do not count; without any there is no metric."""
     evaluation = one_voxel_slices()
     add_scores(evaluation, "a", np.arange(10.0), np.array([0] * 5 + [1] * 5))
-    assert math.isnan(evaluation.figure("model", "slice_auroc_position_matched"))
+    assert math.isnan(evaluation.value("model", "slice_auroc_position_matched"))
     add_scores(evaluation, "b", np.array([0.0] * 9 + [20]), np.array([1] * 9 + [0]))
     # below 5: 0 against 0, 1, 2, 3, 4; at the top: 9 against 20
-    assert evaluation.figure("model", "slice_auroc_position_matched") == pytest.approx((0.5 + 0 * 4 + 0) / 6)
-    assert evaluation.figure("model", "slice_position_matched_share") == pytest.approx(6 / 14)
+    assert evaluation.value("model", "slice_auroc_position_matched") == pytest.approx((0.5 + 0 * 4 + 0) / 6)
+    assert evaluation.value("model", "slice_position_matched_share") == pytest.approx(6 / 14)
 
 
 @pytest.mark.parametrize("depth", [20, 60, 150])
@@ -148,8 +148,8 @@ def test_a_score_of_the_height_alone(depth):
         height = np.linspace(0, 1, depth + rng.integers(depth // 5))
         labels = rng.random(len(height)) < np.exp(-(((height - 0.6) / 0.2) ** 2))
         add_scores(evaluation, f"case {index}", -np.abs(height - 0.6), labels)
-    assert evaluation.figure("model", "slice_auroc") > 0.8
-    assert evaluation.figure("model", "slice_auroc_position_matched") == pytest.approx(0.5, abs=0.06)
+    assert evaluation.value("model", "slice_auroc") > 0.8
+    assert evaluation.value("model", "slice_auroc_position_matched") == pytest.approx(0.5, abs=0.06)
 
 
 @pytest.mark.parametrize(("depth", "near"), [(2, 0), (10, 0), (100, 0), (155, 0), (201, 1), (400, 1), (401, 2)])
@@ -159,7 +159,7 @@ def test_slices_at_the_same_height(depth, near):
     evaluation = one_voxel_slices()
     add_scores(evaluation, "normal", np.zeros(depth), np.zeros(depth))
     add_scores(evaluation, "lesion", np.ones(depth), np.ones(depth))
-    owner, partners, won = evaluation.pools["model"].height_matches
+    owner, partners, won = evaluation.pooled["model"].height_matches
     assert owner.tolist() == [1] * depth
     expected = [min(index, near) + 1 + min(depth - 1 - index, near) for index in range(depth)]
     np.testing.assert_array_equal(partners, np.transpose([expected, [0] * depth]))
@@ -171,7 +171,7 @@ def test_half_a_slice_is_the_same_height():
     evaluation = one_voxel_slices()
     add_scores(evaluation, "normal", np.zeros(17), np.zeros(17))
     add_scores(evaluation, "lesion", np.ones(11), np.ones(11))
-    _, partners, _ = evaluation.pools["model"].height_matches
+    _, partners, _ = evaluation.pooled["model"].height_matches
     assert partners[:, 0].tolist() == [sum(abs(8 * i - 5 * j) <= 4 for j in range(17)) for i in range(11)]
 
 
@@ -187,7 +187,7 @@ def test_slices_of_the_paper():
         evaluation = AnomalyEvaluation({"model": 5}, counted)
         add_scores(evaluation, "case", scores, labels, brain=brain[None, None])
         values[counted.slices] = [
-            evaluation.figure("model", name)
+            evaluation.value("model", name)
             for name in ("slice_auroc", "slice_false_alarm_share", "slice_auroc_position_matched", "volume_auroc")
         ]
     # 3 and 6 against 4, 5: two of four pairs; against four slices without brain they win all of eight
@@ -202,7 +202,7 @@ def test_slices_of_the_paper():
 def test_slabs_of_at_least_a_depth(count, depth, expected):
     evaluation = one_voxel_slices(slab_depth=depth)
     add_scores(evaluation, "case", np.arange(count, dtype=float), np.zeros(count))
-    table = evaluation.pools["model"].slabs
+    table = evaluation.pooled["model"].slabs
     assert table.edges.tolist() == (np.cumsum(expected) - 1).tolist()  # the highest slice of each
     assert table.normal.sum() == len(expected)
 
@@ -212,16 +212,16 @@ def test_slabs_by_hand():
     add_scores(evaluation, "a", np.array([1.0, 4, 3, 2, 6, 0]), np.array([0, 0, 0, 1, 0, 0]))
     add_scores(evaluation, "b", np.array([2.0, 5, 1, 1]), np.array([1, 1, 0, 0]))
     # slabs 4, 3 (lesion), 6, 5 (lesion), 1
-    assert evaluation.figure("model", "slab_auroc") == pytest.approx((1 + 2) / 6)
-    assert evaluation.figure("model", "slab_average_precision") == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert evaluation.value("model", "slab_auroc") == pytest.approx((1 + 2) / 6)
+    assert evaluation.value("model", "slab_average_precision") == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
 def test_volumes_by_hand():
     evaluation = one_voxel_slices()
     for index, (score, has_lesion) in enumerate([(4, 1), (3, 0), (2, 1), (2, 0), (1, 0)]):
         add_scores(evaluation, str(index), np.array([0.0, score]), np.array([has_lesion, 0]))
-    assert evaluation.figure("model", "volume_auroc") == pytest.approx((3 + 1.5) / 6)
-    assert evaluation.figure("model", "volume_average_precision") == pytest.approx((1 + 2 / 4) / 2)
+    assert evaluation.value("model", "volume_auroc") == pytest.approx((3 + 1.5) / 6)
+    assert evaluation.value("model", "volume_average_precision") == pytest.approx((1 + 2 / 4) / 2)
     assert np.isnan(evaluation.per_case("model", "volume_auroc")).all()
     assert np.isnan(evaluation.per_case("model", "volume_average_precision")).all()
 
@@ -233,8 +233,8 @@ def test_volume_bias_and_correlation_by_hand():
         scores, labels = (np.arange(8) < number for number in (flagged, true))
         add_scores(evaluation, str(index), scores.astype(float), labels, affine=np.diag([1, 1, size, 1]))
     ml = np.array([[3, 8, 10], [2, 8, 4]]) / 1000
-    assert evaluation.figure("model", "lesion_volume_bias") == pytest.approx((1 + 0 + 6) / 3000)
-    assert evaluation.figure("model", "lesion_volume_correlation") == pytest.approx(np.corrcoef(ml)[0, 1])
+    assert evaluation.value("model", "lesion_volume_bias") == pytest.approx((1 + 0 + 6) / 3000)
+    assert evaluation.value("model", "lesion_volume_correlation") == pytest.approx(np.corrcoef(ml)[0, 1])
 
 
 @pytest.mark.parametrize("size", [0.125, 1, 1000])
@@ -246,7 +246,7 @@ def test_correlation_has_no_unit(size):
         scores, labels = (np.arange(8) < number for number in (flagged, true))
         add_scores(evaluation, str(index), scores.astype(float), labels, affine=np.diag([1, 1, size, 1]))
     expected = np.corrcoef(np.transpose(pairs))[0, 1]
-    assert evaluation.figure("model", "lesion_volume_correlation") == pytest.approx(expected)
+    assert evaluation.value("model", "lesion_volume_correlation") == pytest.approx(expected)
 
 
 def test_correlation_of_equal_volumes():
@@ -255,9 +255,9 @@ def test_correlation_of_equal_volumes():
     for index in range(7):
         scores, labels = (np.arange(9) < number for number in (3, 1 + index))
         add_scores(evaluation, str(index), scores.astype(float), labels, affine=np.diag([1, 1, 0.7, 1]))
-    assert math.isnan(evaluation.figure("model", "lesion_volume_correlation"))
+    assert math.isnan(evaluation.value("model", "lesion_volume_correlation"))
     weights = np.random.default_rng(0).multinomial(7, [1 / 7] * 7, 100)
-    assert np.isnan(FIGURES["lesion_volume_correlation"].values(evaluation.pools["model"], weights)).all()
+    assert np.isnan(METRICS["lesion_volume_correlation"].values(evaluation.pooled["model"], weights)).all()
 
 
 # ------------------------------------------------------------------------------------------------------------- voxels
@@ -272,7 +272,7 @@ def test_aupro_by_hand():
     # at 0.8 all of the first and a third of the second, 2/3 in the mean; after one false alarm 5/6, after three 1
     area = 1 / 12 * 2 / 3 + 2 / 12 * 5 / 6 + (AUPRO_LIMIT - 3 / 12) * 1
     assert AUPRO_LIMIT == 0.3
-    assert evaluation.figure("model", "pixel_aupro") == pytest.approx(area / 0.3)
+    assert evaluation.value("model", "pixel_aupro") == pytest.approx(area / 0.3)
     assert plain_aupro([Case(*(array[None, None] for array in (scores, labels, labels + 1)))]) == pytest.approx(
         area / 0.3
     )
@@ -296,7 +296,7 @@ def test_aupro_of_small_lesions_beside_a_large_one(separation, of_small):
     x, y = np.append(0, above[0]), np.append(0, np.mean(above[1:], axis=0))
     inside = x <= AUPRO_LIMIT
     x, y = np.append(x[inside], AUPRO_LIMIT), np.append(y[inside], np.interp(AUPRO_LIMIT, x, y))
-    value = evaluate([case]).figure("model", "pixel_aupro")
+    value = evaluate([case]).value("model", "pixel_aupro")
     assert value == pytest.approx(trapezoid(y, x) / AUPRO_LIMIT, abs=2e-4)
 
 
@@ -306,13 +306,13 @@ def test_dice_by_hand():
     add_scores(evaluation, "a", np.array([0.5, 0.9, 0.1, 0.1, 0.6]), np.array([1, 1, 1, 0, 0]))
     add_scores(evaluation, "b", np.array([0.7, 0.4, 0.4]), np.array([1, 1, 0]))
     add_scores(evaluation, "c", np.array([0.7, 0.1, 0.1]), np.array([0, 0, 0]))
-    assert evaluation.figure("model", "dice_at_threshold") == pytest.approx(2 * 3 / (5 + 5))
+    assert evaluation.value("model", "dice_at_threshold") == pytest.approx(2 * 3 / (5 + 5))
     np.testing.assert_allclose(evaluation.per_case("model", "dice_at_threshold"), [4 / 6, 2 / 3, np.nan])
-    assert evaluation.figure("model", "dice_at_threshold_per_case") == pytest.approx(2 / 3)
+    assert evaluation.value("model", "dice_at_threshold_per_case") == pytest.approx(2 / 3)
     # at 0.1 all of the first two are flagged, at 0.4 two of three lesion voxels of the first
     np.testing.assert_allclose(evaluation.per_case("model", "best_dice_oracle"), [6 / 8, 4 / 5, np.nan])
-    assert evaluation.figure("model", "best_dice_oracle_per_case") == pytest.approx((6 / 8 + 4 / 5) / 2)
-    assert evaluation.figure("model", "slice_false_alarm_share") == pytest.approx(2 / 6)
+    assert evaluation.value("model", "best_dice_oracle_per_case") == pytest.approx((6 / 8 + 4 / 5) / 2)
+    assert evaluation.value("model", "slice_false_alarm_share") == pytest.approx(2 / 6)
 
 
 @pytest.mark.parametrize("exponents", [[0] * 4, [0, -2, 3, 0, -2, 3, 1, 1, 1, 1]], ids=["one range", "many ranges"])
@@ -326,11 +326,11 @@ def test_voxels_of_several_large_cases(exponents):
         cases.append(Case(scores.astype(np.float32), label, np.ones_like(label)))
     evaluation = evaluate(cases, threshold=None)
     for name in ("pixel_auroc", "pixel_average_precision"):
-        assert evaluation.figure("model", name) == pytest.approx(PLAIN_FIGURES[name](cases), abs=1e-4)
-        expected = [PLAIN_FIGURES[name]([case]) for case in cases]
+        assert evaluation.value("model", name) == pytest.approx(PLAIN_METRICS[name](cases), abs=1e-4)
+        expected = [PLAIN_METRICS[name]([case]) for case in cases]
         np.testing.assert_allclose(evaluation.per_case("model", name), expected, atol=5e-5)
         per_case = f"{name}_per_case"
-        assert evaluation.figure("model", per_case) == pytest.approx(np.mean(expected), abs=1e-5)
+        assert evaluation.value("model", per_case) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_dice_of_many_voxels():
@@ -339,26 +339,26 @@ def test_dice_of_many_voxels():
     labels = rng.random((40, 40, 40)) < 0.1
     case = Case(rng.normal(labels * 1.5).astype(np.float32), labels, np.ones_like(labels))
     evaluation = evaluate([case], threshold=1.2345)
-    assert evaluation.figure("model", "dice_at_threshold") == pytest.approx(
+    assert evaluation.value("model", "dice_at_threshold") == pytest.approx(
         plain_dice(*voxels([case]), 1.2345), abs=1e-7
     )
     detected = labels.ravel()[np.argsort(-case.anomaly_map.ravel())].cumsum()  # without ties
     best = (2 * detected / (np.arange(1, labels.size + 1) + labels.sum())).max()
-    assert evaluation.figure("model", "best_dice_oracle") == pytest.approx(best, abs=1e-4)
+    assert evaluation.value("model", "best_dice_oracle") == pytest.approx(best, abs=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- undefined
 
 
 def test_what_needs_a_threshold():
-    assert {name for name, figure in FIGURES.items() if figure.needs_threshold} == AT_THRESHOLD
+    assert {name for name, metric in METRICS.items() if metric.needs_threshold} == AT_THRESHOLD
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_without_a_threshold(name):
     evaluation = evaluate(CASES, threshold=None)
     if name not in AT_THRESHOLD:
-        assert evaluation.figure("model", name) == EVALUATION.figure("model", name)
+        assert evaluation.value("model", name) == EVALUATION.value("model", name)
         return
     estimate = evaluation.estimates("model")[name]
     assert (estimate.value, estimate.interval, estimate.reason) == (None, None, "no label-free threshold was given")
@@ -369,7 +369,7 @@ ALL_LESION = Case(np.ones((3, 3, 4)), np.ones((3, 3, 4)), np.ones((3, 3, 4)))
 NO_LESION = Case(np.ones((3, 3, 4)), np.zeros((3, 3, 4)), np.ones((3, 3, 4)))
 ALWAYS = {"false_positives_per_volume", "lesion_volume_bias"}
 WITHOUT_LESION = ALWAYS | {"slice_false_alarm_share"}
-WITHOUT_NORMAL = set(FIGURES) - {
+WITHOUT_NORMAL = set(METRICS) - {
     *("slice_auroc", "slice_auroc_position_matched", "slice_auroc_macro", "slice_false_alarm_share", "pixel_auroc"),
     *("pixel_auroc_per_case", "pixel_aupro", "volume_auroc", "volume_average_precision", "slab_auroc"),
     *("slab_average_precision", "lesion_volume_correlation"),
@@ -384,7 +384,7 @@ def test_one_class(case, defined):
     for name, estimate in estimates.items():
         if name not in defined:
             assert estimate.interval is None
-            assert estimate.reason == FIGURES[name].undefined
+            assert estimate.reason == METRICS[name].undefined
             assert estimate.reason.startswith("needs ")
 
 
@@ -396,35 +396,35 @@ def test_no_slice_counts():
     with np.errstate(all="raise"):
         estimates = evaluation.estimates("model")
     undefined = {name for name, estimate in estimates.items() if estimate.value is None}
-    assert undefined >= {name for name, figure in FIGURES.items() if figure.level == "slice"} | {"rbdc", "slab_auroc"}
-    assert estimates["pixel_auroc"].value == pytest.approx(PLAIN_FIGURES["pixel_auroc"](CASES))
+    assert undefined >= {name for name, metric in METRICS.items() if metric.level == "slice"} | {"rbdc", "slab_auroc"}
+    assert estimates["pixel_auroc"].value == pytest.approx(PLAIN_METRICS["pixel_auroc"](CASES))
 
 
 # --------------------------------------------------------------------------------------------------------- definitions
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_definitions(name):
-    figure = FIGURES[name]
-    assert figure.level in ("slice", "pixel", "lesion", "volume")
-    assert len(figure.definition) > 40
-    assert figure.title
-    assert figure.undefined
-    assert figure.unit in (None, "ml", "per volume")
+    metric = METRICS[name]
+    assert metric.level in ("slice", "pixel", "lesion", "volume")
+    assert len(metric.definition) > 40
+    assert metric.title
+    assert metric.undefined
+    assert metric.unit in (None, "ml", "per volume")
     neither = {"lesion_volume_bias", "slice_position_matched_share"}
     lower = {"slice_false_alarm_share", "false_positives_per_volume"}
-    assert figure.higher_is_better is (None if name in neither else name not in lower)
-    assert ("oracle" in name) == ("oracle" in figure.title.lower())
+    assert metric.higher_is_better is (None if name in neither else name not in lower)
+    assert ("oracle" in name) == ("oracle" in metric.title.lower())
 
 
-def test_titles_tell_the_figures_of_a_level_apart():
-    titles = [(figure.level, figure.title) for figure in FIGURES.values()]
+def test_titles_tell_the_metrics_of_a_level_apart():
+    titles = [(metric.level, metric.title) for metric in METRICS.values()]
     assert len(set(titles)) == len(titles)
 
 
 def test_constants_of_the_definitions():
     assert FROC_PLACES == (0.25, 0.5, 1, 2, 4, 8)
-    assert str(AUPRO_LIMIT) in FIGURES["pixel_aupro"].definition
+    assert str(AUPRO_LIMIT) in METRICS["pixel_aupro"].definition
     assert SMALL.top_k == 3
     assert len(slices(CASES[5])) == 9  # of 12: the first and the last are empty, the second has too few voxels
     assert volumes(CASES)[1].tolist() == [True, True, False, True, True, False]
