@@ -1,18 +1,22 @@
 """Trains and evaluates the rows of the accuracy tables, and writes their results.
 
 python -m benchmarks.accuracy ROW [ROW ...] --dataset_dir BRATS
+python -m benchmarks.accuracy table [--check]
+python -m benchmarks.accuracy failures
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmarks.accuracy import failures, table
 from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
 from benchmarks.accuracy.results import results_file, write_results
 from benchmarks.accuracy.rows import ROWS
@@ -21,8 +25,18 @@ from benchmarks.accuracy.scores import SCORES
 
 logger = logging.getLogger("benchmarks.accuracy")
 
+COMMANDS = {"table": table.main, "failures": failures.main}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in COMMANDS:
+        COMMANDS[words[0]](words[1:])
+    else:
+        run_rows(words)
+
+
+def run_rows(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}, of one data set")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the data set")

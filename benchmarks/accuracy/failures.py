@@ -1,6 +1,6 @@
 """Draws the shipped networks' worst demo cases for the bundles' model cards.
 
-python -m benchmarks.accuracy.failures [--work_dir runs/failures]
+python -m benchmarks.accuracy failures [--work_dir runs/failures]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssmctb_monai.visualize import find_maps, plot_montage
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.failures", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy failures", description=__doc__.splitlines()[0])
     parser.add_argument("--work_dir", type=Path, default=Path("runs/failures"))
     work_dir = parser.parse_args(arguments).work_dir.absolute()
     dataset_dir = make_demo_dataset()
@@ -41,7 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figure = plot_montage(items[cases[index]])
             figure.savefig(BUNDLES / bundle / "docs" / f"{name}.png", dpi=100, bbox_inches="tight")
             print(f"{bundle}, {name}: {cases[index]}, average precision {precision[index]:.3f}")
-
-
-if __name__ == "__main__":
-    main()

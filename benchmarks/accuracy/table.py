@@ -1,6 +1,6 @@
-"""Writes the accuracy tables into the README, from the results of the rows.
+"""Writes the accuracy tables into docs/results.md, and some of their rows into the README, from the results.
 
-python -m benchmarks.accuracy.table [--check]
+python -m benchmarks.accuracy table [--check]
 """
 
 from __future__ import annotations
@@ -16,17 +16,26 @@ from benchmarks.accuracy.results import OTHER_FOLDS, load_results
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
 
-README = Path(__file__).parents[2] / "README.md"
-BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy.table` -->"
+ROOT = Path(__file__).parents[2]
+BEGIN = "<!-- accuracy table: begin, written by `python -m benchmarks.accuracy table` -->"
 END = "<!-- accuracy table: end -->"
 COLUMNS = {
     "slice_auroc": "slice AUROC",
     "slice_auroc_position_matched": "position-matched",
-    "pixel_average_precision": "pixel AP",
+    "pixel_average_precision": "voxel AP",
     "best_dice_oracle": "best Dice (oracle)",
     "dice_at_threshold": "Dice at the label-free threshold",
     "slice_false_alarm_share": "lesion-free slices that fire",
 }
+HIGHLIGHTS = {  # results in the README, by row and score, and what they are called there
+    ("brats2d", "image"): "FLAIR itself, no network",
+    ("brats2d-none", "model"): "DRAEM 2D, no block",
+    ("brats2d", "model"): "DRAEM 2D, SSMCTB (brats2d)",
+    ("brats3d", "model"): "DRAEM 3D, SSMCTB (brats3d)",
+    ("lgg2d", "image"): "FLAIR itself, no network",
+    ("lgg2d", "model"): "DRAEM 2D, SSMCTB (brats2d with lgg.json)",
+}
+HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
 
@@ -56,18 +65,42 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         "",
     ]
     lines += [
-        *_head("data, modalities", "method", "minutes", "spread", "seed: slice AUROC, pixel AP"),
+        *_head("data, modalities", "method", "minutes", "spread", "seed: slice AUROC, voxel AP"),
         *_trainings(results),
     ]
     return "\n".join(lines)
 
 
-def updated(text: str, results: Sequence[Mapping[str, Any]]) -> str:
+def highlights(results: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the README's table.
+
+    Args:
+        results: results of the rows.
+
+    Returns:
+        Markdown: metrics of `HIGHLIGHTS` over all folds.
+    """
+    by_name = {(result["row"], result["score"]): result for result in results}
+    lines = _head("data", "method", *(COLUMNS[name] for name in HIGHLIGHTED_COLUMNS))
+    data = ""
+    for name, method in HIGHLIGHTS.items():
+        result = by_name[name]
+        head = "" if result["data"] == data else f"{result['data']} ({result['number_of_cases']} cases)"
+        data = result["data"]
+        metrics = result["means"]["all"]["figures"]
+        lines.append(_line(head, method, [_cell(metrics[column]) for column in HIGHLIGHTED_COLUMNS]))
+    return "\n".join(lines)
+
+
+PAGES = {"README.md": highlights, "docs/results.md": tables}
+
+
+def updated(text: str, content: str) -> str:
     """Replaces the tables in a text.
 
     Args:
         text: text with both markers.
-        results: results of the rows.
+        content: tables, or nothing.
 
     Returns:
         The text with the tables between its markers.
@@ -79,23 +112,23 @@ def updated(text: str, results: Sequence[Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in before + after:
         raise ValueError(f"The tables belong between one line {BEGIN} and one line {END}.")
-    content = tables(results)
     return "\n".join([before + BEGIN, *(["", content, ""] if content else []), END + after])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.table", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="fail where the README is not up to date, and write nothing"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy table", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a page is not up to date, and write nothing")
     is_check = parser.parse_args(arguments).check
-    text = README.read_text(encoding="utf-8")
-    new = updated(text, load_results())
-    if is_check and new != text:
-        sys.exit(f"The tables in {README.name} are not those of the results: python -m benchmarks.accuracy.table")
-    if new != text:
-        with whole_file(README) as unfinished:
-            unfinished.write_text(new, encoding="utf-8")
+    results = load_results()
+    for name, content_of in PAGES.items():
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        new = updated(text, content_of(results))
+        if is_check and new != text:
+            sys.exit(f"The tables in {name} are not those of the results: python -m benchmarks.accuracy table")
+        if new != text:
+            with whole_file(page) as unfinished:
+                unfinished.write_text(new, encoding="utf-8")
 
 
 def _head(*names: str) -> list[str]:
@@ -186,7 +219,3 @@ def _cell(estimate: Mapping[str, Any], is_bold: bool = False, sign: str = "") ->
 def _line(*cells: Any) -> str:
     *names, values = cells
     return f"| {' | '.join([*names, *values])} |"
-
-
-if __name__ == "__main__":
-    main()

@@ -453,7 +453,7 @@ def test_tables_by_hand():
     assert cells[22][:4] == ["BRATS, FLAIR", "B (folds 0, 1 alone)", "R", "**-0.200** [-0.250, -0.125]"]
     assert cells[23][:4] == ["LGG, FLAIR + T1ce", "C", "R", "+0.100 [-0.125, +0.250]"]
     assert cells[24][:4] == ["", "D", "R", "**+0.500** [+0.250, +0.750]"]
-    assert cells[28] == ["data, modalities", "method", "minutes", "spread", "seed: slice AUROC, pixel AP"]
+    assert cells[28] == ["data, modalities", "method", "minutes", "spread", "seed: slice AUROC, voxel AP"]
     assert cells[30] == ["BRATS, FLAIR", "A", "10 to 15", "0.012", "4: 0.290, 0.500; 5: 0.300, 0.500"]
     assert cells[31][1:] == ["B (folds 0, 1 alone)", "10 to 15", "0.012", "4: 0.165, 0.250; 5: 0.175, 0.250"]
     assert [line[1] for line in cells[32:]] == ["C"]  # another score needs no training
@@ -487,13 +487,26 @@ def test_what_is_not_defined():
     assert "| 15 | - | 4: " in table.tables([made]).splitlines()[-1]
 
 
+def test_highlights():
+    made = [
+        result(row, index / 8, (0, 1), score=score, data="LGG, FLAIR" if row == "lgg2d" else "BRATS, FLAIR")
+        for index, (row, score) in enumerate(table.HIGHLIGHTS, 1)
+    ]
+    lines = table.highlights(made).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][2:4] == ["slice AUROC", "voxel AP"]
+    assert cells[2][:3] == ["BRATS, FLAIR (18 cases)", "FLAIR itself, no network", "0.125 [0.000, 1.000]"]
+    assert [line[1] for line in cells[2:]] == list(table.HIGHLIGHTS.values())
+    assert [line[0] for line in cells[3:]] == ["", "", "", "LGG, FLAIR (18 cases)", ""]
+    assert {len(line) for line in cells} == {7}
+
+
 def test_tables_replace_those_before():
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-    filled = table.updated(text, [result("A", 0.5, (0.375, 0.625))])
-    assert filled.startswith(f"before\n{table.BEGIN}\n\n| data, modalities |")
-    assert filled.endswith(f"|\n\n{table.END}\nafter\n")
-    assert table.updated(filled, [result("A", 0.5, (0.375, 0.625))]) == filled
-    assert table.updated(filled, []) == f"before\n{table.BEGIN}\n{table.END}\nafter\n"
+    filled = table.updated(text, "| A |")
+    assert filled == f"before\n{table.BEGIN}\n\n| A |\n\n{table.END}\nafter\n"
+    assert table.updated(filled, "| A |") == filled
+    assert table.updated(filled, "") == f"before\n{table.BEGIN}\n{table.END}\nafter\n"
 
 
 @pytest.mark.parametrize(
@@ -502,21 +515,22 @@ def test_tables_replace_those_before():
 )
 def test_markers_that_do_not_fit(text):
     with pytest.raises(ValueError, match="The tables belong between one line"):
-        table.updated(text, [])
+        table.updated(text, "")
 
 
-def test_check(tmp_path, monkeypatch, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{table.BEGIN}\n{table.END}\n")
-    monkeypatch.setattr(table, "README", readme)
+def test_check(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(f"{table.BEGIN}\n{table.END}\n")
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    monkeypatch.setattr(table, "PAGES", {"page.md": table.tables})
     monkeypatch.setattr(table, "load_results", lambda: [result("A", 0.5, (0.375, 0.625))])
-    with pytest.raises(SystemExit, match=r"The tables in README\.md are not those of the results"):
-        table.main(["--check"])
-    assert readme.read_text() == f"{table.BEGIN}\n{table.END}\n"
-    table.main([])
-    table.main(["--check"])
-    assert "| A |" in readme.read_text()
+    with pytest.raises(SystemExit, match=r"The tables in page\.md are not those of the results"):
+        command.main(["table", "--check"])
+    assert page.read_text() == f"{table.BEGIN}\n{table.END}\n"
+    command.main(["table"])
+    command.main(["table", "--check"])
+    assert "| A |" in page.read_text()
 
 
-def test_the_readme_is_up_to_date():
-    table.main(["--check"])
+def test_pages_are_up_to_date():
+    command.main(["table", "--check"])
