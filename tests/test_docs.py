@@ -50,6 +50,7 @@ def test_configs_are_those_of_the_files(document):
 
 
 # The README's commands are those that .ci/run runs; those on data of the reader's are checked with the bundles' pages.
+@pytest.mark.process
 @pytest.mark.parametrize(
     "command",
     [

@@ -127,6 +127,7 @@ def test_an_interrupted_training_goes_on(work, cases, training, left, resume):
     assert run.is_trained
 
 
+@pytest.mark.process
 def test_output_and_exit_code_of_a_training(tmp_path):
     log = tmp_path / "training.log"
     log.write_text("before\n")

@@ -141,6 +141,7 @@ print(float(make(sys.argv[1])[1][0]["image"].sum()))
 """
 
 
+@pytest.mark.process
 def test_cache_is_used_again_by_another_process(tmp_path):
     """Names of cache files depend neither on the process nor on its hash seed; neither do samples."""
     for name in "abc":

@@ -139,6 +139,7 @@ def check_clean(run):
     assert not [path for name in ("trained", "cache", "eval") for path in run.root.glob(f"bundles/*/{name}")]
 
 
+@pytest.mark.process
 def test_block_in_a_unet(executed):
     run = executed("01_block_in_a_unet")
     check_clean(run)
