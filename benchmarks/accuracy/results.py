@@ -81,6 +81,7 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
         "title": _title(name, score),
         "data": row.group,
         "bundle": row.bundle,
+        "overlays": list(row.overlays),
         "overrides": dict(row.overrides),
         "score": score,
         "baseline": row.baseline,

@@ -1,12 +1,13 @@
-"""The rows of the accuracy tables: which bundle, in which configuration, on which data."""
+"""The rows of the accuracy tables: which bundle, with which overlays and overrides, on which data."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from monai.bundle import ConfigParser
 
 MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 DATA = {"brats": "BRATS", "lgg": "LGG"}
@@ -20,7 +21,8 @@ class Row:
         title: what it shows, in the table.
         data: data set, of `DATA`.
         bundle: name of the bundle.
-        overrides: ids of the bundle's train.json, in training and evaluation; those with a ``#`` in training alone.
+        overlays: names of files in the bundle's ``configs``, such as that of a system, in training and evaluation.
+        overrides: ids of the training, in training and evaluation; those with a ``#`` in training alone.
         modalities: modalities to train and test on; the first one is the baseline.
         reference: row that is subtracted, on the same folds and seeds.
     """
@@ -28,6 +30,7 @@ class Row:
     title: str
     data: str
     bundle: str
+    overlays: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     modalities: tuple[str, ...] = ("flair",)
     reference: str | None = None
@@ -42,18 +45,30 @@ class Row:
         """Data and modalities, which rows must share to be compared."""
         return f"{DATA[self.data]}, {' + '.join(MODALITIES[name] for name in self.modalities)}"
 
+    def config_files(self, workflow: str) -> list[Path]:
+        """Lists the files of a workflow.
+
+        Args:
+            workflow: ``"train"`` or ``"evaluate"``.
+
+        Returns:
+            The bundle's own file and the overlays.
+        """
+        return [BUNDLES / self.bundle / "configs" / f"{name}.json" for name in (workflow, *self.overlays)]
+
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 PATHS = ("bundle_root", "ckpt_dir", "ckpt_file", "eval_dir", "output_dir", "cache_dir", "dataset_dir", "datalist_file")
 
 
-def settings_of(file: Path) -> dict[str, Any]:
-    """Reads a bundle's configuration without its paths.
+def settings_of(*files: Path) -> dict[str, Any]:
+    """Reads a configuration without its paths.
 
     Args:
-        file: JSON file.
+        files: a workflow's file and its overlays.
     """
-    return {key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if key not in PATHS}
+    merged = ConfigParser.load_config_files([str(file) for file in files])
+    return {key: value for key, value in merged.items() if key not in PATHS}
 
 
 # What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
@@ -73,7 +88,7 @@ ROWS = {
             f"{dims}D, {title}",
             "brats",
             f"brats{dims}d",
-            overrides,
+            overrides=overrides,
             reference=None if reference is None else f"brats{dims}d{reference}",
         )
         for dims in (2, 3)
@@ -83,10 +98,8 @@ ROWS = {
         f"brats{dims}d-t1ce": Row(f"{dims}D, as shipped", "brats", f"brats{dims}d", modalities=("flair", "t1ce"))
         for dims in (2, 3)
     },
-    "lgg2d": Row(
-        "2D, SSMCTB in the reconstructive one, brain cut out",
-        "lgg",
-        "brats2d",
-        settings_of(BUNDLES / "brats2d/configs/lgg.json"),
-    ),
+    "brats2d-autoencoder": Row("2D, autoencoder with SSMCTB", "brats", "brats2d", ("autoencoder",)),
+    "brats3d-autoencoder": Row("3D, autoencoder with SSMCTB", "brats", "brats3d", ("autoencoder",)),
+    "brats2d-mae": Row("2D, masked autoencoder with SSMCTB", "brats", "brats2d", ("mae",)),
+    "lgg2d": Row("2D, SSMCTB in the reconstructive one, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,9 @@ class Run:
     @property
     def evaluation_configuration(self) -> dict[str, Any]:
         """What an evaluation depends on, besides network and cases."""
-        return _plain({"evaluate.json": settings_of(self.bundle / "evaluate.json"), "overrides": self.row.overrides})
+        return _plain(
+            {"evaluate.json": settings_of(*self.row.config_files("evaluate")), "overrides": self.row.overrides}
+        )
 
     @property
     def bundle(self) -> Path:
@@ -111,12 +113,13 @@ def check_configuration(run: Run, cases: Cases) -> None:
         cases: the cases.
 
     Raises:
-        ValueError: when the row has an id that its bundle has not, or the run began with another configuration.
+        ValueError: when the row has an id that its configuration has not, or the run began with another configuration.
     """
     file, configuration = run.folder / "configuration.json", _configuration(run, cases)
     unknown = {key.partition("#")[0] for key in run.row.overrides} - set(configuration["train.json"])
     if unknown:
-        raise ValueError(f"{run.name}: {run.row.bundle}/train.json has no {', '.join(sorted(unknown))}.")
+        files = ", ".join(file.name for file in run.row.config_files("train"))
+        raise ValueError(f"{run.name}: {run.row.bundle} with {files} has no {', '.join(sorted(unknown))}.")
     if not file.is_file():
         return
     before = _read(file)
@@ -161,7 +164,7 @@ def train(run: Run, cases: Cases) -> None:
         **run.row.overrides,
     }
     log = run.folder / "training.log"
-    code = run_training(run.bundle / "train.json", overrides, log)
+    code = run_training(run.row.config_files("train"), overrides, log)
     if code:
         raise RuntimeError(
             f"{run}: training ended with exit code {code}, see {log}. The same command goes on behind its last epoch."
@@ -169,11 +172,11 @@ def train(run: Run, cases: Cases) -> None:
     write_json({"processor": processor()}, run.folder / "trained.json")
 
 
-def run_training(config_file: Path, overrides: Mapping[str, Any], log: Path) -> int:
+def run_training(config_files: Sequence[Path], overrides: Mapping[str, Any], log: Path) -> int:
     """Trains a bundle in a process of its own.
 
     Args:
-        config_file: its train.json.
+        config_files: its train.json and overlays.
         overrides: ids and their values.
         log: file that the process's output is appended to.
 
@@ -181,7 +184,8 @@ def run_training(config_file: Path, overrides: Mapping[str, Any], log: Path) -> 
         Exit code.
     """
     words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(config_file), *words]
+    files = str([str(file) for file in config_files])
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *words]
     with log.open("a", encoding="utf-8") as file:
         return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
 
@@ -197,7 +201,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     if run.is_evaluated(score):
         return
     parser = ConfigParser()
-    parser.read_config(str(run.bundle / "evaluate.json"))
+    parser.read_config([str(file) for file in run.row.config_files("evaluate")])
     file = run.metrics_file(score)
     overrides = {
         **_common(run, cases),
@@ -240,7 +244,7 @@ def _configuration(run: Run, cases: Cases) -> dict[str, dict[str, Any]]:
     """What a training depends on, as JSON has it."""
     return _plain(
         {
-            "train.json": settings_of(run.bundle / "train.json"),
+            "train.json": settings_of(*run.row.config_files("train")),
             "overrides": {**run.row.overrides, "modalities": run.row.modalities},
             "cases": {
                 f"cases of fold {index}": [case.case_id for case in part] for index, part in enumerate(cases.folds)

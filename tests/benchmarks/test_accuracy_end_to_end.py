@@ -7,7 +7,8 @@ import pytest
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import results, rows, runs, table
 
-TINY = {"num_samples": 2, "reconstructive_width": 8, "discriminative_width": 8, "max_epochs": 3, "val_interval": 1}
+TINY = {"num_samples": 2, "max_epochs": 3, "val_interval": 1}
+WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
 
 
 def write_case(folder, name):
@@ -30,17 +31,18 @@ def write_case(folder, name):
 def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     for index in range(6):
         write_case(tmp_path / "data", f"Made_{index:03d}")
-    for block, reference in (("none", None), ("ssmctb", "tiny-none")):
-        row = rows.Row(block, "brats", "brats3d", {**TINY, "block": block}, reference=reference)
-        monkeypatch.setitem(rows.ROWS, f"tiny-{block}", row)
+    other = rows.Row("other system", "brats", "brats3d", ("autoencoder",), {**TINY, "block": "none"})
+    draem = rows.Row("DRAEM", "brats", "brats3d", overrides={**TINY, **WIDTHS}, reference="tiny-autoencoder")
+    monkeypatch.setitem(rows.ROWS, "tiny-autoencoder", other)
+    monkeypatch.setitem(rows.ROWS, "tiny-draem", draem)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     words = ["--dataset_dir", str(tmp_path / "data"), "--work_dir", str(tmp_path / "work"), "--seeds", "0"]
-    command.main(["tiny-none", *words, "--folds", "1"])
-    command.main(["tiny-ssmctb", *words, "--folds", "1"])
+    command.main(["tiny-autoencoder", *words, "--folds", "1"])
+    command.main(["tiny-draem", *words, "--folds", "1"])
     assert "difference_to_reference" in results.load_results()[1]["means"]["all"]
-    command.main(["tiny-ssmctb", *words, "--folds", "1", "2"])
+    command.main(["tiny-draem", *words, "--folds", "1", "2"])
     content = results.load_results()[1]
-    assert (content["row"], content["missing_folds"]) == ("tiny-ssmctb", [0])
+    assert (content["row"], content["missing_folds"]) == ("tiny-draem", [0])
     assert content["repaired"] == ["Made_002"]
     assert [run["fold"] for run in content["runs"]] == [1, 2]
     for run in content["runs"]:
@@ -55,16 +57,16 @@ def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     assert content["means"]["without fold 0"] == means
 
     monkeypatch.setattr(runs, "run_training", None)  # what is finished is not trained again
-    command.main(["tiny-ssmctb", *words, "--folds", "1", "--score", "block:reconstructive"])
+    command.main(["tiny-draem", *words, "--folds", "1", "--score", "block:reconstructive"])
     blocks = results.load_results()[2]
     assert [run["fold"] for run in blocks["runs"]] == [1]
     assert blocks["means"]["all"]["figures"]["dice_at_threshold"]["value"] is None
     assert blocks["means"]["all"]["figures"]["pixel_auroc"]["value"] is not None
     assert blocks["runs"][0]["figures"]["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
-    command.main(["tiny-ssmctb", *words, "--folds", "1", "--score", "image"])
+    command.main(["tiny-draem", *words, "--folds", "1", "--score", "image"])
     image = results.load_results()[-1]["runs"][0]["figures"]
     assert image["image"]["pixel_auroc"] != blocks["runs"][0]["figures"]["block"]["pixel_auroc"]
     assert image["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
     lines = table.tables(results.load_results()).splitlines()
-    assert len([line for line in lines if "| none (fold 1 alone) |" in line]) == 1  # how its training went
+    assert len([line for line in lines if "| other system (fold 1 alone) |" in line]) == 1  # how its training went
     assert len([line for line in lines if "no network: FLAIR itself" in line]) == 1  # a difference; not all folds

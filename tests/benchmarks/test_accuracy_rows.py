@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.accuracy.dataset import prepare_cases, write_fold
-from benchmarks.accuracy.rows import BUNDLES, ROWS, Row
+from benchmarks.accuracy.results import RESULTS
+from benchmarks.accuracy.rows import ROWS, Row, settings_of
 from benchmarks.accuracy.scores import scoring_network
 from ssmctb_monai.networks.nets import DRAEM
 
@@ -39,12 +40,12 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("name", ROWS)
 def test_row(name):
     row = ROWS[name]
-    config = json.loads((BUNDLES / row.bundle / "train.json").read_text())
-    assert {key.partition("#")[0] for key in row.overrides} <= set(config)
+    assert {key.partition("#")[0] for key in row.overrides} <= settings_of(*row.config_files("train")).keys()
+    assert all(file.is_file() for file in row.config_files("evaluate"))
     assert row.bundle[-2:] == re.search(r"\dd", name)[0]
     if row.reference is not None:
         other = ROWS[row.reference]
-        assert (other.group, other.bundle) == (row.group, row.bundle)
+        assert (other.group, other.bundle, other.overlays) == (row.group, row.bundle, row.overlays)
         assert row.overrides != other.overrides
         assert {*row.overrides, *other.overrides} <= {"block", "block_in", "block_weight"}
 
@@ -52,16 +53,14 @@ def test_row(name):
 def test_rows_have_lines_of_their_own():
     assert len({(row.group, row.title) for row in ROWS.values()}) == len(ROWS)
     blocks = {f"brats{dims}d-{block}" for dims in (2, 3) for block in ("none", "sspcab", "both")}
-    assert {*blocks, "brats2d", "brats3d", "brats2d-t1ce", "lgg2d"} <= set(ROWS)
+    assert {*blocks, "brats2d", "brats3d", "brats2d-t1ce", "brats2d-mae", "lgg2d"} <= set(ROWS)
 
 
-def test_lgg_is_the_bundle_s_overlay():
-    assert ROWS["lgg2d"].overrides == {
-        "background": "skull",
-        "spacing": [2.0, 2.0, 1.0],
-        "smoothing": [3.0, 3.0, 0.5],
-        "iterations": 800,
-    }
+def test_an_overlay_changes_the_bundle_but_for_its_paths():
+    plain, changed = (settings_of(*ROWS[name].config_files("train")) for name in ("brats2d", "lgg2d"))
+    assert "ckpt_dir" not in changed
+    difference = {key: value for key, value in changed.items() if plain[key] != value}
+    assert difference == json.loads((RESULTS / "lgg2d" / "seed0.json").read_text())["overrides"]  # which came before it
 
 
 def test_group_and_baseline():

@@ -20,6 +20,10 @@ def case(name, root):
     return BratsCase(name, name, {"flair": root / f"{name}_flair.nii"}, root / f"{name}_seg.nii", None, {})
 
 
+def row(title="", overlays=(), reference=None, **overrides):
+    return rows.Row(title, "brats", "brats2d", overlays, overrides, reference=reference)
+
+
 @pytest.fixture
 def cases(tmp_path):
     root = tmp_path / "data"
@@ -31,10 +35,10 @@ def cases(tmp_path):
 def work(tmp_path, cases, monkeypatch):
     """A work folder, two rows, results beside it; a training writes what a bundle's does, and is remembered."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    plain = rows.Row("2D, no block", "brats", "brats2d", {"block": "none", "max_epochs": 2})
-    with_block = rows.Row("2D, block", "brats", "brats2d", {"block": "ssmctb", "max_epochs": 2}, reference="plain")
-    for name, row in (("plain", plain), ("block", with_block)):
-        monkeypatch.setitem(rows.ROWS, name, row)
+    plain = row("2D, no block", block="none", max_epochs=2)
+    with_block = row("2D, block", reference="plain", block="ssmctb", max_epochs=2)
+    monkeypatch.setitem(rows.ROWS, "plain", plain)
+    monkeypatch.setitem(rows.ROWS, "block", with_block)
     return tmp_path / "work"
 
 
@@ -44,8 +48,8 @@ class Training:
     def __init__(self):
         self.calls, self.code, self.leaves = [], 0, ("model.pt", "training.pt", "model_record.json")
 
-    def __call__(self, config_file, overrides, log):
-        self.calls.append((config_file, dict(overrides), log))
+    def __call__(self, config_files, overrides, log):
+        self.calls.append((config_files, dict(overrides), log))
         folder = Path(overrides["ckpt_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         history = [{"epoch": epoch, "figures": {"slice_auroc": epoch / 10}} for epoch in range(1, 7)]
@@ -92,8 +96,8 @@ def finish(run, cases, value, score="model", **kwargs):
 def test_training_is_called_as_a_user_would(work, cases, training):
     run = Run("block", 1, 5, work)
     runs.train(run, cases)
-    ((config_file, overrides, log),) = training.calls
-    assert config_file == runs.BUNDLES / "brats2d" / "train.json"
+    ((config_files, overrides, log),) = training.calls
+    assert config_files == [rows.BUNDLES / "brats2d" / "configs" / "train.json"]
     assert overrides["block"] == "ssmctb"
     assert (overrides["seed"], overrides["validation_share"], overrides["resume"]) == (5, 0, False)
     assert overrides["modalities"] == ["flair"]
@@ -131,7 +135,7 @@ def test_an_interrupted_training_goes_on(work, cases, training, left, resume):
 def test_output_and_exit_code_of_a_training(tmp_path):
     log = tmp_path / "training.log"
     log.write_text("before\n")
-    assert runs.run_training(tmp_path / "no.json", {"seed": 1}, log) != 0
+    assert runs.run_training([tmp_path / "no.json"], {"seed": 1}, log) != 0
     assert log.read_text().startswith("before\n")
     assert "no.json" in log.read_text()
 
@@ -140,21 +144,43 @@ def test_another_configuration_is_noticed(work, cases, training, monkeypatch):
     run = Run("block", 1, 0, work)
     runs.train(run, cases)
     runs.check_configuration(run, cases)
-    changed = rows.Row("", "brats", "brats2d", {"block": "ssmctb", "max_epochs": 3, "batch_size": 2})
-    monkeypatch.setitem(rows.ROWS, "block", changed)
+    monkeypatch.setitem(rows.ROWS, "block", row(block="ssmctb", max_epochs=3, batch_size=2))
     with pytest.raises(ValueError, match=r"now there differ: batch_size, max_epochs\. Remove .*fold1_seed0") as error:
         runs.train(run, cases)
     assert str(run.folder) in str(error.value)
 
 
-@pytest.mark.parametrize(("key", "is_noticed"), [("learning_rate", True), ("train", True), ("ckpt_dir", False)])
-def test_another_bundle_is_noticed(work, cases, training, monkeypatch, tmp_path, key, is_noticed):
+@pytest.fixture
+def bundles(tmp_path, monkeypatch):
+    """Returns a function that changes files in a copy of the bundle, which the rows then take."""
+
+    def changed(**files):
+        folder = tmp_path / "bundles" / "brats2d" / "configs"
+        folder.mkdir(parents=True)
+        for file in (runs.BUNDLES / "brats2d" / "configs").glob("*.json"):
+            content = {**json.loads(file.read_text()), **files.get(file.stem, {})}
+            (folder / file.name).write_text(json.dumps(content))
+        monkeypatch.setattr(rows, "BUNDLES", tmp_path / "bundles")
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "is_noticed"),
+    [
+        ("train", "learning_rate", True),
+        ("train", "train", True),
+        ("train", "ckpt_dir", False),
+        ("mae", "max_epochs", True),
+        ("mae", "ckpt_dir", False),
+        ("autoencoder", "max_epochs", False),
+    ],
+)
+def test_another_bundle_is_noticed(work, cases, training, monkeypatch, bundles, file, key, is_noticed):
+    monkeypatch.setitem(rows.ROWS, "block", row(overlays=("mae",), block="ssmctb"))
     run = Run("block", 1, 0, work)
     runs.train(run, cases)
-    config = json.loads((run.bundle / "train.json").read_text())
-    (tmp_path / "brats2d").mkdir()
-    (tmp_path / "brats2d" / "train.json").write_text(json.dumps({**config, key: "other"}))
-    monkeypatch.setattr(runs, "BUNDLES", tmp_path)
+    bundles(**{file: {key: "other"}})
     if is_noticed:
         with pytest.raises(ValueError, match=f"now there differ: {key}"):
             runs.check_configuration(run, cases)
@@ -171,21 +197,20 @@ def test_other_cases_are_noticed(work, cases, training):
 
 
 def test_unknown_ids(work, cases, monkeypatch):
-    monkeypatch.setitem(rows.ROWS, "block", rows.Row("", "brats", "brats2d", {"train#x": 1, "wdith": 1}))
-    with pytest.raises(ValueError, match=r"block: brats2d/train\.json has no wdith\."):
+    monkeypatch.setitem(rows.ROWS, "block", row(overlays=("lgg",), **{"train#x": 1, "wdith": 1}))
+    with pytest.raises(ValueError, match=r"block: brats2d with train\.json, lgg\.json has no wdith\."):
         runs.check_configuration(Run("block", 0, 0, work), cases)
 
 
-def test_another_evaluation_is_done_again(work, cases, training, monkeypatch, tmp_path):
+@pytest.mark.parametrize("file", ["evaluate", "lgg"])
+def test_another_evaluation_is_done_again(work, cases, training, monkeypatch, bundles, file):
+    monkeypatch.setitem(rows.ROWS, "block", row(overlays=("lgg",)))
     run = Run("block", 1, 0, work)
     assert not run.is_evaluated("model")
     finish(run, cases, 0.5)
     assert run.is_evaluated("model")
     assert not run.is_evaluated("block")
-    config = json.loads((run.bundle / "evaluate.json").read_text())
-    (tmp_path / "brats2d").mkdir()
-    (tmp_path / "brats2d" / "evaluate.json").write_text(json.dumps({**config, "top_k": 3}))
-    monkeypatch.setattr(runs, "BUNDLES", tmp_path)
+    bundles(**{file: {"top_k": 3}})
     assert not run.is_evaluated("model")
 
 
@@ -361,7 +386,7 @@ def test_command_goes_on_where_it_stopped(started, work, training):
 
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
     runs.train(Run("block", 2, 7, work), cases)
-    monkeypatch.setitem(rows.ROWS, "block", rows.Row("", "brats", "brats2d", {"max_epochs": 3}, reference="plain"))
+    monkeypatch.setitem(rows.ROWS, "block", row(max_epochs=3, reference="plain"))
     with pytest.raises(ValueError, match="block, fold 2, seed 7 began with another configuration"):
         started("plain", "block", "--seeds", "0")
     assert len(training.calls) == 1
