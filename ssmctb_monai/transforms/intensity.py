@@ -123,14 +123,15 @@ class RobustScaleIntensityd(MapTransform):
 class RandContrast(RandomizableTransform):
     """Changes contrast and brightness of an image that `RobustScaleIntensity` scaled, as another scanner would.
 
-    Inside the brain x' = 0.5 + c (x - 0.5) + b, clipped to [0, 1], with factor c and offset b drawn for each channel;
-    the background stays 0. MONAI's `RandScaleIntensity` and `RandAdjustContrast` move the median,
+    Inside the brain x' = 0.5 + c (x^γ - 0.5^γ) + b, clipped to [0, 1], with factor c, exponent γ and offset b drawn for
+    each channel; the background stays 0. MONAI's `RandScaleIntensity` and `RandAdjustContrast` move the median,
     `RandScaleIntensityFixedMean` counts the background into the mean and changes it, too.
 
     Args:
         prob: probability that an image is changed.
         contrast: largest |log c|, not negative; it is drawn uniformly, so that c and 1 / c are as likely.
         brightness: largest |b|, in units of the image, not negative.
+        gamma: largest |log γ|, not negative; 0 leaves the image as it is.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -139,17 +140,18 @@ class RandContrast(RandomizableTransform):
         >>> changed = RandContrast(prob=1.0).set_random_state(0)(image, brain)
     """
 
-    def __init__(self, prob: float = 0.8, contrast: float = 0.35, brightness: float = 0.03) -> None:
+    def __init__(self, prob: float = 0.8, contrast: float = 0.35, brightness: float = 0.03, gamma: float = 0.0) -> None:
         super().__init__(prob)
         check_shares(prob=prob)
-        for name, value in (("contrast", contrast), ("brightness", brightness)):
+        for name, value in (("contrast", contrast), ("brightness", brightness), ("gamma", gamma)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}.")
         self.contrast = contrast
         self.brightness = brightness
+        self.gamma = gamma
 
     def randomize(self, data: int) -> None:
-        """Draws factors and offsets.
+        """Draws factors, offsets and exponents.
 
         Args:
             data: number of channels.
@@ -157,6 +159,7 @@ class RandContrast(RandomizableTransform):
         super().randomize(None)
         self.factors = np.exp(self.R.uniform(-self.contrast, self.contrast, size=data))
         self.offsets = self.R.uniform(-self.brightness, self.brightness, size=data)
+        self.exponents = np.exp(self.R.uniform(-self.gamma, self.gamma, size=data))
 
     def __call__(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> NdarrayOrTensor:
         """Changes an image.
@@ -173,11 +176,12 @@ class RandContrast(RandomizableTransform):
             return image
         tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
         inside = convert_data_type(brain, torch.Tensor, device=tensor.device)[0] > 0
-        factors, offsets = (
+        factors, offsets, exponents = (
             torch.as_tensor(drawn, dtype=torch.float32, device=tensor.device).view(-1, *[1] * (tensor.ndim - 1))
-            for drawn in (self.factors, self.offsets)
+            for drawn in (self.factors, self.offsets, self.exponents)
         )
-        changed = (0.5 + factors * (tensor - 0.5) + offsets).clamp(0, 1) * inside
+        curved = tensor - 0.5 if self.gamma == 0 else tensor**exponents - 0.5**exponents
+        changed = (0.5 + factors * curved + offsets).clamp(0, 1) * inside
         return convert_to_dst_type(changed, image)[0]
 
 
@@ -190,6 +194,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
         prob: probability that an image is changed.
         contrast: largest absolute logarithm of the factor.
         brightness: largest absolute offset, in units of the image.
+        gamma: largest absolute logarithm of the exponent.
     """
 
     def __init__(
@@ -199,11 +204,12 @@ class RandContrastd(RandomizableTransform, MapTransform):
         prob: float = 0.8,
         contrast: float = 0.35,
         brightness: float = 0.03,
+        gamma: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, 1.0)
         self.brain_key = brain_key
-        self.change = RandContrast(prob, contrast, brightness)
+        self.change = RandContrast(prob, contrast, brightness, gamma)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandContrastd:
         """Seeds all random draws.

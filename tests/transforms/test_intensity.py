@@ -263,3 +263,19 @@ def test_contrast_of_dictionaries_follows_its_seed(two_values):
 def test_ill_contrast(arguments, message):
     with pytest.raises(ValueError, match=message):
         RandContrast(**arguments)
+
+
+def test_gamma_bends_around_the_median(image, brain):
+    scaled = RobustScaleIntensity()(image, brain)
+    change = RandContrast(prob=1.0, contrast=0, brightness=0, gamma=0.4).set_random_state(0)
+    changed = change(scaled, brain)
+    for channel, result, exponent in zip(scaled, changed, change.exponents, strict=True):
+        assert abs(np.log(exponent)) <= 0.4
+        expected = (channel**exponent - 0.5**exponent + 0.5).clamp(0, 1) * brain[0]
+        torch.testing.assert_close(result, expected, check_dtype=False)
+    torch.testing.assert_close(changed[:, brain[0] > 0].quantile(0.5, dim=1), torch.full((2,), 0.5))
+    assert not torch.allclose(changed, scaled)
+    with pytest.raises(ValueError, match="gamma"):
+        RandContrast(gamma=-0.1)
+    same = RandContrastd("image", prob=1.0, contrast=0, brightness=0, gamma=0.4).set_random_state(0)
+    torch.testing.assert_close(same({"image": scaled, "brain": brain})["image"], changed)

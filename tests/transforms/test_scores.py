@@ -1,0 +1,73 @@
+"""Anomaly maps after the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import GaussianSmooth
+
+from ssmctb_monai.transforms import MaskedGaussianSmooth, MaskedGaussianSmoothd
+
+
+@pytest.fixture
+def mask():
+    mask = torch.zeros(1, 20, 18, 9)
+    mask[0, 4:15, 3:16, 2:] = 1
+    return mask
+
+
+@pytest.mark.parametrize("sigma", [1.5, (2.0, 1.0, 0.5)])
+def test_constant_stays_constant_up_to_the_rim(mask, sigma):
+    smoothed = MaskedGaussianSmooth(sigma)(torch.full((2, 20, 18, 9), 0.7), mask)
+    torch.testing.assert_close(smoothed, 0.7 * mask.expand(2, -1, -1, -1))
+
+
+def test_one_slice_keeps_its_level():
+    # MONAI's smoothing leaves of a volume of one slice the kernel's middle value along the third axis.
+    image = torch.ones(1, 30, 30, 1)
+    assert GaussianSmooth((1, 1, 3))(image)[0, 15, 15, 0] < 0.2
+    torch.testing.assert_close(MaskedGaussianSmooth((1, 1, 3))(image, image), image)
+
+
+def test_deep_inside_it_is_monais_smoothing():
+    image = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
+    smoothed, expected = MaskedGaussianSmooth(1.0)(image, torch.ones_like(image)), GaussianSmooth(1.0)(image)
+    inner = (0, slice(10, -10), slice(10, -10))
+    torch.testing.assert_close(smoothed[inner], expected[inner])
+    assert not torch.allclose(smoothed, expected)
+
+
+def test_by_hand_and_what_lies_outside_does_not_count():
+    image, mask = torch.tensor([[3.0, 1, 100]]), torch.tensor([[1.0, 1, 0]])
+    kernel = MaskedGaussianSmooth(1.0)(torch.eye(3)[None, 1], torch.ones(1, 3))[0]  # of one voxel, normalised
+    assert kernel[1] > kernel[0] > 0
+    smoothed = MaskedGaussianSmooth(1.0)(image, mask)[0]
+    assert smoothed[2] == 0
+    low, high = smoothed[1], smoothed[0]
+    assert 1 < low < 2 < high < 3
+    torch.testing.assert_close(low + high, torch.tensor(4.0))  # two voxels weigh each other alike
+    other = MaskedGaussianSmooth(1.0)(torch.tensor([[3.0, 1, -5]]), mask)[0]
+    torch.testing.assert_close(other, smoothed)
+
+
+def test_width_0_is_the_identity(mask):
+    image = torch.rand(1, 20, 18, 9)
+    torch.testing.assert_close(MaskedGaussianSmooth(0)(image, mask), image * mask)
+
+
+def test_dictionary_keeps_metadata_and_passes_what_is_missing(mask):
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    image = MetaTensor(torch.rand(1, 20, 18, 9), affine=affine)
+    item = MaskedGaussianSmoothd(["pred", "other"], sigma=1.0, allow_missing_keys=True)({"pred": image, "brain": mask})
+    torch.testing.assert_close(item["pred"].affine, affine)
+    torch.testing.assert_close(item["pred"].as_tensor(), MaskedGaussianSmooth(1.0)(image.as_tensor(), mask))
+    with pytest.raises(KeyError):
+        MaskedGaussianSmoothd(["pred", "other"], sigma=1.0)({"pred": image, "brain": mask})
+
+
+def test_faults_are_named(mask):
+    with pytest.raises(ValueError, match="sigma must not be negative"):
+        MaskedGaussianSmooth((1, -1))
+    with pytest.raises(ValueError, match=r"\(20, 18, 8\), but the mask \(20, 18, 9\)"):
+        MaskedGaussianSmooth(1)(torch.ones(1, 20, 18, 8), mask)
