@@ -14,7 +14,7 @@ from monai.engines import SupervisedTrainer
 from monai.losses import SSIMLoss
 
 from benchmarks.measure import Row, Run, compare
-from ssmctb_monai.losses import DRAEMLoss
+from ssmctb_monai.losses import DRAEMLoss, SelfSupervisedLoss
 from ssmctb_monai.networks.nets import DRAEM
 
 
@@ -53,9 +53,10 @@ def plain_step(parser: ConfigParser, batch: dict[str, Any]) -> Run:
         discriminative_width=get("discriminative_width"),
         block=get("block"),
     ).to(get("device"))
-    loss = DRAEMLoss(get("spatial_dims"), network, get("block_weight"), get("loss").ssim_window)
-    ssim = SSIMLoss(get("spatial_dims"), win_size=get("loss").ssim_window)
-    loss._ssim = lambda reconstruction, clean: 1 - ssim(reconstruction, clean)
+    task_loss = DRAEMLoss(get("spatial_dims"), get("task_loss").ssim_window)
+    ssim = SSIMLoss(get("spatial_dims"), win_size=task_loss.ssim_window)
+    task_loss._ssim = lambda reconstruction, clean: 1 - ssim(reconstruction, clean)
+    loss = SelfSupervisedLoss(task_loss, network, get("block_weight"))
     optimizer = torch.optim.Adam(network.parameters(), get("learning_rate"))
     prepare = get("prepare_batch")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,40 @@ def check_positive(**sizes: float) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}.")
+
+
+def check_whole(least: int, **numbers: int) -> None:
+    """Accepts whole numbers from a least one on.
+
+    Args:
+        least: the least number.
+        numbers: numbers by the name of their argument.
+
+    Raises:
+        ValueError: when one is smaller or not whole; it is named.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ValueError(f"{name} must be a whole number, got {number!r}.")
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}.")
+
+
+def check_image(x: Tensor, spatial_dims: int, channels: int) -> None:
+    """Accepts images of a number of dimensions and channels; it can be scripted.
+
+    Args:
+        x: tensor to check.
+        spatial_dims: number of spatial dimensions.
+        channels: number of channels.
+
+    Raises:
+        ValueError: when ``x`` is not (batch, channels, height, width[, depth]).
+    """
+    if x.dim() != spatial_dims + 2 or x.shape[1] != channels:
+        raise ValueError(
+            f"Expected (batch, {channels}, ...) with {spatial_dims} spatial dimensions, got shape {list(x.shape)}."
+        )
 
 
 def check_shares(**shares: float) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
+from ssmctb_monai.networks.blocks import block_score, named_blocks
 
 SCORES = ("model", "image", "block", "block:reconstructive", "block:discriminative")
 
@@ -75,12 +73,12 @@ class BlockScore(nn.Module):
     def __init__(self, network: nn.Module, where: str = "") -> None:
         super().__init__()
         self.network = network
-        self.blocks = list(named_blocks(network.get_submodule(where)).values())
-        if not self.blocks:
+        self.where = where
+        if not named_blocks(network.get_submodule(where)):
             raise ValueError(f"There is no block in {where or type(network).__name__}: take a row that has one.")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Finds the mean error e of the blocks, as e / (1 + e).
+        """Finds the error of the blocks, see :func:`~ssmctb_monai.networks.blocks.block_score`.
 
         Args:
             x: image of shape (batch, channels, height, width[, depth]).
@@ -88,17 +86,4 @@ class BlockScore(nn.Module):
         Returns:
             Score in [0, 1), shape (batch, 1, height, width[, depth]).
         """
-        errors: list[Tensor] = []
-
-        def keep_error(block: SelfSupervisedBlock, args: tuple[Tensor], output: Tensor) -> None:
-            error = block.anomaly_map(args[0])
-            errors.append(F.interpolate(error, x.shape[2:], mode="bilinear" if x.dim() == 4 else "trilinear"))
-
-        hooks = [block.register_forward_hook(keep_error) for block in self.blocks]
-        try:
-            self.network(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        error = torch.cat(errors, dim=1).mean(dim=1, keepdim=True)
-        return error / (1 + error)
+        return block_score(self.network, x, self.where)

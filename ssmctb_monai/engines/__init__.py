@@ -1,5 +1,5 @@
 """Parts for MONAI's engines."""
 
-from ssmctb_monai.engines.prepare_batch import PrepareBatchAnomaly, PrepareBatchReconstruction
+from ssmctb_monai.engines.prepare_batch import PrepareBatchKeys
 
-__all__ = ["PrepareBatchAnomaly", "PrepareBatchReconstruction"]
+__all__ = ["PrepareBatchKeys"]

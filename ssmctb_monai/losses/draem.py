@@ -7,23 +7,20 @@ import torch.nn.functional as F
 from monai.losses import FocalLoss
 from torch import Tensor, nn
 
-from ssmctb_monai.losses.self_supervised import block_reconstruction_loss
+from ssmctb_monai.checks import check_spatial_dims
 from ssmctb_monai.networks.error_maps import ssim_map
 
 
 class DRAEMLoss(nn.Module):
-    """Reconstruction loss (L2 + SSIM) + focal loss + λ · block losses.
+    """Reconstruction loss (L2 + SSIM) + focal loss.
 
     Zavrtanik et al., *DRAEM - A discriminatively trained reconstruction embedding for surface anomaly detection*,
-    ICCV 2021, https://arxiv.org/abs/2108.07610; block losses after Madan et al., https://arxiv.org/abs/2209.12148.
+    ICCV 2021, https://arxiv.org/abs/2108.07610. `SelfSupervisedLoss` adds that of the network's blocks.
 
-    After each call ``parts`` holds the detached summands, unweighted, for logging: ``"l2"``, ``"ssim"``, ``"focal"``
-    and ``"block"``.
+    After each call ``parts`` holds the detached summands for logging: ``"l2"``, ``"ssim"`` and ``"focal"``.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
-        network: the network whose blocks count; the loss does not own its parameters. ``None``: no block loss.
-        block_weight: λ ≥ 0 of the block losses.
         ssim_window: side of the Gaussian window of SSIM, odd. The paper's is 11.
         gamma: exponent of the focal loss.
 
@@ -32,33 +29,22 @@ class DRAEMLoss(nn.Module):
 
     Example:
         >>> network = DRAEM(spatial_dims=3)
-        >>> loss = DRAEMLoss(spatial_dims=3, network=network)
+        >>> loss = SelfSupervisedLoss(DRAEMLoss(spatial_dims=3), network)
         >>> loss(network(image), (image_clean, anomaly_mask)).backward()
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        network: nn.Module | None = None,
-        block_weight: float = 0.1,
-        ssim_window: int = 11,
-        gamma: float = 2.0,
-    ) -> None:
+    def __init__(self, spatial_dims: int, ssim_window: int = 11, gamma: float = 2.0) -> None:
         super().__init__()
-        if block_weight < 0:
-            raise ValueError(f"block_weight must not be negative, got {block_weight}.")
+        check_spatial_dims(spatial_dims)
         if ssim_window < 1 or ssim_window % 2 == 0:
             raise ValueError(f"ssim_window must be odd and positive, got {ssim_window}.")
-        # In a list, so that the network does not become a part of the loss
-        self._network = [nn.Module() if network is None else network]
-        self.block_weight = block_weight
         self.spatial_dims = spatial_dims
         self.ssim_window = ssim_window
         self.focal = FocalLoss(gamma=gamma, to_onehot_y=True, use_softmax=True, reduction="none")
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, prediction: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
-        """Computes the total loss.
+        """Computes the loss, in float32.
 
         Args:
             prediction: reconstruction (batch, channels, ...) and logits (batch, 2, ...), as `DRAEM` gives in training.
@@ -89,10 +75,9 @@ class DRAEMLoss(nn.Module):
                 "l2": F.mse_loss(reconstruction, clean),
                 "ssim": 1 - self._ssim(reconstruction, clean),
                 "focal": self.focal(logits, mask).sum(dim=1).mean(),
-                "block": block_reconstruction_loss(self._network[0]).to(logits.device),
             }
         self.parts = {name: part.detach() for name, part in parts.items()}
-        return parts["l2"] + parts["ssim"] + parts["focal"] + self.block_weight * parts["block"]
+        return parts["l2"] + parts["ssim"] + parts["focal"]
 
     def _ssim(self, reconstruction: Tensor, clean: Tensor) -> Tensor:
         """Mean structural similarity over the windows that lie inside the image."""

@@ -55,15 +55,17 @@ class SelfSupervisedLoss(nn.Module):
     bare one) and activation checkpointing with ``use_reentrant=False``. Copy it together with its network, as in
     ``copy.deepcopy((network, loss))``: a copy of the loss alone refers to a copy of the network that nobody runs.
 
-    After each call ``parts`` holds the detached summands, unweighted, for logging: ``"task"`` and ``"block"``.
+    After each call ``parts`` holds the detached summands, unweighted, for logging: ``"block"``, and those of the task
+    loss where it has ``parts`` itself, or else ``"task"``.
 
     Args:
         loss: task loss, called with what this loss is called with.
         network: the network whose blocks count; the loss does not own its parameters.
         weight: λ ≥ 0; the paper's 0.1, or 0.001 where the task loss is small.
+        require_blocks: ``False`` takes a network without blocks, too; its block loss is 0.
 
     Raises:
-        ValueError: when the network contains no block, or ``weight`` is negative.
+        ValueError: when the network contains no block and ``require_blocks`` is set, or ``weight`` is negative.
 
     Example:
         >>> network = torch.nn.Sequential(SSMCTB(spatial_dims=3, channels=4))
@@ -71,12 +73,17 @@ class SelfSupervisedLoss(nn.Module):
         >>> loss(network(image), image).backward()
     """
 
-    def __init__(self, loss: Callable[..., Tensor], network: nn.Module, weight: float = 0.1) -> None:
+    def __init__(
+        self, loss: Callable[..., Tensor], network: nn.Module, weight: float = 0.1, require_blocks: bool = True
+    ) -> None:
         super().__init__()
         if weight < 0:
             raise ValueError(f"weight must not be negative, got {weight}.")
-        if not named_blocks(network):
-            raise ValueError(f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add.")
+        if require_blocks and not named_blocks(network):
+            raise ValueError(
+                f"{type(network).__name__} contains no SSPCAB or SSMCTB block: there is no loss to add. Insert one, or "
+                "give require_blocks=False."
+            )
         self.loss = loss
         self.weight = weight
         self.parts: dict[str, Tensor] = {}
@@ -98,11 +105,13 @@ class SelfSupervisedLoss(nn.Module):
         """
         task_loss = self.loss(*args, **kwargs)
         blocks = named_blocks(self._network[0]).values()
-        if torch.is_grad_enabled() and all(block.training and block.reconstruction_loss is None for block in blocks):
+        waiting = [block.training and block.reconstruction_loss is None for block in blocks]
+        if torch.is_grad_enabled() and waiting and all(waiting):
             raise RuntimeError(
                 "No block of the network has run since it was set to training mode: call the network before its loss, "
                 "on this network and not on a copy. DataParallel runs copies; take DistributedDataParallel."
             )
         block_loss = block_reconstruction_loss(self._network[0]).to(task_loss.device)
-        self.parts = {"task": task_loss.detach(), "block": block_loss.detach()}
+        task_parts = getattr(self.loss, "parts", {"task": task_loss.detach()})
+        self.parts = {**task_parts, "block": block_loss.detach()}
         return task_loss + self.weight * block_loss

@@ -11,7 +11,7 @@ import torch
 from monai.networks.blocks import Convolution, PatchEmbed, PatchEmbeddingBlock
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.blocks import BlockName, SelfSupervisedBlock, make_block
+from ssmctb_monai.networks.blocks import NO_BLOCK, Block, SelfSupervisedBlock, make_block
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -129,10 +129,10 @@ class _Place:
 
 def insert_block(
     network: Network,
-    block: BlockName | Callable[[int], nn.Module],
+    block: Block,
     where: str | Sequence[str] = "penultimate",
     *,
-    sample: Tensor | tuple[Any, ...],
+    sample: Tensor | Sequence[int] | tuple[Any, ...],
 ) -> Network:
     """Puts a block into any network.
 
@@ -148,14 +148,16 @@ def insert_block(
         network: the network, in 2D or 3D. Insert before an optimizer takes its parameters, before averaged copies, and
             before `DistributedDataParallel` wraps it. It is run on the sample several times, in evaluation mode; that
             changes neither its state nor the random numbers that follow.
-        block: ``"sspcab"``, ``"ssmctb"``, or a callable from a number of channels to a shape-preserving module.
+        block: ``"sspcab"``, ``"ssmctb"``, or a callable from a number of channels to a shape-preserving module. With
+            ``"none"`` or ``None`` the network is returned as it is.
         where: the dotted name of a convolution (of PyTorch, or MONAI's ``Convolution`` with its norm and activation)
             or of MONAI's patch embedding, or several of them; or ``"penultimate"``. That is the convolution, in the
             order of execution, before the last one, among those which the last one's input depends on; pointwise
             ones, such as residual projections, do not count. In networks with MONAI's patch embedding (``ViT``,
             ``UNETR``, ``SwinUNETR``, ``MaskedAutoEncoderViT``) it is the grid of embedded patches, which the first
             transformer layer sees next; a class token is no part of it.
-        sample: an input of the network, or the tuple of all its arguments, on the network's device.
+        sample: shape of an input of the network, such as ``[1, 1, 96, 96]``; or the input itself, or the tuple of all
+            the network's arguments, on its device.
 
     Returns:
         The network, with the block on the device, and of the data type, of its neighbours.
@@ -163,22 +165,20 @@ def insert_block(
     Raises:
         ValueError: when a block cannot stand at a place; the message lists where it can. Also when the network does
             not run on the sample, does not call the block, or is wrapped. The network is unchanged.
-        TypeError: when ``sample`` is neither a tensor nor a tuple.
+        TypeError: when ``sample`` is neither a shape, nor a tensor, nor a tuple.
 
     Example:
         >>> unet = UNet(spatial_dims=3, in_channels=1, out_channels=2, channels=(16, 32, 64), strides=(2, 2))
-        >>> unet = insert_block(unet, "ssmctb", sample=torch.zeros(1, 1, 32, 32, 32))
+        >>> unet = insert_block(unet, "ssmctb", sample=[1, 1, 32, 32, 32])
         >>> loss = SelfSupervisedLoss(DiceCELoss(softmax=True), unet)
     """
-    if not isinstance(sample, Tensor | tuple):
-        raise TypeError(
-            f"sample must be a tensor or the tuple of the network's arguments, got {type(sample).__name__}."
-        )
+    if block in NO_BLOCK:
+        return network
+    arguments = _arguments(network, sample)
     if wrappers := [module for module in network.modules() if isinstance(module, _WRAPPERS)]:
         raise ValueError(
             f"{type(wrappers[0]).__name__} must wrap the network after the block was inserted, not before."
         )
-    arguments = (sample,) if isinstance(sample, Tensor) else sample
     names = [where] if isinstance(where, str) else list(where)
     places = _find_places(network, arguments)
     chosen = [_choose(network, arguments, name, places) for name in names]
@@ -189,7 +189,7 @@ def insert_block(
     # Parameters made in inference mode could not be trained
     with torch.inference_mode(mode=False):
         blocks = {
-            place.module: InsertedBlock(place.module, _make_block(network, block, place), place.in_place)
+            place.module: InsertedBlock(place.module, _block_for(network, block, place), place.in_place)
             for place in chosen
         }
     for module, inserted in blocks.items():
@@ -220,6 +220,20 @@ def remove_blocks(network: Network) -> Network:
         module = _like_neighbour(inserted.replaced[0], inserted, network) if inserted.replaced else inserted.module
         _replace(network, inserted, module.train(inserted.training))
     return network
+
+
+def _arguments(network: nn.Module, sample: Any) -> tuple[Any, ...]:
+    if isinstance(sample, Tensor):
+        return (sample,)
+    if isinstance(sample, Sequence) and sample and all(isinstance(size, int) for size in sample):
+        parameter = next(network.parameters(), torch.empty(()))
+        return (parameter.new_zeros(tuple(sample)),)
+    if isinstance(sample, tuple):
+        return sample
+    raise TypeError(
+        "sample must be the shape of an input, a tensor, or the tuple of the network's arguments, got "
+        f"{type(sample).__name__}: {sample!r:.100}."
+    )
 
 
 def _find_places(network: nn.Module, arguments: tuple[Any, ...]) -> list[_Place]:
@@ -339,8 +353,9 @@ def _choose(network: nn.Module, arguments: tuple[Any, ...], name: str, places: S
     )
 
 
-def _make_block(network: nn.Module, block: BlockName | Callable[[int], nn.Module], place: _Place) -> nn.Module:
+def _block_for(network: nn.Module, block: Block, place: _Place) -> nn.Module:
     made = make_block(block, place.spatial_dims, place.channels)
+    assert made is not None
     if place.grid is not None:
         made = _OnTokens(made, place.grid)
     made = _like_neighbour(made, place.module, network).eval()

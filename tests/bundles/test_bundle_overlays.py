@@ -304,8 +304,8 @@ def test_training_without_a_block(overlay, training, using, tmp_path, caplog):
     made = training(block="none")
     with caplog.at_level("INFO"):
         made.run()
-    assert type(made.parser.get_parsed_content("loss")) is LOSSES[overlay.name]
-    assert re.search(r"Epoch 1/1 \| loss [\d.]+ \| ", caplog.text)
+    assert type(made.parser.get_parsed_content("loss").loss) is LOSSES[overlay.name]
+    assert re.search(r"Epoch 1/1 \| loss [\d.]+ \(task [\d.]+ \+ block 0.0000\) \| ", caplog.text)
     checkpoint = tmp_path / "run/ckpt/model.pt"
     assert json.loads(checkpoint.with_name("model_settings.json").read_text(encoding="utf-8"))["block"] == "none"
     for block in ("none", None):

@@ -185,7 +185,7 @@ def test_training_without_a_block(training, tmp_path, dataset_dir):
     made.run()
     assert made.parser.get_parsed_content("train#dataset").epoch == 1  # samples are those of the epoch
     loss = made.parser.get_parsed_content("loss")
-    assert isinstance(loss, DRAEMLoss)
+    assert isinstance(loss.loss, DRAEMLoss)
     assert loss.parts["block"] == 0
     after = made.parser.get_parsed_content("network").state_dict()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]

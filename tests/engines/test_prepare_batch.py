@@ -5,61 +5,44 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssmctb_monai.engines import PrepareBatchAnomaly, PrepareBatchReconstruction
+from ssmctb_monai.engines import PrepareBatchKeys
+
+KEYS = ("image", "image_clean", "anomaly_mask")
 
 
-def make_batch(keys=("image", "image_clean", "anomaly_mask")):
-    return {key: torch.full((2, 1, 4, 4), float(index)) for index, key in enumerate(keys)} | {"case_id": ["a", "b"]}
+def make_batch():
+    return {key: torch.full((2, 1, 4, 4), float(index)) for index, key in enumerate(KEYS)} | {"case_id": ["a", "b"]}
 
 
-def test_input_and_targets():
-    image, (clean, mask) = PrepareBatchAnomaly()(make_batch(), "cpu")
-    assert [tensor.unique().tolist() for tensor in (image, clean, mask)] == [[0], [1], [2]]
+def values(tensors):
+    if isinstance(tensors, tuple):
+        return tuple(values(tensor) for tensor in tensors)
+    assert tensors.shape == (2, 1, 4, 4)
+    return tensors.unique().item()
 
 
-def test_other_keys():
-    image, (clean, mask) = PrepareBatchAnomaly("x", "y", "z")(make_batch(("z", "y", "x")), "cpu")
-    assert [tensor.unique().tolist() for tensor in (image, clean, mask)] == [[2], [1], [0]]
+@pytest.mark.parametrize(
+    ("inputs", "targets", "expected"),
+    [
+        ("image", "image", (0, 0)),
+        ("image_clean", "anomaly_mask", (1, 2)),
+        ("image", ["image_clean", "anomaly_mask"], (0, (1, 2))),
+        (("anomaly_mask", "image"), ["image_clean"], ((2, 0), (1,))),
+    ],
+)
+def test_a_key_gives_a_tensor_and_several_a_tuple(inputs, targets, expected):
+    assert values(PrepareBatchKeys(inputs, targets)(make_batch(), "cpu")) == expected
 
 
-def test_everything_goes_to_the_device():
-    image, targets = PrepareBatchAnomaly()(make_batch(), torch.device("meta"), non_blocking=True)
-    assert {tensor.device.type for tensor in (image, *targets)} == {"meta"}
+def test_everything_goes_to_the_device_and_type():
+    prepare = PrepareBatchKeys("image", ["image_clean", "anomaly_mask"])
+    image, targets = prepare(make_batch(), torch.device("meta"), non_blocking=True, dtype=torch.float64)
+    assert {(tensor.device.type, tensor.dtype) for tensor in (image, *targets)} == {("meta", torch.float64)}
 
 
-def test_further_arguments_of_to():
-    image, targets = PrepareBatchAnomaly()(make_batch(), "cpu", dtype=torch.float64)
-    assert {tensor.dtype for tensor in (image, *targets)} == {torch.float64}
-
-
-@pytest.mark.parametrize("key", ["image", "image_clean", "anomaly_mask"])
+@pytest.mark.parametrize("key", KEYS)
 def test_missing_key(key):
     batch = make_batch()
     del batch[key]
-    with pytest.raises(KeyError, match=key):
-        PrepareBatchAnomaly()(batch, "cpu")
-
-
-# ------------------------------------------------------------------------------------------------------ reconstruction
-
-
-def test_image_is_its_own_target():
-    image, target = PrepareBatchReconstruction()(make_batch(), "cpu")
-    assert [tensor.unique().tolist() for tensor in (image, target)] == [[0], [0]]
-
-
-def test_other_target():
-    image, target = PrepareBatchReconstruction("image", target_key="image_clean")(make_batch(), "cpu")
-    assert [tensor.unique().tolist() for tensor in (image, target)] == [[0], [1]]
-    image, target = PrepareBatchReconstruction("anomaly_mask", "image")(make_batch(), "cpu")
-    assert [tensor.unique().tolist() for tensor in (image, target)] == [[2], [0]]
-
-
-def test_reconstruction_goes_to_the_device():
-    pair = PrepareBatchReconstruction()(make_batch(), torch.device("meta"), non_blocking=True, dtype=torch.float64)
-    assert {(tensor.device.type, tensor.dtype) for tensor in pair} == {("meta", torch.float64)}
-
-
-def test_missing_target():
-    with pytest.raises(KeyError, match="clean"):
-        PrepareBatchReconstruction(target_key="clean")(make_batch(), "cpu")
+    with pytest.raises(KeyError, match=f"no '{key}', but.*case_id.*name its keys in prepare_batch"):
+        PrepareBatchKeys("image", ["image_clean", "anomaly_mask"])(batch, "cpu")

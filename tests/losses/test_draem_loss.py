@@ -1,4 +1,4 @@
-"""DRAEMLoss: MSE + SSIM loss + focal loss + λ · block losses, each by hand."""
+"""DRAEMLoss: MSE + SSIM loss + focal loss, each by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from monai.losses import SSIMLoss
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
-from torch import nn
 
 from ssmctb_monai.losses import DRAEMLoss
-from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 
 SIZES = {2: (17, 14), 3: (13, 12, 14)}
 
@@ -28,11 +26,6 @@ def batch(spatial_dims, channels=2, seed=0):
     logits = (2 * torch.randn(2, 2, *size, generator=generator)).requires_grad_()
     mask = (torch.rand(2, 1, *size, generator=generator) > 0.7).float()
     return (reconstruction, logits), (clean, mask)
-
-
-def network_with_blocks(spatial_dims):
-    torch.manual_seed(0)
-    return nn.Sequential(SSPCAB(spatial_dims, 8), nn.Sequential(SSMCTB(spatial_dims, 8, token_dim=8))).train()
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -99,25 +92,11 @@ def test_focal_part_in_3d_of_one_known_probability():
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_total_is_the_weighted_sum_of_the_parts(spatial_dims):
-    network = network_with_blocks(spatial_dims)
-    network(torch.randn(2, 8, *SIZES[spatial_dims]))
-    loss = DRAEMLoss(spatial_dims, network, block_weight=0.25)
+def test_total_is_the_sum_of_the_parts(spatial_dims):
+    loss = DRAEMLoss(spatial_dims)
     total = loss(*batch(spatial_dims))
-    parts = {name: float(part) for name, part in loss.parts.items()}
-    assert list(parts) == ["l2", "ssim", "focal", "block"]
-    expected = float(network[0].reconstruction_loss.detach() + network[1][0].reconstruction_loss.detach())
-    assert parts["block"] == pytest.approx(expected, rel=1e-6)
-    assert float(total.detach()) == pytest.approx(parts["l2"] + parts["ssim"] + parts["focal"] + 0.25 * parts["block"])
-
-
-def test_default_block_weight_is_the_paper_s():
-    network = network_with_blocks(2)
-    network(torch.randn(2, 8, 9, 9))
-    total = DRAEMLoss(2, network)(*batch(2)).detach()
-    plain = DRAEMLoss(2)(*batch(2)).detach()
-    added = 0.1 * (network[0].reconstruction_loss + network[1][0].reconstruction_loss).detach()
-    torch.testing.assert_close(total - plain, added, atol=1e-6, rtol=1e-5)
+    assert list(loss.parts) == ["l2", "ssim", "focal"]
+    assert torch.equal(total.detach(), loss.parts["l2"] + loss.parts["ssim"] + loss.parts["focal"])
 
 
 def test_parts_are_detached_and_the_total_is_not():
@@ -127,21 +106,6 @@ def test_parts_are_detached_and_the_total_is_not():
     loss(prediction, target).backward()
     assert not any(part.requires_grad for part in loss.parts.values())
     assert all(tensor.grad.abs().max() > 0 for tensor in prediction)
-
-
-def test_block_weight_0_is_no_block_loss():
-    network = network_with_blocks(2)
-    network(torch.randn(2, 8, 9, 9))
-    assert torch.equal(DRAEMLoss(2, network, block_weight=0)(*batch(2)), DRAEMLoss(2)(*batch(2)))
-
-
-def test_evaluation_mode_has_no_block_loss():
-    network = network_with_blocks(2)
-    loss = DRAEMLoss(2, network)
-    network(torch.randn(2, 8, 9, 9))
-    network.eval()(torch.randn(2, 8, 9, 9))
-    assert torch.equal(loss(*batch(2)), DRAEMLoss(2)(*batch(2)))
-    assert loss.parts["block"] == 0
 
 
 def test_perfect_prediction_costs_nothing():
@@ -173,24 +137,6 @@ def test_half_precision_prediction_is_computed_in_float32():
     torch.testing.assert_close(total, DRAEMLoss(2)(tuple(half.float() for half in halves), target), atol=0, rtol=1e-6)
 
 
-def test_loss_does_not_own_the_network():
-    network = network_with_blocks(2)
-    loss = DRAEMLoss(2, network)
-    assert list(loss.parameters()) == []
-    assert network not in list(loss.modules())
-    loss.eval()
-    assert network.training
-
-
-def test_gradients_of_block_losses_reach_the_network():
-    network = network_with_blocks(2)
-    (reconstruction, logits), target = batch(2)
-    network(torch.randn(2, 8, 9, 9))
-    DRAEMLoss(2, network)((reconstruction.detach(), logits.detach()), target).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-
-
 def test_ssim_sees_structure_where_l2_does_not():
     """A constant shift and noise of the same size have the same L2; SSIM minds the noise more."""
     clean = F.interpolate(torch.rand(1, 1, 4, 4), size=(32, 32), mode="bilinear")
@@ -207,11 +153,11 @@ def test_ssim_sees_structure_where_l2_does_not():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"block_weight": -0.1}, "block_weight"), ({"ssim_window": 10}, "ssim_window"), ({"ssim_window": 0}, "ssim_w")],
+    [({"spatial_dims": 1}, "spatial_dims"), ({"ssim_window": 10}, "ssim_window"), ({"ssim_window": 0}, "ssim_w")],
 )
 def test_ill_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        DRAEMLoss(2, **arguments)
+        DRAEMLoss(**{"spatial_dims": 2, **arguments})
 
 
 @pytest.mark.parametrize(("spatial_dims", "window"), [(2, 11), (3, 5)])

@@ -9,7 +9,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import nn
 
-from ssmctb_monai.losses import SelfSupervisedLoss, block_reconstruction_loss
+from ssmctb_monai.losses import DRAEMLoss, SelfSupervisedLoss, block_reconstruction_loss
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 
 
@@ -211,9 +211,12 @@ def test_loss_does_not_own_the_network(network):
 
 
 @pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 1), nn.Sequential()])
-def test_network_without_blocks_is_refused(model):
-    with pytest.raises(ValueError, match=f"{type(model).__name__} contains no SSPCAB or SSMCTB"):
+def test_network_without_blocks_is_taken_on_request(model):
+    with pytest.raises(ValueError, match=f"{type(model).__name__} contains no SSPCAB or SSMCTB.*require_blocks=False"):
         SelfSupervisedLoss(nn.MSELoss(), model)
+    loss, prediction = SelfSupervisedLoss(nn.MSELoss(), model, require_blocks=False), torch.rand(2, 1, 8, 8)
+    assert loss(prediction, prediction + 2) == 4
+    assert loss.parts == {"task": 4, "block": 0}
 
 
 def test_negative_weight_is_refused(network):
@@ -231,6 +234,15 @@ def test_parts_are_the_summands():
     assert loss.parts["block"] == network[0].reconstruction_loss
     assert total == loss.parts["task"] + 0.5 * loss.parts["block"]
     assert not any(part.requires_grad for part in loss.parts.values())
+
+
+def test_parts_of_the_task_loss_are_passed_on():
+    network, image = nn.Sequential(SSMCTB(2, 2)), torch.rand(2, 2, 16, 16)
+    loss = SelfSupervisedLoss(DRAEMLoss(2), network, weight=0.25)
+    total = loss((network(image), image), (image, image[:, :1].round())).detach()
+    assert list(loss.parts) == ["l2", "ssim", "focal", "block"]
+    assert loss.parts["block"] == network[0].reconstruction_loss
+    assert total == loss.parts["l2"] + loss.parts["ssim"] + loss.parts["focal"] + 0.25 * loss.parts["block"]
 
 
 def test_a_network_that_has_not_run_has_no_block_loss():

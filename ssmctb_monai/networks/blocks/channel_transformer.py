@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_positive, check_spatial_dims
+from ssmctb_monai.checks import check_image, check_spatial_dims, check_whole
 from ssmctb_monai.networks.blocks.transformer_layer import TransformerLayer
 
 
@@ -41,7 +41,9 @@ class ChannelTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_positive(channels=channels, pool_size=pool_size, num_layers=num_layers)
+        check_whole(1, channels=channels, pool_size=pool_size, num_layers=num_layers)
+        self.spatial_dims = spatial_dims
+        self.channels = channels
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](pool_size)
         self.projection = nn.Linear(pool_size**spatial_dims, token_dim)
         self.position_embedding = nn.Parameter(torch.empty(channels, token_dim))
@@ -56,7 +58,11 @@ class ChannelTransformer(nn.Module):
 
         Returns:
             Tensor of the shape of ``x``.
+
+        Raises:
+            ValueError: when ``x`` has another number of dimensions or channels.
         """
+        check_image(x, self.spatial_dims, self.channels)
         tokens = self.projection(self.pool(x).flatten(2)) + self.position_embedding
         gate = torch.sigmoid(self.layers(tokens).mean(dim=-1))
         return x * gate.view(list(gate.shape) + [1] * (x.dim() - 2))

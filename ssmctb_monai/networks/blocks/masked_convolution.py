@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_positive, check_spatial_dims
+from ssmctb_monai.checks import check_image, check_spatial_dims, check_whole
 
 
 def check_masked_kernel(spatial_dims: int, channels: int, sub_kernel_size: int, dilation: int, mask_size: int) -> None:
@@ -25,11 +25,11 @@ def check_masked_kernel(spatial_dims: int, channels: int, sub_kernel_size: int, 
         ValueError: when an argument is outside its range; it is named.
     """
     check_spatial_dims(spatial_dims)
-    check_positive(channels=channels, sub_kernel_size=sub_kernel_size)
-    if dilation < 0:
-        raise ValueError(f"dilation must not be negative, got {dilation}.")
-    if mask_size < 1 or mask_size % 2 == 0:
-        raise ValueError(f"mask_size must be odd and positive, got {mask_size}.")
+    check_whole(1, channels=channels, sub_kernel_size=sub_kernel_size)
+    check_whole(0, dilation=dilation)
+    check_whole(1, mask_size=mask_size)
+    if mask_size % 2 == 0:
+        raise ValueError(f"mask_size must be odd, got {mask_size}.")
 
 
 class MaskedConvolution(nn.Module):
@@ -135,12 +135,9 @@ class MaskedConvolution(nn.Module):
             Tensor of the shape of ``x``.
 
         Raises:
-            ValueError: when ``x`` has another number of dimensions.
+            ValueError: when ``x`` has another number of dimensions or channels.
         """
-        if x.dim() != self.spatial_dims + 2:
-            raise ValueError(
-                f"Expected (batch, channels, ...) with {self.spatial_dims} spatial dimensions, got shape {x.shape}."
-            )
+        check_image(x, self.spatial_dims, self.weight.shape[1])
         if self.sub_kernel_size == 1:
             return self._convolve(x, self.weight, self.bias, padding=self.padding, dilation=self.offset)
         return self._sum_over_corners(x)

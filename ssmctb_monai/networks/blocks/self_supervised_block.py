@@ -106,7 +106,7 @@ class SelfSupervisedBlock(nn.Module):
         output = self._predict(x)
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
             if self.training:
-                loss = self._error(output, x).sum() / x.numel()
+                loss = self.error(output, x).sum() / x.numel()
                 # Activation checkpointing runs the pass again within backward: that loss is not one more to count, and
                 # it would keep its graph. No public function tells, and torch.compile traces none.
                 if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
@@ -123,13 +123,19 @@ class SelfSupervisedBlock(nn.Module):
         Returns:
             The block's error averaged over channels, shape (batch, 1, height, width[, depth]), at least 0.
         """
-        return self._error(self._predict(x), x).mean(dim=1, keepdim=True)
-
-    def _predict(self, x: Tensor) -> Tensor:
-        return self.attention(F.relu(self.convolution(x)))
+        return self.error(self._predict(x), x).mean(dim=1, keepdim=True)
 
     @torch.jit.unused
-    def _error(self, output: Tensor, target: Tensor) -> Tensor:
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """The block's loss before it is averaged.
+
+        Args:
+            output: output of the block, shape (batch, channels, height, width[, depth]).
+            target: its input, of the same shape.
+
+        Returns:
+            Tensor of the same shape, at least 0, in float32 or float64.
+        """
         # A mean over millions of squares needs more than the digits of half precision.
         with torch.autocast(output.device.type, enabled=False):
             dtype = torch.promote_types(output.dtype, torch.float32)
@@ -143,3 +149,6 @@ class SelfSupervisedBlock(nn.Module):
                 return error(difference, self.delta)
             # PyTorch lays the loss's gradient out by the order of the axes: channels-last tensors get their own order.
             return error(difference.movedim(1, -1), self.delta).movedim(-1, 1)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        return self.attention(F.relu(self.convolution(x)))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_positive, check_spatial_dims
+from ssmctb_monai.checks import check_image, check_spatial_dims, check_whole
 from ssmctb_monai.networks.blocks.transformer_layer import TransformerLayer
 
 
@@ -42,9 +42,11 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_positive(channels=channels, grid_size=grid_size, num_layers=num_layers)
+        check_whole(1, channels=channels, grid_size=grid_size, num_layers=num_layers)
         self.grid = [grid_size] * spatial_dims
         self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
+        self.spatial_dims = spatial_dims
+        self.channels = channels
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](grid_size)
         self.projection = nn.Linear(channels, token_dim)
         self.position_embedding = nn.Parameter(torch.empty(grid_size**spatial_dims, token_dim))
@@ -59,7 +61,11 @@ class SpatialTransformer(nn.Module):
 
         Returns:
             Tensor of the shape of ``x``.
+
+        Raises:
+            ValueError: when ``x`` has another number of dimensions or channels.
         """
+        check_image(x, self.spatial_dims, self.channels)
         tokens = self.projection(self.pool(x).flatten(2).transpose(1, 2)) + self.position_embedding
         gate = torch.sigmoid(self.layers(tokens).mean(dim=-1)).unflatten(1, self.grid).unsqueeze(1)
         return x * F.interpolate(gate, size=x.shape[2:], mode=self.interpolation, align_corners=False)

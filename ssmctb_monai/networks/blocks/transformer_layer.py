@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import MLPBlock
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_positive
+from ssmctb_monai.checks import check_whole
 
 
 class SummedHeadAttention(nn.Module):
@@ -26,7 +26,7 @@ class SummedHeadAttention(nn.Module):
 
     def __init__(self, token_dim: int, num_heads: int) -> None:
         super().__init__()
-        check_positive(token_dim=token_dim, num_heads=num_heads)
+        check_whole(1, token_dim=token_dim, num_heads=num_heads)
         self.token_dim = token_dim
         self.num_heads = num_heads
         self.to_qkv = nn.Linear(token_dim, 3 * num_heads * token_dim, bias=False)
@@ -60,7 +60,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, token_dim: int, num_heads: int) -> None:
         super().__init__()
-        check_positive(token_dim=token_dim, num_heads=num_heads)
+        check_whole(1, token_dim=token_dim, num_heads=num_heads)
         self.norm1 = nn.LayerNorm(token_dim)
         self.attention = SummedHeadAttention(token_dim, num_heads)
         self.norm2 = nn.LayerNorm(token_dim)

@@ -1,8 +1,9 @@
 """Anomaly detection networks."""
 
+from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.networks.nets.draem import DRAEM
 from ssmctb_monai.networks.nets.masked_autoencoder import MaskedAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
 
-__all__ = ["DRAEM", "MaskedAutoencoder", "Reconstruction", "ReconstructionDetector"]
+__all__ = ["DRAEM", "Detector", "MaskedAutoencoder", "Reconstruction", "ReconstructionDetector"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.networks.blocks import SelfSupervisedBlock, named_blocks
+from ssmctb_monai.checks import check_image
+from ssmctb_monai.networks.blocks import block_score, named_blocks
 from ssmctb_monai.networks.error_maps import ErrorKind, error_map
+from ssmctb_monai.networks.nets.detector import Detector
 
 Score = ErrorKind | Literal["block"]
 
 
-class ReconstructionDetector(nn.Module):
+class ReconstructionDetector(Detector):
     """Anomaly detection by what a network trained on lesion-free images fails to reconstruct.
 
     Trains as the network does, and gives an anomaly map at evaluation: how far the reconstruction is from the image, or
@@ -23,24 +24,30 @@ class ReconstructionDetector(nn.Module):
     It can be traced and exported. To be scripted the network must return one tensor, and the score be none of blocks.
 
     Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        in_channels: number of input channels, that is of modalities.
         network: maps an image of shape (batch, channels, height, width[, depth]) to its reconstruction, or to several
             things, the reconstruction first: MONAI's ``AutoEncoder`` and ``VQVAE``, `MaskedAutoencoder`, …
         score: ``"l1"``, ``"l2"``, ``"ssim"`` or ``"msgms"`` between image and reconstruction, clipped to [0, 1], see
-            :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"block"``: the error e of each SSPCAB or SSMCTB
-            block, resized to the image and averaged over blocks, as e / (1 + e).
+            :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"block"``: the error of each SSPCAB or SSMCTB
+            block, see :func:`~ssmctb_monai.networks.blocks.block_score`.
+        stride: what the sizes that the network takes are multiples of; images are padded to it inside.
 
     Raises:
-        ValueError: when ``score`` is unknown, or is ``"block"`` and the network contains no block.
+        ValueError: when ``score`` is unknown, or is ``"block"`` and the network contains no block, or a number is
+            outside its range.
 
     Example:
         >>> network = AutoEncoder(spatial_dims=3, in_channels=1, out_channels=1, channels=(8, 16), strides=(2, 2))
-        >>> detector = ReconstructionDetector(network, score="l1").eval()
-        >>> detector(torch.rand(1, 1, 32, 32, 32)).shape
-        torch.Size([1, 1, 32, 32, 32])
+        >>> detector = ReconstructionDetector(spatial_dims=3, in_channels=1, network=network, stride=4).eval()
+        >>> detector(torch.rand(1, 1, 32, 30, 27)).shape
+        torch.Size([1, 1, 32, 30, 27])
     """
 
-    def __init__(self, network: nn.Module, score: Score = "l1") -> None:
-        super().__init__()
+    def __init__(
+        self, spatial_dims: int, in_channels: int, network: nn.Module, score: Score = "l1", stride: int = 1
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, stride)
         scores = (*get_args(ErrorKind), "block")
         if score not in scores:
             raise ValueError(f"score must be one of {', '.join(scores)}, got {score!r}.")
@@ -52,61 +59,63 @@ class ReconstructionDetector(nn.Module):
         self.network = network
         self.score = score
 
-    def forward(self, x: Tensor) -> Any:
-        """Reconstructs in training, and finds what is not reconstructed well at evaluation.
+    def training_output(self, x: Tensor) -> Any:
+        """Runs the network.
 
         Args:
-            x: image of shape (batch, channels, height, width[, depth]), with values in [0, 1].
+            x: image of shape (batch, in_channels, height, width[, depth]), with values in [0, 1].
 
         Returns:
-            In training mode what the network returns. In evaluation mode, and when exported, the anomaly map in [0, 1],
-            shape (batch, 1, height, width[, depth]).
-
-        Raises:
-            ValueError: when the reconstruction has not the shape of ``x``.
+            What the network returns; what has the size of the padded image is cut to that of ``x``.
         """
-        if not torch.jit.is_scripting():
-            if self.training:
-                return self.network(x)
+        padded = self.padded(x)
+
+        def cut(output: Any) -> Any:
+            if isinstance(output, tuple | list):
+                return type(output)(cut(part) for part in output)
+            return self.cut(output, x) if output.shape[2:] == padded.shape[2:] else output
+
+        output = self.network(padded)
+        return output if padded.shape == x.shape else cut(output)
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """Finds what is not reconstructed well.
+
+        Args:
+            x: image as in :meth:`training_output`.
+
+        Returns:
+            The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
+        """
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
             if self.score == "block":
-                return self._block_errors(x)
+                return self.cut(block_score(self.network, self.padded(x)), x)
         return error_map(self.reconstruct(x).clamp(0, 1), x, self.score)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructs the image alone.
 
         Args:
-            x: image as in :meth:`forward`.
+            x: image as in :meth:`training_output`.
 
         Returns:
             The reconstruction, of the shape of ``x``.
+
+        Raises:
+            ValueError: when ``x`` has another number of dimensions or channels, or the reconstruction another shape.
         """
-        output = self.network(x)
+        check_image(x, self.spatial_dims, self.in_channels)
+        padded = self.padded(x)
+        reconstruction = self._first(self.network(padded))
+        if reconstruction.shape != padded.shape:
+            raise ValueError(
+                f"The reconstruction {list(reconstruction.shape)} must have the shape of the image "
+                f"{list(padded.shape)}: give the stride that the network's sizes are multiples of."
+            )
+        return self.cut(reconstruction, x)
+
+    def _first(self, output: Any) -> Tensor:
         if not torch.jit.is_scripting():
             return output if isinstance(output, Tensor) else output[0]
         assert isinstance(output, Tensor)  # for TorchScript, where a network does not say what it returns
         return output
-
-    @torch.jit.unused
-    def _block_errors(self, x: Tensor) -> Tensor:
-        """The mean e of the errors over blocks and passes, as e / (1 + e), (batch, 1, …)."""
-        errors: list[Tensor] = []
-
-        def keep_error(block: SelfSupervisedBlock, args: tuple[Tensor], output: Tensor) -> None:
-            error = block._error(output, args[0]).mean(dim=1)
-            if error.shape[0] % x.shape[0]:
-                raise ValueError(f"A block ran on a batch of {error.shape[0]}, which is no multiple of {x.shape[0]}.")
-            # Where a network repeats each image for several passes, the passes take the place of channels.
-            passes = error.unflatten(0, (x.shape[0], -1))
-            errors.append(F.interpolate(passes, x.shape[2:], mode="bilinear" if x.dim() == 4 else "trilinear"))
-
-        hooks = [block.register_forward_hook(keep_error) for block in named_blocks(self.network).values()]
-        try:
-            self.network(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not errors:
-            raise ValueError(f"No block ran within {type(self.network).__name__}: take another score.")
-        error = torch.cat(errors, dim=1).mean(dim=1, keepdim=True)
-        return error / (1 + error)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssmctb_monai.losses import DRAEMLoss
+from ssmctb_monai.losses import DRAEMLoss, SelfSupervisedLoss
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
 from ssmctb_monai.networks.blocks.self_supervised_block import named_blocks
 from ssmctb_monai.networks.nets import DRAEM, Reconstruction
@@ -290,7 +290,8 @@ def test_gradients_reach_every_parameter(spatial_dims, block):
             nn.init.ones_(parameter)  # the one hidden unit of so narrow a block may be dead
     x = torch.rand(2, 1, *(64, 32, 32)[:spatial_dims])
     mask = (torch.rand_like(x) > 0.8).float()
-    DRAEMLoss(spatial_dims, network, ssim_window=5)(network(x), (x, mask)).backward()
+    loss = SelfSupervisedLoss(DRAEMLoss(spatial_dims, ssim_window=5), network, require_blocks=False)
+    loss(network(x), (x, mask)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -303,7 +304,7 @@ def test_a_few_steps_lower_the_loss(block):
     clean = torch.rand(4, 1, 8, 8).repeat_interleave(5, 2).repeat_interleave(5, 3)  # 40 x 40
     mask = torch.zeros_like(clean)
     mask[:, :, 10:20, 15:30] = 1
-    loss = DRAEMLoss(2, network)
+    loss = SelfSupervisedLoss(DRAEMLoss(2), network, require_blocks=False)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     history, parts = [], []
     for _ in range(12):
@@ -341,7 +342,7 @@ def test_bfloat16_autocast():
     network = draem(2).train()
     x = torch.rand(2, 1, 40, 40)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = DRAEMLoss(2, network)(network(x), (x, torch.zeros_like(x)))
+        loss = SelfSupervisedLoss(DRAEMLoss(2), network)(network(x), (x, torch.zeros_like(x)))
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

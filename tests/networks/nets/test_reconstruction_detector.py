@@ -64,6 +64,10 @@ def image(spatial_dims, channels=1, size=16, batch=2, seed=0):
     return torch.rand(batch, channels, *[size] * spatial_dims, generator=torch.Generator().manual_seed(seed))
 
 
+def detector_of(network, score="l1", spatial_dims=2, in_channels=1, stride=1):
+    return ReconstructionDetector(spatial_dims, in_channels, network, score, stride)
+
+
 def score_of(error):
     """The score of a block's error."""
     return error / (1 + error)
@@ -75,7 +79,7 @@ def score_of(error):
 @pytest.mark.parametrize("spatial_dims", DIMS)
 @pytest.mark.parametrize(("score", "expected"), [("l1", 0.375), ("l2", 0.15625)])
 def test_error_of_the_reconstruction(spatial_dims, score, expected):
-    detector = ReconstructionDetector(Plus(0.25, -2), score)  # from 0.5 to 0.75 and, clipped, to 0
+    detector = detector_of(Plus(0.25, -2), score, spatial_dims, 2)  # from 0.5 to 0.75 and, clipped, to 0
     x = torch.full((2, 2, *[16] * spatial_dims), 0.5)
     torch.testing.assert_close(detector.eval()(x), torch.full((2, 1, *[16] * spatial_dims), expected))
 
@@ -85,19 +89,19 @@ def test_compares_the_reconstruction_with_the_image(score):
     network = autoencoder(2, 2).eval()
     x = image(2, 2)
     torch.testing.assert_close(
-        ReconstructionDetector(network, score).eval()(x), error_map(network(x).clamp(0, 1), x, score)
+        detector_of(network, score, in_channels=2).eval()(x), error_map(network(x).clamp(0, 1), x, score)
     )
 
 
 def test_default_is_the_absolute_difference():
     x = 0.5 + image(2) / 2
-    torch.testing.assert_close(ReconstructionDetector(Plus(-0.5)).eval()(x), torch.full((2, 1, 16, 16), 0.5))
+    torch.testing.assert_close(detector_of(Plus(-0.5)).eval()(x), torch.full((2, 1, 16, 16), 0.5))
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_reconstruction_comes_first(kind):
     network = Several(kind)
-    detector = ReconstructionDetector(network).eval()
+    detector = detector_of(network).eval()
     x = image(2) / 2
     torch.testing.assert_close(detector(x), torch.full_like(x, 0.5))
     torch.testing.assert_close(detector.reconstruct(x), x + 0.5)
@@ -111,13 +115,13 @@ def test_training_is_that_of_the_network(score):
         def forward(self, x):
             return output
 
-    detector = ReconstructionDetector(Fixed(block_adding(1)), score).train()
+    detector = detector_of(Fixed(block_adding(1)), score).train()
     assert detector(image(2)) is output
 
 
 def test_reconstruction_as_a_network():
     network = autoencoder(2)
-    alone = Reconstruction(ReconstructionDetector(network, "ssim")).eval()
+    alone = Reconstruction(detector_of(network, "ssim")).eval()
     x = image(2)
     assert torch.equal(alone(x), network(x))
     assert {id(parameter) for parameter in alone.parameters()} == {id(parameter) for parameter in network.parameters()}
@@ -125,13 +129,13 @@ def test_reconstruction_as_a_network():
 
 def test_takes_what_loaders_give():
     x = MetaTensor(image(3), affine=torch.eye(4))
-    assert ReconstructionDetector(autoencoder(3), "msgms").eval()(x).shape == (2, 1, 16, 16, 16)
+    assert detector_of(autoencoder(3), "msgms", 3).eval()(x).shape == (2, 1, 16, 16, 16)
 
 
 @pytest.mark.parametrize("score", [*SCORES, "block"])
 def test_bfloat16_autocast(score):
     network = insert_block(autoencoder(2), "sspcab", sample=image(2)).eval()
-    detector, x = ReconstructionDetector(network, score).eval(), image(2)
+    detector, x = detector_of(network, score).eval(), image(2)
     with torch.autocast("cpu", torch.bfloat16):
         errors = detector(x)
     assert errors.dtype == torch.float32
@@ -139,7 +143,7 @@ def test_bfloat16_autocast(score):
 
 
 def test_copy_and_state_dict():
-    detector = ReconstructionDetector(insert_block(autoencoder(2), "sspcab", sample=image(2)), "block")
+    detector = detector_of(insert_block(autoencoder(2), "sspcab", sample=image(2)), "block")
     detector.train()(image(2))
     twin = copy.deepcopy(detector).eval()
     x = image(2)
@@ -160,7 +164,7 @@ def test_one_block_is_its_anomaly_map(spatial_dims, loss):
     torch.manual_seed(0)
     block = SSMCTB(spatial_dims, 8, token_dim=8, loss=loss)
     x = image(spatial_dims, 8, size=9)
-    errors = ReconstructionDetector(nn.Sequential(nn.Identity(), block), "block").eval()(x)
+    errors = detector_of(nn.Sequential(nn.Identity(), block), "block", spatial_dims, 8).eval()(x)
     torch.testing.assert_close(errors, score_of(block.anomaly_map(x)))
     assert block.reconstruction_loss is None
 
@@ -169,12 +173,12 @@ def test_one_block_is_its_anomaly_map(spatial_dims, loss):
 def test_mean_over_blocks_of_any_resolution(spatial_dims):
     pool = nn.AvgPool2d(4) if spatial_dims == 2 else nn.AvgPool3d(4)
     network = nn.Sequential(block_adding(1), nn.ModuleDict({"deep": pool})["deep"], nn.Sequential(block_adding(4)))
-    errors = ReconstructionDetector(network, "block").eval()(image(spatial_dims, size=12))
+    errors = detector_of(network, "block", spatial_dims).eval()(image(spatial_dims, size=12))
     torch.testing.assert_close(errors, torch.full((2, 1, *[12] * spatial_dims), score_of(2.5)))
 
 
 def test_errors_are_averaged_over_channels():
-    errors = ReconstructionDetector(nn.Sequential(SelfSupervisedBlock(nn.Identity(), Plus(1, 2), "mae")), "block")
+    errors = detector_of(SelfSupervisedBlock(nn.Identity(), Plus(1, 2), "mae"), "block", in_channels=2)
     torch.testing.assert_close(errors.eval()(image(2, 2)), torch.full((2, 1, 16, 16), score_of(1.5)))
 
 
@@ -186,7 +190,7 @@ def test_errors_are_resized_linearly(spatial_dims, row):
 
     pool = nn.AvgPool2d(2) if spatial_dims == 2 else nn.AvgPool3d(2)
     network = nn.Sequential(pool, SelfSupervisedBlock(nn.Identity(), Edge(), "mae"))
-    errors = ReconstructionDetector(network, "block").eval()(image(spatial_dims, size=4))
+    errors = detector_of(network, "block", spatial_dims).eval()(image(spatial_dims, size=4))
     torch.testing.assert_close(errors, score_of(torch.tensor(row)).expand(2, 1, *[4] * spatial_dims))
 
 
@@ -204,21 +208,21 @@ def test_passes_of_each_image_stay_together():
             return self.block(x.repeat_interleave(3, 0) * factors)
 
     x = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
-    errors = ReconstructionDetector(Passes(), "block").eval()(x)
+    errors = detector_of(Passes(), "block").eval()(x)
     torch.testing.assert_close(errors, score_of(3 * x))
 
 
 def test_a_block_that_runs_twice_counts_twice():
     block = block_adding(1)
     block.attention.forward = lambda x: 2 * x  # errors 1 and 2
-    errors = ReconstructionDetector(nn.Sequential(block, block), "block").eval()(torch.ones(1, 1, 4, 4))
+    errors = detector_of(nn.Sequential(block, block), "block").eval()(torch.ones(1, 1, 4, 4))
     torch.testing.assert_close(errors, torch.full((1, 1, 4, 4), score_of(1.5)))
 
 
 @pytest.mark.parametrize("last", [nn.Identity, Broken])
 def test_hooks_are_removed(last):
     block = block_adding(1)
-    detector = ReconstructionDetector(nn.Sequential(block, last()), "block").eval()
+    detector = detector_of(nn.Sequential(block, last()), "block").eval()
     for _ in range(2):
         if last is Broken:
             with pytest.raises(RuntimeError, match="broken"):
@@ -239,7 +243,7 @@ def test_masked_autoencoder_with_a_block(spatial_dims, block):
     insert_block(network, lambda channels: block(spatial_dims, channels), sample=x)
     calls = []
     network.patch_embedding.block.register_forward_hook(lambda module, args, output: calls.append(args[0]))
-    detector = ReconstructionDetector(network, "block").eval()
+    detector = detector_of(network, "block", spatial_dims).eval()
     errors = detector(x)
     inserted = next(module for module in network.modules() if isinstance(module, SelfSupervisedBlock))
     assert len(calls) == 4  # one for each set of patches
@@ -253,7 +257,7 @@ def test_masked_autoencoder_with_a_block(spatial_dims, block):
 
 
 def test_trains_with_the_loss_of_its_blocks():
-    detector = ReconstructionDetector(insert_block(autoencoder(2), "ssmctb", sample=image(2)), "block").train()
+    detector = detector_of(insert_block(autoencoder(2), "ssmctb", sample=image(2)), "block").train()
     x = image(2)
     SelfSupervisedLoss(nn.MSELoss(), detector)(detector(x), x).backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())
@@ -265,7 +269,7 @@ def test_trains_with_the_loss_of_its_blocks():
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_torchscript_saves_and_loads(spatial_dims, score):
-    detector = ReconstructionDetector(autoencoder(spatial_dims), score).eval()
+    detector = detector_of(autoencoder(spatial_dims), score, spatial_dims).eval()
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(detector), buffer)
     buffer.seek(0)
@@ -282,7 +286,7 @@ def test_torchscript_saves_and_loads(spatial_dims, score):
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_torch_export(spatial_dims, score):
     network = insert_block(autoencoder(spatial_dims), "sspcab", sample=image(spatial_dims))
-    detector = ReconstructionDetector(network, score).eval()
+    detector = detector_of(network, score, spatial_dims).eval()
     exported = torch.export.export(detector, (image(spatial_dims),)).module()
     x = image(spatial_dims, seed=1)
     torch.testing.assert_close(exported(x), detector(x))
@@ -292,14 +296,14 @@ def test_torch_export(spatial_dims, score):
 @pytest.mark.parametrize("score", [*SCORES, "block"])
 def test_trace_takes_other_batches(score):
     network = insert_block(autoencoder(2), "sspcab", sample=image(2))
-    detector = ReconstructionDetector(network, score).eval()
+    detector = detector_of(network, score).eval()
     traced = torch.jit.trace(detector, image(2))
     torch.testing.assert_close(traced(image(2, batch=3)), detector(image(2, batch=3)))
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_several_outputs_are_traced():
-    detector = ReconstructionDetector(VarAutoEncoder(2, (1, 16, 16), 1, 4, (4, 8), (2, 2))).eval()
+    detector = detector_of(VarAutoEncoder(2, (1, 16, 16), 1, 4, (4, 8), (2, 2))).eval()
     x = image(2)
     torch.testing.assert_close(torch.jit.trace(detector, x)(x), detector(x))
 
@@ -308,7 +312,7 @@ def test_several_outputs_are_traced():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("spatial_dims", "score"), [*((2, score) for score in SCORES), (3, "msgms")])
 def test_onnx(tmp_path, spatial_dims, score):
-    detector, x = ReconstructionDetector(autoencoder(spatial_dims), score).eval(), image(spatial_dims)
+    detector, x = detector_of(autoencoder(spatial_dims), score, spatial_dims).eval(), image(spatial_dims)
     torch.onnx.export(detector, (x,), tmp_path / "detector.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "detector.onnx")
     (errors,) = session.run(None, {"x": x.numpy()})
@@ -320,12 +324,12 @@ def test_onnx(tmp_path, spatial_dims, score):
 
 def test_unknown_score():
     with pytest.raises(ValueError, match="score must be one of l1, l2, ssim, msgms, block, got 'l3'"):
-        ReconstructionDetector(Plus(1), "l3")
+        detector_of(Plus(1), "l3")
 
 
 def test_no_block_to_score_by():
     with pytest.raises(ValueError, match="AutoEncoder contains no SSPCAB or SSMCTB block"):
-        ReconstructionDetector(autoencoder(2), "block")
+        detector_of(autoencoder(2), "block")
 
 
 def test_no_block_ran():
@@ -335,7 +339,7 @@ def test_no_block_ran():
             self.block = block_adding(1)
 
     with pytest.raises(ValueError, match="No block ran within Unused"):
-        ReconstructionDetector(Unused(), "block").eval()(image(2))
+        detector_of(Unused(), "block").eval()(image(2))
 
 
 def test_block_of_another_batch():
@@ -344,10 +348,10 @@ def test_block_of_another_batch():
             return super().forward(x[:3])
 
     with pytest.raises(ValueError, match="batch of 3, which is no multiple of 4"):
-        ReconstructionDetector(First(block_adding(1)), "block").eval()(image(2, batch=4))
+        detector_of(First(block_adding(1)), "block").eval()(image(2, batch=4))
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_reconstruction_of_another_shape(score):
     with pytest.raises(ValueError, match=r"\[2, 1, 20, 20\].*\[2, 1, 18, 18\]"):
-        ReconstructionDetector(autoencoder(2), score).eval()(image(2, size=18))
+        detector_of(autoencoder(2), score).eval()(image(2, size=18))
