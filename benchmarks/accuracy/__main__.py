@@ -3,6 +3,7 @@
 python -m benchmarks.accuracy ROW [ROW ...] --dataset_dir BRATS
 python -m benchmarks.accuracy table [--check]
 python -m benchmarks.accuracy failures
+python -m benchmarks.accuracy transfer --data_dir SCANS
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmarks.accuracy import failures, table
+from benchmarks.accuracy import failures, table, transfer
 from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
 from benchmarks.accuracy.results import results_file, write_results
 from benchmarks.accuracy.rows import ROWS
@@ -25,7 +26,7 @@ from benchmarks.accuracy.scores import SCORES
 
 logger = logging.getLogger("benchmarks.accuracy")
 
-COMMANDS = {"table": table.main, "failures": failures.main}
+COMMANDS = {"table": table.main, "failures": failures.main, "transfer": transfer.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
