@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Row, compare, device, goal
-from ssmctb_monai.transforms import RandPerlinAnomaly
+from ssmctb_monai.transforms import RandAnomaly
 
-CELLS = 4  # of the coarsest octave, the geometric mean of what RandPerlinAnomaly draws
+CELLS = 4  # of the coarsest octave, the geometric mean of what RandAnomaly draws
 
 
 def perlin_octave(shape: tuple[int, ...], cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -37,7 +37,7 @@ def fractal(shape: tuple[int, ...], octaves: int, rng: np.random.Generator) -> n
 
 
 def in_numpy(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An intensity anomaly as `RandPerlinAnomaly` makes it."""
+    """An intensity anomaly as `RandAnomaly` makes it."""
     noise = fractal(image.shape, 3, rng)
     threshold = np.quantile(noise, 1 - rng.uniform(0.005, 0.2))
     blend = np.clip((noise - threshold) / 0.25 + 0.5, 0, 1)
@@ -51,7 +51,7 @@ def rows() -> Iterator[Row]:
         rng = np.random.default_rng(0)
         image = rng.random(shape)
         images = torch.as_tensor(image, dtype=torch.float32, device=device()).expand(batch, 1, *shape)
-        anomaly = RandPerlinAnomaly(len(shape), prob=1.0).set_random_state(0)
+        anomaly = RandAnomaly(len(shape), prob=1.0).set_random_state(0)
         seconds, share = compare(partial(anomaly, images), partial(in_numpy, image, rng))
         yield Row(
             f"Perlin anomaly {len(shape)}D, {shape[0]}^{len(shape)}, a sample",

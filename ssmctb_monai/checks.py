@@ -90,6 +90,21 @@ def check_shares(**shares: float) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {share}.")
 
 
+def check_ranges(bound: float, **ranges: tuple[float, float]) -> None:
+    """Accepts ranges of positive numbers.
+
+    Args:
+        bound: largest number.
+        ranges: least and largest number, by the name of their argument.
+
+    Raises:
+        ValueError: when one is not increasing or outside (0, ``bound``]; it is named.
+    """
+    for name, (least, largest) in ranges.items():
+        if not 0 < least <= largest <= bound:
+            raise ValueError(f"{name} must be two increasing numbers in (0, {bound}], got {(least, largest)}.")
+
+
 def check_file(path: PathLike, advice: str) -> Path:
     """Accepts a file that exists.
 

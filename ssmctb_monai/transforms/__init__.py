@@ -1,5 +1,26 @@
 """Transforms: checks, brain mask and intensities, lesion-free sampling, synthetic anomalies."""
 
+from ssmctb_monai.transforms.anomalies import (
+    AnomalyBlend,
+    AnomalyLabel,
+    AnomalyShape,
+    AnomalySource,
+    AnotherPlaceSource,
+    BinaryLabel,
+    BoxShape,
+    ContinuousLabel,
+    DonorSource,
+    EllipsoidShape,
+    FolderSource,
+    OffsetSource,
+    PerlinShape,
+    RandAnomaly,
+    RandAnomalyd,
+    RandPerlinNoise,
+    SoftEdge,
+    TextureSource,
+    TissueShape,
+)
 from ssmctb_monai.transforms.brain import BrainMask, BrainMaskd, SelectChannelsd
 from ssmctb_monai.transforms.check_case import CheckCased
 from ssmctb_monai.transforms.erase_lesions import EraseLesions, EraseLesionsd
@@ -18,31 +39,45 @@ from ssmctb_monai.transforms.lesion_free import (
     RandLesionFreeCrop,
     RandLesionFreeCropd,
 )
-from ssmctb_monai.transforms.perlin_noise import RandPerlinNoise
 from ssmctb_monai.transforms.scores import MaskedGaussianSmooth, MaskedGaussianSmoothd
-from ssmctb_monai.transforms.synthetic_anomaly import RandPerlinAnomaly, RandPerlinAnomalyd
 
 __all__ = [
+    "AnomalyBlend",
+    "AnomalyLabel",
+    "AnomalyShape",
+    "AnomalySource",
+    "AnotherPlaceSource",
+    "BinaryLabel",
+    "BoxShape",
     "BrainMask",
     "BrainMaskd",
     "CheckCased",
+    "ContinuousLabel",
+    "DonorSource",
+    "EllipsoidShape",
     "EraseLesions",
     "EraseLesionsd",
+    "FolderSource",
     "LesionFreePositions",
     "LesionFreePositionsd",
     "LesionFreeRegion",
     "LesionFreeRegiond",
     "MaskedGaussianSmooth",
     "MaskedGaussianSmoothd",
+    "OffsetSource",
+    "PerlinShape",
+    "RandAnomaly",
+    "RandAnomalyd",
     "RandContrast",
     "RandContrastd",
     "RandLesionFreeCrop",
     "RandLesionFreeCropd",
-    "RandPerlinAnomaly",
-    "RandPerlinAnomalyd",
     "RandPerlinNoise",
     "RestoreIntensityd",
     "RobustScaleIntensity",
     "RobustScaleIntensityd",
     "SelectChannelsd",
+    "SoftEdge",
+    "TextureSource",
+    "TissueShape",
 ]

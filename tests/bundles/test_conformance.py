@@ -303,7 +303,7 @@ SHARED = {"bundle_root", "spatial_dims", "reconstructive_width", "discriminative
             "train",
             SHARED
             | {"margin", "min_brain", "loss#ssim_window", "train#random_transforms", "validate#inferer#inferer#inferer"}
-            | {"iterations", "num_samples", "false_positive_rate", "augmentation", "anomaly#coverage"},
+            | {"iterations", "num_samples", "false_positive_rate", "augmentation", "anomaly#shapes#coverage"},
         ),
         ("evaluate", SHARED | {"inferer#inferer#inferer"}),
         ("inference", SHARED | {"inferer#inferer#inferer"}),

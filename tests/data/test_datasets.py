@@ -29,9 +29,9 @@ from ssmctb_monai.data import (
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.transforms import (
     LesionFreePositionsd,
+    RandAnomaly,
+    RandAnomalyd,
     RandLesionFreeCropd,
-    RandPerlinAnomaly,
-    RandPerlinAnomalyd,
 )
 
 
@@ -77,7 +77,7 @@ def lesion_free_transforms(*first):
             ENSURE,
             RandLesionFreeCropd(roi_size=8, num_samples=2),
             RandFlipd(keys=["image", "brain"], prob=0.5, spatial_axis=0),
-            RandPerlinAnomalyd(anomaly=RandPerlinAnomaly(spatial_dims=2, prob=0.75)),
+            RandAnomalyd(anomaly=RandAnomaly(spatial_dims=2, prob=0.75)),
         ]
     )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssmctb_monai.transforms import RandPerlinNoise
-from ssmctb_monai.transforms.perlin_noise import perlin_noise
+from ssmctb_monai.transforms.anomalies.perlin_noise import perlin_noise
 
 
 def gradients(*points, seed=0):

@@ -1,0 +1,239 @@
+"""Sources of synthetic anomalies: what they consist of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import PathLike
+from skimage.io import imread
+from skimage.util import img_as_float32
+from torch import Tensor
+
+from ssmctb_monai.checks import check_ranges, check_shares
+from ssmctb_monai.transforms.anomalies.parts import AnomalySource
+from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+
+
+class OffsetSource(AnomalySource):
+    """The image plus an offset, up or down, with a low-frequency texture; drawn for each channel by itself.
+
+    Every argument but ``cells`` is one for all channels, or a sequence with one per channel, so that an anomaly may
+    be bright on FLAIR and bright, dark or absent on T1ce.
+
+    Args:
+        offset: least and largest offset, in units of the image.
+        brighter: probability that an offset is upwards.
+        presence: probability that a channel has an offset; it is drawn again where no channel would have one.
+        texture: largest standard deviation of the texture, as a share of the offset; drawn from 0.
+        cells: least and largest number of cells per axis of the image, of the texture's noise.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> OffsetSource(offset=[[0.03, 0.3], [0.03, 0.2]], brighter=[0.9, 0.35], presence=[1.0, 0.6])
+    """
+
+    def __init__(
+        self,
+        offset: Sequence[float] | Sequence[Sequence[float]] = (0.05, 0.4),
+        brighter: float | Sequence[float] = 0.5,
+        presence: float | Sequence[float] = 1.0,
+        texture: float | Sequence[float] = 0.5,
+        cells: tuple[float, float] = (1, 8),
+    ) -> None:
+        for pair in np.reshape(offset, (-1, 2)):
+            check_ranges(np.inf, offset=tuple(pair.tolist()))
+        for name, values in (("brighter", brighter), ("presence", presence)):
+            for value in np.ravel(values):
+                check_shares(**{name: value})
+        if np.max(presence) == 0:
+            raise ValueError("presence must be above 0 in a channel at least: no anomaly would change anything.")
+        if np.min(texture) < 0:
+            raise ValueError(f"texture must not be negative, got {texture}.")
+        self.offset = offset
+        self.brighter = brighter
+        self.presence = presence
+        self.texture = texture
+        self.noise = RandPerlinNoise(cells, octaves=2)
+
+    def _per_channel(self, name: str, channels: int) -> np.ndarray:
+        values = np.asarray(getattr(self, name), dtype=float)
+        shape = (channels, 2) if name == "offset" else (channels,)
+        if values.ndim == len(shape) and len(values) != channels:
+            raise ValueError(f"{name} is given for {len(values)} channels, but the image has {channels}.")
+        return np.broadcast_to(values, shape)
+
+    def __call__(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        """Draws a source, as `AnomalySource` describes it."""
+        channels = len(image)
+        presence, brighter = self._per_channel("presence", channels), self._per_channel("brighter", channels)
+        signs = np.zeros(channels)
+        while not signs.any():
+            draw = self.R.uniform(size=channels)
+            signs = np.where(draw < presence * brighter, 1, np.where(draw < presence, -1, 0))
+        offsets = self.R.uniform(*self._per_channel("offset", channels).T) * signs
+        source = image.to(torch.promote_types(image.dtype, torch.float32), copy=True)
+        for channel, (offset, texture) in enumerate(zip(offsets, self._per_channel("texture", channels), strict=True)):
+            if offset:
+                share = self.R.uniform(0, texture)
+                source[channel] += float(offset) * (1 + share * self.noise(region.shape, image.device))
+        return source
+
+
+class _MixedSource(AnomalySource):
+    """A source that is mixed with the image.
+
+    Args:
+        opacity: least and largest share of the source, drawn uniformly.
+    """
+
+    def __init__(self, opacity: tuple[float, float]) -> None:
+        check_ranges(1, opacity=opacity)
+        self.opacity = opacity
+
+    @abstractmethod
+    def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        """Draws what is mixed with the image, of its shape or with one channel."""
+
+    def __call__(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        """Draws a source, as `AnomalySource` describes it."""
+        content = self._content(image, region, donors)
+        return image + self.R.uniform(*self.opacity) * (content - image)
+
+
+class TextureSource(_MixedSource):
+    """Fractal Perlin noise in [0, 1], drawn for each channel.
+
+    Args:
+        opacity: least and largest share of the texture in a mixture with the image, drawn uniformly.
+        cells: least and largest number of cells per axis of the image, of the coarsest noise.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+    """
+
+    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0), cells: tuple[float, float] = (1, 8)) -> None:
+        super().__init__(opacity)
+        self.noise = RandPerlinNoise(cells, octaves=2)
+
+    def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        textures = []
+        for _ in image:
+            noise = self.noise(region.shape, image.device)
+            least, largest = noise.aminmax()
+            textures.append((noise - least) / (largest - least).clamp_min(torch.finfo(noise.dtype).tiny))
+        return torch.stack(textures)
+
+
+class AnotherPlaceSource(_MixedSource):
+    """The same image, flipped at random and shifted by at least a quarter of its size; its background is filled.
+
+    Args:
+        opacity: least and largest share of the other place in a mixture with the image, drawn uniformly.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+    """
+
+    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0)) -> None:
+        super().__init__(opacity)
+
+    def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        # Less of a shift would put the same place onto itself.
+        shifts = [int(size * self.R.uniform(0.25, 0.75)) for size in region.shape]
+        return _flipped(_without_background(image), self.R).roll(shifts, list(range(1, image.dim())))
+
+
+class DonorSource(_MixedSource):
+    """Another case, flipped at random and shifted so that its tissue covers the anomaly; its background is filled.
+
+    Args:
+        opacity: least and largest share of the donor in a mixture with the image, drawn uniformly.
+        rescale: least and largest ratio of the donor's mean over the anomaly to the image's, drawn uniformly, by which
+            the donor is scaled in each channel; ``None``: it stays as it is.
+
+    Raises:
+        ValueError: when an argument is outside its range, or there is no other image to draw from.
+
+    Example:
+        >>> RandAnomaly(2, sources=DonorSource(rescale=(1.0, 3.0)))(batch, brains)
+    """
+
+    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0), rescale: tuple[float, float] | None = None) -> None:
+        super().__init__(opacity)
+        if rescale is not None:
+            check_ranges(np.inf, rescale=rescale)
+        self.rescale = rescale
+
+    def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        if len(donors) == 0:
+            raise ValueError("DonorSource takes anomalies from other images: give a batch of at least two, or donors.")
+        donor = donors[self.R.randint(len(donors))].to(image)
+        if donor.dim() != image.dim() or len(donor) != len(image):
+            raise ValueError(
+                f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: channels and dimensions must "
+                "be the same."
+            )
+        donor = _flipped(donor, self.R)
+        tissue = (donor != 0).any(0).nonzero()
+        here = region.nonzero()
+        taken = tissue[self.R.randint(len(tissue))] if len(tissue) else torch.zeros_like(here[0])
+        first = taken - here[self.R.randint(len(here))]
+        donor = _without_background(donor)
+        for axis, (start, size) in enumerate(zip(first.tolist(), region.shape, strict=True), start=1):
+            # Beyond its border a donor goes on at its other side.
+            index = (torch.arange(size, device=donor.device) + start) % donor.shape[axis]
+            donor = donor.index_select(axis, index)
+        if self.rescale is not None:
+            means = [picture[:, region].mean(1, dtype=torch.float32) for picture in (image, donor)]
+            ratio = self.R.uniform(*self.rescale) * means[0] / means[1].clamp_min(1e-3)
+            donor = donor * ratio.reshape(-1, *[1] * region.dim())
+        return donor
+
+
+class FolderSource(_MixedSource):
+    """Random crop of a random image of a folder, such as the Describable Textures Dataset, in grey values; 2D only.
+
+    Args:
+        folder: folder that is searched for images, with all its folders.
+        opacity: least and largest share of the texture in a mixture with the image, drawn uniformly.
+
+    Raises:
+        ValueError: when an argument is outside its range, there is no image, or the sample is 3D.
+    """
+
+    def __init__(self, folder: PathLike, opacity: tuple[float, float] = (0.2, 1.0)) -> None:
+        super().__init__(opacity)
+        self.files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+        if not self.files:
+            raise ValueError(f"No image with a suffix of {sorted(_IMAGE_SUFFIXES)} in {folder}.")
+
+    def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        if region.dim() == 3:
+            raise ValueError("FolderSource gives 2D textures; in 3D use TextureSource.")
+        file = self.files[self.R.randint(len(self.files))]
+        texture = torch.as_tensor(img_as_float32(imread(file, as_gray=True)), device=image.device)
+        zoom = max(1.0, *(wanted / have for wanted, have in zip(region.shape, texture.shape, strict=True)))
+        size = [max(wanted, round(zoom * have)) for wanted, have in zip(region.shape, texture.shape, strict=True)]
+        texture = F.interpolate(texture[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        first = [self.R.randint(have - wanted + 1) for have, wanted in zip(size, region.shape, strict=True)]
+        return texture[tuple(slice(f, f + wanted) for f, wanted in zip(first, region.shape, strict=True))][None]
+
+
+def _flipped(image: Tensor, random: np.random.RandomState) -> Tensor:
+    return image.flip([axis for axis in range(1, image.dim()) if random.rand() < 0.5])
+
+
+def _without_background(image: Tensor) -> Tensor:
+    """Fills what is 0 in all channels with each channel's mean elsewhere, or anomalies would have holes."""
+    tissue = (image != 0).any(0)
+    mean = (image.flatten(1).sum(1, dtype=torch.float32) / tissue.count_nonzero().clamp_min(1)).to(image.dtype)
+    return torch.where(tissue, image, mean.reshape(-1, *[1] * tissue.dim()))

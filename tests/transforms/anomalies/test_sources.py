@@ -1,0 +1,263 @@
+"""Sources of synthetic anomalies."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from anomaly_checks import SIZES, images
+from skimage.io import imsave
+
+from ssmctb_monai.transforms import (
+    AnotherPlaceSource,
+    DonorSource,
+    FolderSource,
+    OffsetSource,
+    TextureSource,
+)
+
+OPAQUE = (1.0, 1.0)
+
+
+def source_of(source, image, seed=0, region=None, donors=()):
+    region = torch.ones(image.shape[1:], dtype=torch.bool) if region is None else region
+    return source.set_random_state(seed)(image, region, donors)
+
+
+# --------------------------------------------------------------------------------------------------------------- offset
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_offsets_lie_in_range_with_a_texture(spatial_dims):
+    image = torch.full((2, *SIZES[spatial_dims]), 0.5)
+    changes = [source_of(OffsetSource((0.05, 0.15)), image, seed) - 0.5 for seed in range(20)]
+    means = torch.stack([change.flatten(1).mean(1) for change in changes])  # the texture's mean is 0
+    assert 0.049 < means.abs().min() < 0.07
+    assert 0.13 < means.abs().max() < 0.151
+    assert (means < 0).any(0).all()
+    assert (means > 0).any(0).all()
+    assert (means[:, 0].abs() - means[:, 1].abs()).abs().min() > 1e-5  # drawn per channel
+    assert (means[:, 0] * means[:, 1] < 0).any()
+    roughness = [float(change[0].std() / change[0].mean().abs()) for change in changes]
+    assert 0.3 < max(roughness) < 0.51
+    assert min(roughness) < 0.1
+    smooth = source_of(OffsetSource((0.05, 0.15), texture=0.0), image) - 0.5
+    assert smooth.flatten(1).std(1).max() < 1e-6
+
+
+def test_one_rule_per_channel():
+    """FLAIR bright in 9 of 10; T1ce faint, absent in 4 of 10, and dark in two thirds of the others."""
+    source = OffsetSource([[0.2, 0.3], [0.03, 0.04]], brighter=[0.9, 1 / 3], presence=[1.0, 0.6], texture=[0.0, 0.5])
+    image = torch.full((2, 8, 8), 0.5)
+    changes = torch.stack([source_of(source, image, seed) - 0.5 for seed in range(200)])
+    means = changes.flatten(2).mean(2)
+    assert 0.199 < means[:, 0].abs().min() < means[:, 0].abs().max() < 0.301
+    present = means[:, 1] != 0
+    assert 0.029 < means[present, 1].abs().min() < means[present, 1].abs().max() < 0.041
+    assert changes[:, 0].flatten(1).std(1).max() < 1e-6
+    assert changes[present, 1].flatten(1).std(1).max() > 0.01
+    for channel, (down, absent, up) in enumerate(((0.1, 0.0, 0.9), (0.4, 0.4, 0.2))):
+        shares = [float((means[:, channel].sign() == sign).float().mean()) for sign in (-1, 0, 1)]
+        assert shares == pytest.approx([down, absent, up], abs=0.1)  # three standard deviations
+
+
+def test_an_anomaly_is_present_in_a_channel_at_least():
+    image = torch.full((2, 8, 8), 0.5)
+    changes = torch.stack([source_of(OffsetSource(presence=0.2), image, seed) - 0.5 for seed in range(100)])
+    present = changes.flatten(2).abs().amax(2) > 0
+    assert present.any(1).all()
+    assert 0 < int(present.all(1).sum()) < 30
+
+
+def test_cells_set_the_scale_of_the_texture():
+    image = torch.full((1, 64, 64), 0.5)
+    steps = [
+        np.mean(
+            [
+                float((change := source_of(OffsetSource(cells=cells), image, seed)[0]).diff(dim=0).std() / change.std())
+                for seed in range(5)
+            ]
+        )
+        for cells in ((1, 2), (16, 16))
+    ]
+    assert steps[1] > 2 * steps[0]
+
+
+def test_values_for_other_channels_are_refused():
+    image = torch.zeros(3, 8, 8)
+    for name, value in (("offset", [[0.1, 0.2]] * 2), ("brighter", [0.5] * 2), ("presence", [0.5] * 2)):
+        with pytest.raises(ValueError, match=f"{name} is given for 2 channels, but the image has 3"):
+            source_of(OffsetSource(**{name: value}), image)
+
+
+# ------------------------------------------------------------------------------------------------------ texture, places
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_texture_is_noise_over_the_whole_range(spatial_dims):
+    image = torch.full((2, *SIZES[spatial_dims]), 0.5)
+    texture = source_of(TextureSource(OPAQUE), image)
+    for channel in texture:
+        assert channel.min() == pytest.approx(0, abs=1e-6)
+        assert channel.max() == pytest.approx(1, abs=1e-6)
+        assert 0.1 < channel.std() < 0.4
+    assert (texture[0] != texture[1]).float().mean() > 0.9  # drawn per channel
+    fine = source_of(TextureSource(OPAQUE, cells=(8, 8)), image)
+    assert fine.diff(dim=1).std() > texture.diff(dim=1).std()
+
+
+def test_opacity_mixes_the_source_with_the_image():
+    image = images(2, batch=1)[0][0]
+    full = source_of(TextureSource(OPAQUE), image)
+    torch.testing.assert_close(source_of(TextureSource((0.5, 0.5)), image) - image, 0.5 * (full - image))
+    shares = []
+    for seed in range(20):
+        full, mixed = (source_of(TextureSource(o), image, seed) for o in (OPAQUE, (0.2, 0.6)))
+        shares.append(float(((mixed - image) / (full - image)).median()))
+    assert 0.2 <= min(shares) < 0.3
+    assert 0.5 < max(shares) <= 0.6
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_another_place_moves_the_image_as_a_whole(spatial_dims):
+    size = SIZES[spatial_dims]
+    places = torch.stack(torch.meshgrid(*[torch.arange(1, n + 1) for n in size], indexing="ij")).float()
+    flips = set()
+    for seed in range(12):
+        moved = source_of(AnotherPlaceSource(OPAQUE), places, seed)
+        assert ((moved - places).abs().amax(0) >= 1).float().mean() > 0.97
+        torch.testing.assert_close(moved.flatten(1).unique(dim=1), places.flatten(1).unique(dim=1))
+        flips.add(tuple(bool(moved[axis].diff(dim=axis).median() < 0) for axis in range(spatial_dims)))
+    assert len(flips) > 2
+
+
+def test_another_place_has_no_holes_of_background():
+    image = torch.zeros(2, 20, 20)
+    image[0, 5:15, 5:15] = 0.2
+    image[1, 5:15, 5:15] = 0.6
+    moved = source_of(AnotherPlaceSource(OPAQUE), image)
+    torch.testing.assert_close(moved, torch.tensor([0.2, 0.6])[:, None, None].expand(2, 20, 20))
+
+
+# ---------------------------------------------------------------------------------------------------------------- donor
+
+
+def test_donor_is_drawn_among_the_others_and_moved_as_a_whole():
+    image = torch.full((2, 20, 16), 0.5)
+    ramp = torch.arange(1.0, 321).reshape(1, 20, 16) / 320
+    donors = [torch.cat([ramp, 1 - ramp / 2]), torch.full((2, 20, 16), 0.25)]
+    found, firsts = set(), set()
+    for seed in range(30):
+        taken = source_of(DonorSource(OPAQUE), image, seed, donors=donors)
+        found.add(len(taken[0].unique()))
+        firsts.add(float(taken[0, 0, 0]))
+        if len(taken[0].unique()) > 1:
+            torch.testing.assert_close(taken[1], 1 - taken[0] / 2)  # channels stay together
+            torch.testing.assert_close(taken[0].flatten().sort().values, ramp.flatten())
+    assert found == {320, 1}
+    assert len(firsts) > 10
+
+
+@pytest.mark.parametrize("size", [(9, 40), (40, 9), (31, 26)])
+def test_tissue_of_a_donor_of_any_size_covers_the_anomaly(size):
+    image = torch.full((1, 31, 26), 0.5)
+    donor = torch.zeros(1, *size)
+    donor[0, 2, 3] = 0.7
+    region = torch.zeros(31, 26, dtype=torch.bool)
+    region[20, 10] = True
+    for seed in range(5):
+        taken = source_of(DonorSource(OPAQUE), image, seed, region, [donor])
+        assert taken.shape == image.shape
+        torch.testing.assert_close(taken, torch.full_like(taken, 0.7))  # its background is filled by its tissue's mean
+
+
+def test_donor_is_scaled_to_a_multiple_of_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    image = 0.2 + 0.1 * torch.rand(2, 24, 24, generator=generator)
+    donor = 0.5 + 0.1 * torch.rand(2, 24, 24, generator=generator)
+    region = torch.zeros(24, 24, dtype=torch.bool)
+    region[4:12, 5:9] = True
+    ratios = []
+    for seed in range(20):
+        taken = source_of(DonorSource(OPAQUE, rescale=(1.0, 3.0)), image, seed, region, [donor])
+        ratio = taken[:, region].mean(1) / image[:, region].mean(1)
+        assert ratio[0] == pytest.approx(ratio[1])
+        ratios.append(float(ratio[0]))
+    assert 1.0 <= min(ratios) < 1.3
+    assert 2.7 < max(ratios) <= 3.0 + 1e-5
+
+
+def test_ill_donors():
+    image = torch.zeros(2, 8, 8)
+    with pytest.raises(ValueError, match="batch of at least two"):
+        source_of(DonorSource(), image)
+    for shape in ((1, 8, 8), (2, 8, 8, 8)):
+        with pytest.raises(ValueError, match="A donor has shape"):
+            source_of(DonorSource(), image, donors=[torch.ones(shape)])
+    assert torch.isfinite(source_of(DonorSource(rescale=(1, 2)), image, donors=[image])).all()  # no tissue at all
+
+
+# --------------------------------------------------------------------------------------------------------------- folder
+
+
+def save(path, array):
+    path.parent.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imsave(path, array, check_contrast=False)
+
+
+def test_folder_takes_crops_of_its_images(tmp_path):
+    grey = np.round(255 * np.arange(60 * 70).reshape(60, 70) / (60 * 70)).astype(np.uint8)
+    grey[-1, -1] = 255
+    save(tmp_path / "ramp.png", grey)
+    image = torch.zeros(2, 20, 24)
+    corners = set()
+    for seed in range(10):
+        texture = source_of(FolderSource(tmp_path, OPAQUE), image, seed) * 255
+        assert torch.equal(texture[0], texture[1])  # the same in all channels
+        rows = (texture[0, 1:19, :] - texture[0, :18, :]).mean()
+        assert float(rows) == pytest.approx(255 / 60, rel=0.05)  # at its own scale, neither turned nor stretched
+        corners.add(round(float(texture[0, 1, 1]) * 10))
+    assert len(corners) > 5
+
+
+def test_folder_draws_among_its_images_and_enlarges_small_ones(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    save(tmp_path / "a.png", np.full((5, 4), 51, np.uint8))
+    save(tmp_path / "b.PNG", np.full((40, 40, 3), 102, np.uint8))
+    save(tmp_path / "more" / "c.tif", np.full((40, 40), 204 * 257, np.uint16))
+    source = FolderSource(tmp_path, OPAQUE)
+    found = [source_of(source, torch.zeros(1, 12, 12), seed) for seed in range(20)]
+    assert {round(float(texture.mean()), 3) for texture in found} == {0.2, 0.4, 0.8}
+    assert max(float(texture.std()) for texture in found) < 1e-6
+
+
+def test_folder_is_for_images_in_2d(tmp_path):
+    with pytest.raises(ValueError, match="No image"):
+        FolderSource(tmp_path)
+    save(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="TextureSource"):
+        source_of(FolderSource(tmp_path), torch.zeros(1, 8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (OffsetSource, {"offset": (0.3, 0.2)}, "offset"),
+        (OffsetSource, {"offset": [[0.1, 0.2], [0, 0.2]]}, "offset"),
+        (OffsetSource, {"brighter": 1.5}, "brighter"),
+        (OffsetSource, {"brighter": [0.5, -0.1]}, "brighter"),
+        (OffsetSource, {"presence": -0.1}, "presence"),
+        (OffsetSource, {"presence": [0.0, 0.0]}, "presence"),
+        (OffsetSource, {"texture": -1}, "texture"),
+        (TextureSource, {"opacity": (0.5, 1.5)}, "opacity"),
+        (AnotherPlaceSource, {"opacity": (0.9, 0.5)}, "opacity"),
+        (DonorSource, {"rescale": (3, 1)}, "rescale"),
+    ],
+)
+def test_ill_arguments(kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**arguments)
