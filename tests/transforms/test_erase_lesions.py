@@ -56,5 +56,5 @@ def test_faults_are_named(case):
     with pytest.raises(ValueError, match=r"\(9, 8, 7\), but the image \(9, 8, 6\)"):
         EraseLesions()(case["image"][..., :6], case["brain"], case["label"])
     full = MetaTensor(torch.ones(1, 9, 8, 7), meta={"filename_or_obj": "case_seg.nii.gz"})
-    with pytest.raises(ValueError, match="Nothing of the brain .* case_seg"):
+    with pytest.raises(ValueError, match=r"Nothing of the brain .* case_seg"):
         EraseLesionsd()({**case, "label": full})

@@ -74,8 +74,8 @@ def is_cut(mask):
 def test_box_fills_its_extents_and_ellipsoid_its_share_of_them():
     inside = torch.ones(40, 40, 40, dtype=torch.bool)
     for kind, share, rest in ((BoxShape, 1.0, 0.0), (EllipsoidShape, np.pi / 6, 0.3)):
-        masks = [mask_of(kind(rotate=False, volume=(1000, 1000)), inside, seed) for seed in range(12)]
-        assert all(1000 <= int(mask.sum()) < 1000 + 300 * (kind is BoxShape) + 1 for mask in masks)  # whole rows
+        masks = [mask_of(kind(rotate=False, volume=(400, 400)), inside, seed) for seed in range(20)]
+        assert all(400 <= int(mask.sum()) < 700 for mask in masks)  # a box has whole faces
         whole = [mask for mask in masks if not is_cut(mask)]
         assert len(whole) > 3
         for mask in whole:
@@ -89,17 +89,16 @@ def elongation(mask, spacing=1.0):
 
 
 def test_aspect_is_the_ratio_of_the_axes_in_mm():
-    inside = torch.ones(32, 32, 16, dtype=torch.bool)
+    inside = torch.ones(40, 40, 20, dtype=torch.bool)
     spacing = (1.0, 1.0, 2.0)
     for kind in (EllipsoidShape, BoxShape):
-        ratios = {
-            aspect: [
-                elongation(mask_of(kind(aspect, True, volume=(600, 600), spacing=spacing), inside, seed), spacing)
-                for seed in range(12)
-            ]
-            for aspect in (1.0, 4.0)
-        }
-        assert np.median(ratios[1.0]) < 1.1
+        ratios = {}
+        for aspect in (1.0, 4.0):
+            shape = kind(aspect, True, volume=(600, 600), spacing=spacing)
+            masks = [mask_of(shape, inside, seed) for seed in range(25)]
+            ratios[aspect] = [elongation(mask, spacing) for mask in masks if not is_cut(mask)]
+            assert len(ratios[aspect]) > 3
+        assert max(ratios[1.0]) < 1.1
         assert np.median(ratios[4.0]) > 1.5
         assert max(ratios[4.0]) < 4.6
 
@@ -123,13 +122,14 @@ def test_centres_lie_all_over_the_brain():
 
 def test_levels_of_convex_shapes_grow_with_them():
     """The level is log 2 where a shape of half the size would end, so that edges are as wide as shapes are large."""
-    inside = torch.ones(101, 101, dtype=torch.bool)
+    inside = torch.ones(80, 80, dtype=torch.bool)
     for kind in (EllipsoidShape, BoxShape):
         for coverage in (0.03, 0.1):
-            shape = kind(1.0, False, coverage=(coverage, coverage)).set_random_state(1)
-            level = shape(torch.zeros(1, 101, 101), inside)
-            assert not is_cut(level >= 0)
-            assert int((level >= np.log(2)).sum()) == pytest.approx(coverage * 101**2 / 4, rel=0.2)
+            shape = kind(1.0, False, coverage=(coverage, coverage))
+            levels = [shape.set_random_state(seed)(torch.zeros(1, 80, 80), inside) for seed in range(12)]
+            inner = [int((level >= np.log(2)).sum()) for level in levels if not is_cut(level >= 0)]
+            assert len(inner) > 2
+            assert np.mean(inner) == pytest.approx(coverage * 80**2 / 4, rel=0.2)
 
 
 def test_perlin_cells_set_the_scale():
