@@ -70,22 +70,20 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
         raise ValueError(f"No run of {name} with seed {seed} is finished below {work_dir}.")
     done = {run.fold for run in runs}
     used = [case for fold in cases.folds for case in fold]
-    # Another score is compared with the network's own map
-    reference = (row.reference, "model") if score == "model" else (name, "model")
-    others = [] if reference[0] is None else existing_runs(reference[0], work_dir)
-    others = [run for run in others if run.seed == seed and run.is_evaluated(reference[1])]
-    ours, theirs = _loaded(runs, score), _loaded(others, reference[1])
+    reference = _reference(name, score)
+    others = [] if reference is None else existing_runs(reference, work_dir)
+    others = [run for run in others if run.seed == seed and run.is_evaluated("model")]
+    ours, theirs = _loaded(runs, score), _loaded(others, "model")
     method = method_name(score)
     content = {
         "row": name,
-        "title": _title(name, score),
         "data": row.group,
         "bundle": row.bundle,
         "overlays": list(row.overlays),
         "overrides": dict(row.overrides),
         "score": score,
         "baseline": row.baseline,
-        "reference": None if reference[0] is None else _title(*reference),
+        "reference": reference,
         "seed": seed,
         "missing_folds": sorted({*range(FOLDS)} - done),
         "number_of_cases": len(used),
@@ -116,15 +114,21 @@ def load_results() -> list[dict[str, Any]]:
     """Reads the results of all rows and seeds, and averages over the seeds.
 
     Returns:
-        Results in the order of the rows, those of the network before other scores.
+        Results in the order of the rows, those of the network before other scores; with what the tables call each one
+        (``title``) and what is subtracted from it (``reference``).
     """
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*/seed*.json"))]
     order = list(ROWS)
     found.sort(key=lambda result: (order.index(result["row"]), result["score"] != "model", result["score"]))
-    return [
-        mean_over_seeds(list(results))
-        for _, results in groupby(found, key=lambda result: (result["row"], result["score"]))
-    ]
+    results = []
+    for (name, score), of_seeds in groupby(found, key=lambda result: (result["row"], result["score"])):
+        reference = _reference(name, score)
+        titles = {
+            "title": _title(name, score),
+            "reference": None if reference is None else _title(reference, "model"),
+        }
+        results.append({**mean_over_seeds(list(of_seeds)), **titles})
+    return results
 
 
 def mean_over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -225,6 +229,11 @@ def _means(
 
 def _shown(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: {"value": estimates[name].value, "interval": estimates[name].interval} for name in SHOWN}
+
+
+def _reference(name: str, score: str) -> str | None:
+    """Row whose network is subtracted; another score is compared with the network's own map."""
+    return ROWS[name].reference if score == "model" else name
 
 
 def _title(name: str, score: str) -> str:

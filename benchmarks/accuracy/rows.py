@@ -74,12 +74,12 @@ def settings_of(*files: Path) -> dict[str, Any]:
 # What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
 BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-none": ("no block", {"block": "none"}, None),
-    "": ("as shipped: SSMCTB in the reconstructive one", {}, "-none"),
-    "-sspcab": ("SSPCAB in the reconstructive one", {"block": "sspcab"}, ""),
+    "": ("SSMCTB in the reconstructive sub-network", {}, "-none"),
+    "-sspcab": ("SSPCAB in the reconstructive sub-network", {"block": "sspcab"}, ""),
     "-both": ("SSMCTB in both sub-networks", {"block_in": "both"}, "-none"),
-    "-discriminative": ("SSMCTB in the discriminative one", {"block_in": "discriminative"}, "-none"),
-    "-lambda0": ("SSMCTB in the reconstructive one, λ = 0", {"block_weight": 0}, ""),
-    "-lambda1": ("SSMCTB in the reconstructive one, λ = 1", {"block_weight": 1}, ""),
+    "-discriminative": ("SSMCTB in the discriminative sub-network", {"block_in": "discriminative"}, "-none"),
+    "-lambda0": ("SSMCTB in the reconstructive sub-network, λ = 0", {"block_weight": 0}, ""),
+    "-lambda1": ("SSMCTB in the reconstructive sub-network, λ = 1", {"block_weight": 1}, ""),
 }
 
 ROWS = {
@@ -95,11 +95,13 @@ ROWS = {
         for name, (title, overrides, reference) in BLOCK_ROWS.items()
     },
     **{
-        f"brats{dims}d-t1ce": Row(f"{dims}D, as shipped", "brats", f"brats{dims}d", modalities=("flair", "t1ce"))
+        f"brats{dims}d-t1ce": Row(
+            f"{dims}D, SSMCTB in the reconstructive sub-network", "brats", f"brats{dims}d", modalities=("flair", "t1ce")
+        )
         for dims in (2, 3)
     },
     "brats2d-autoencoder": Row("2D, autoencoder with SSMCTB", "brats", "brats2d", ("autoencoder",)),
     "brats3d-autoencoder": Row("3D, autoencoder with SSMCTB", "brats", "brats3d", ("autoencoder",)),
     "brats2d-mae": Row("2D, masked autoencoder with SSMCTB", "brats", "brats2d", ("mae",)),
-    "lgg2d": Row("2D, SSMCTB in the reconstructive one, brain cut out", "lgg", "brats2d", ("lgg",)),
+    "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }
