@@ -39,7 +39,13 @@ from ssmctb_monai.transforms.lesion_free import (
     RandLesionFreeCrop,
     RandLesionFreeCropd,
 )
-from ssmctb_monai.transforms.scores import MaskedGaussianSmooth, MaskedGaussianSmoothd
+from ssmctb_monai.transforms.scores import (
+    CalibrateScores,
+    CalibrateScoresd,
+    MaskedGaussianSmooth,
+    MaskedGaussianSmoothd,
+)
+from ssmctb_monai.transforms.slices import RandSlicesd
 
 __all__ = [
     "AnomalyBlend",
@@ -51,6 +57,8 @@ __all__ = [
     "BoxShape",
     "BrainMask",
     "BrainMaskd",
+    "CalibrateScores",
+    "CalibrateScoresd",
     "CheckCased",
     "ContinuousLabel",
     "DonorSource",
@@ -73,6 +81,7 @@ __all__ = [
     "RandLesionFreeCrop",
     "RandLesionFreeCropd",
     "RandPerlinNoise",
+    "RandSlicesd",
     "RestoreIntensityd",
     "RobustScaleIntensity",
     "RobustScaleIntensityd",

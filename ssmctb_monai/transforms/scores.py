@@ -103,3 +103,86 @@ class MaskedGaussianSmoothd(MapTransform):
         for key in self.key_iterator(item):
             item[key] = self.smooth(item[key], item[self.mask_key])
         return item
+
+
+class CalibrateScores(Transform):
+    """Makes the scores of scans comparable: the odds of every voxel, relative to those of the scan's median voxel.
+
+    A network's scores mean different things on different scanners. Most of a brain is healthy, so that the median
+    tells what the network says of healthy tissue in this scan: with the odds p / (1 - p), the calibrated score s has
+    s / (1 - s) = n / (1 - n) · odds(p) / odds(median p), where n is the ``normal`` score that the median voxel gets.
+    It is the correction for another prior of Saerens et al., *Adjusting the outputs of a classifier to new a priori
+    probabilities*, Neural Computation 14(1), 2002, https://doi.org/10.1162/089976602753284446. The order of the voxels
+    of a scan stays as it is.
+
+    Args:
+        normal: score of the median voxel, between 0 and 1.
+        least: scores are first limited to [``least``, 1 - ``least``].
+
+    Raises:
+        ValueError: when an argument is outside its range, or the mask is empty; the file is named.
+
+    Example:
+        >>> scores = torch.tensor([[0.2, 0.2, 0.5]])
+        >>> CalibrateScores(normal=0.2)(scores, torch.ones(1, 3))  # odds 1/4, 1/4, 1
+        tensor([[0.2000, 0.2000, 0.5000]])
+    """
+
+    def __init__(self, normal: float = 0.05, least: float = 1e-4) -> None:
+        for name, value, bound in (("normal", normal, 1), ("least", least, 0.5)):
+            if not 0 < value < bound:
+                raise ValueError(f"{name} must be between 0 and {bound}, got {value}.")
+        self.normal = normal
+        self.least = least
+
+    def __call__(self, scores: Tensor, brain: Tensor) -> Tensor:
+        """Calibrates an anomaly map.
+
+        Args:
+            scores: shape (channels, height, width[, depth]), in [0, 1].
+            brain: mask of shape (1, height, width[, depth]).
+
+        Returns:
+            Scores of the same shape in [0, 1], float32; 0 outside the brain.
+        """
+        plain = convert_to_tensor(scores, dtype=torch.float32, track_meta=False)
+        inside = convert_to_tensor(brain, track_meta=False).to(plain.device) > 0
+        if not inside.any():
+            raise ValueError(f"The brain mask of {source_name(scores)} is empty.")
+        logits = plain.logit(eps=self.least)
+        medians = torch.stack([channel[inside[0]].median() for channel in logits])
+        offset = torch.tensor(self.normal, device=plain.device).logit() - medians
+        calibrated = (logits + offset.view(-1, *[1] * (plain.ndim - 1))).sigmoid() * inside
+        return convert_to_dst_type(calibrated, scores, dtype=torch.float32)[0]
+
+
+class CalibrateScoresd(MapTransform):
+    """Dictionary-based `CalibrateScores`.
+
+    Args:
+        keys: keys of the anomaly maps.
+        brain_key: key of the brain mask.
+        normal: score of the median voxel, between 0 and 1.
+        least: scores are first limited to [``least``, 1 - ``least``].
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "pred", brain_key: str = "brain", normal: float = 0.05, least: float = 1e-4
+    ) -> None:
+        super().__init__(keys)
+        self.brain_key = brain_key
+        self.calibrate = CalibrateScores(normal, least)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Calibrates the anomaly maps.
+
+        Args:
+            data: item with maps and brain mask.
+
+        Returns:
+            The item with calibrated maps.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.calibrate(item[key], item[self.brain_key])
+        return item

@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import GaussianSmooth
 
-from ssmctb_monai.transforms import MaskedGaussianSmooth, MaskedGaussianSmoothd
+from ssmctb_monai.transforms import CalibrateScores, CalibrateScoresd, MaskedGaussianSmooth, MaskedGaussianSmoothd
 
 
 @pytest.fixture
@@ -71,3 +71,45 @@ def test_faults_are_named(mask):
         MaskedGaussianSmooth((1, -1))
     with pytest.raises(ValueError, match=r"\(20, 18, 8\), but the mask \(20, 18, 9\)"):
         MaskedGaussianSmooth(1)(torch.ones(1, 20, 18, 8), mask)
+
+
+def odds(p):
+    return p / (1 - p)
+
+
+def test_calibration_by_hand():
+    scores = torch.tensor([[0.2, 0.2, 0.2, 0.5, 0.8, 0.9]])
+    brain = torch.tensor([[1, 1, 1, 1, 1, 0]])
+    calibrated = CalibrateScores(normal=0.1)(scores, brain)
+    expected = odds(0.1) * odds(scores[0, :5]) / odds(torch.tensor(0.2))
+    torch.testing.assert_close(odds(calibrated[0, :5]), expected)
+    torch.testing.assert_close(calibrated[0, [0, 5]], torch.tensor([0.1, 0.0]))
+
+
+def test_calibration_takes_out_a_scan_s_own_level():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 8, 8, 8, generator=generator)
+    brain = torch.ones(1, 8, 8, 8)
+    low, high = (CalibrateScores()((logits + level).sigmoid(), brain) for level in (-3, 2))
+    torch.testing.assert_close(low, high, rtol=1e-4, atol=1e-5)
+    assert (low.flatten().argsort() == logits.flatten().argsort()).all()
+    torch.testing.assert_close(low.flatten().sort().values[255], torch.tensor(0.05))
+    assert not torch.allclose(CalibrateScores(normal=0.2)(logits.sigmoid(), brain), low)
+
+
+def test_calibration_of_limits_channels_and_kinds():
+    scores = torch.tensor([[0.0, 0.5, 1.0], [0.5, 0.5, 0.9]])
+    calibrated = CalibrateScores(normal=0.5, least=0.01)(scores, torch.ones(1, 3))
+    torch.testing.assert_close(calibrated, torch.tensor([[0.01, 0.5, 0.99], [0.5, 0.5, 0.9]]))
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    image = MetaTensor(torch.rand(1, 4, 4, 4), affine=affine)
+    item = CalibrateScoresd(normal=0.2)({"pred": image, "brain": torch.ones(1, 4, 4, 4)})
+    torch.testing.assert_close(item["pred"].affine, affine)
+    torch.testing.assert_close(
+        item["pred"].as_tensor(), CalibrateScores(0.2)(image.as_tensor(), torch.ones(1, 4, 4, 4))
+    )
+    for arguments in ({"normal": 0}, {"normal": 1}, {"least": 0.5}, {"least": 0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            CalibrateScores(**arguments)
+    with pytest.raises(ValueError, match="empty"):
+        CalibrateScores()(image, torch.zeros(1, 4, 4, 4))

@@ -1,0 +1,99 @@
+"""Slices of volumes without lesions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ssmctb_monai.transforms import RandSlicesd
+
+SHAPE = (12, 10, 8)
+
+
+@pytest.fixture
+def item():
+    """Every voxel holds its own number, from 1."""
+    image = torch.arange(1.0, 1 + 12 * 10 * 8).view(1, *SHAPE)
+    brain = torch.ones(1, *SHAPE, dtype=torch.uint8)
+    return {"image": image, "brain": brain, "label": torch.zeros(1, *SHAPE), "case_id": "A"}
+
+
+def drawn(item, **options):
+    """Plane axis and index of each slice, from the numbers in it."""
+    options = {"roi_size": (12, 12), "num_samples": 200, "min_brain": 0.0, **options}
+    found = []
+    for sample in RandSlicesd(**options).set_random_state(0)(item):
+        values = sample["image"][sample["image"] > 0].long() - 1
+        places = torch.stack([values // 80, values // 8 % 10, values % 8])
+        constant = [axis for axis in range(3) if len(places[axis].unique()) == 1]
+        assert len(constant) == 1
+        found.append((constant[0], int(places[constant[0]][0])))
+    return found
+
+
+def test_every_plane_and_slice_is_drawn(item):
+    found = drawn(item, planes=("axial", "coronal", "sagittal"), num_samples=600)
+    assert {axis for axis, _ in found} == {0, 1, 2}
+    assert set(found) == {(axis, index) for axis in range(3) for index in range(SHAPE[axis])}
+    share = [sum(axis == wanted for axis, _ in found) / 600 for wanted in range(3)]
+    assert all(0.25 < part < 0.42 for part in share)
+    assert {axis for axis, _ in drawn(item, planes="coronal")} == {1}
+
+
+def test_no_lesion_and_no_neighbour_within_the_margin(item):
+    item["label"][0, 3, 3, 4] = 1e-3
+    assert {index for _, index in drawn(item)} == {0, 1, 2, 3, 5, 6, 7}
+    assert {index for _, index in drawn(item, margin=(0, 0, 2))} == {0, 1, 7}
+    assert {index for _, index in drawn(item, margin=(5, 5, 0))} == {0, 1, 2, 3, 5, 6, 7}
+    planes = drawn(item, planes=("axial", "sagittal"), margin=1)
+    assert {index for axis, index in planes if axis == 0} == {0, 1, 5, 6, 7, 8, 9, 10, 11}
+
+
+def test_enough_brain(item):
+    item["brain"][..., 2:5] = 0
+    item["brain"][0, 6:, :, 5] = 0  # half of the slice, 60 of 144 voxels
+    assert {index for _, index in drawn(item, min_brain=0.5)} == {0, 1, 6, 7}
+    assert {index for _, index in drawn(item, min_brain=0.4)} == {0, 1, 5, 6, 7}
+
+
+def test_padded_and_cut_alike_and_what_is_handed_on(item):
+    item["lesion_free_positions"] = torch.zeros(3, 3)
+    samples = RandSlicesd(roi_size=(6, 14), num_samples=40, min_brain=0).set_random_state(1)(item)
+    firsts = set()
+    for sample in samples:
+        assert sample.keys() == {"image", "brain", "case_id"}
+        assert sample["image"].shape == sample["brain"].shape == (1, 6, 14)
+        assert ((sample["image"] > 0) == (sample["brain"] > 0)).all()
+        assert (sample["image"][..., :2] == 0).all()
+        assert (sample["image"][..., 12:] == 0).all()
+        firsts.add(int(sample["image"][0, 0, 2] - 1) // 80)
+    assert firsts == set(range(7))
+
+
+def test_seeded_and_plain(item):
+    item["image"] = MetaTensor(item["image"])
+    first, again = (
+        [
+            s["image"]
+            for s in RandSlicesd(
+                roi_size=(12, 12), min_brain=0, num_samples=5, planes=("axial", "coronal")
+            ).set_random_state(3)(item)
+        ]
+        for _ in range(2)
+    )
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert not isinstance(first[0], MetaTensor)
+
+
+def test_faults_are_named(item):
+    with pytest.raises(ValueError, match="planes must be some of"):
+        RandSlicesd(roi_size=(8, 8), planes="oblique")
+    with pytest.raises(ValueError, match="num_samples"):
+        RandSlicesd(roi_size=(8, 8), num_samples=0)
+    with pytest.raises(ValueError, match="min_brain"):
+        RandSlicesd(roi_size=(8, 8), min_brain=1.5)
+    item["image"] = MetaTensor(item["image"], meta={"filename_or_obj": "case_flair.nii.gz"})
+    item["label"][:] = 1
+    with pytest.raises(ValueError, match="case_flair"):
+        RandSlicesd(roi_size=(8, 8))(item)
