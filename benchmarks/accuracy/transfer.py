@@ -142,7 +142,7 @@ def transfer(
     limit: int | None = None,
     skulls: Sequence[str] = SKULLS,
 ) -> dict[str, Any]:
-    """Evaluates detectors on sets of scans; a set that is finished is not done again.
+    """Evaluates detectors on sets of scans; what is finished is not done again.
 
     Nothing is tuned: preprocessing, inference, smoothing and thresholds are the bundles'. Scans of patients that a
     detector was trained on are left out. The methods are the detectors by their names; ``"mean"``, the mean of their
@@ -152,8 +152,8 @@ def transfer(
     Args:
         detectors: the detectors.
         data_dir: folder with the sets, in any nesting; it stays as it is.
-        work_dir: folder of links, of prepared scans, which all calls share, and of a folder of results, named after the
-            detectors.
+        work_dir: folder of links, of prepared scans and of what networks said of them, which all calls share, and of a
+            folder of results, named after the detectors.
         sets: names of the sets to evaluate, all by default.
         limit: number of scans to take of each set, all by default.
         skulls: names of the sets of heads, out of which the brain is cut.
@@ -189,7 +189,7 @@ def transfer(
             logger.info("%s: done before", name)
             continue
         logger.info("%s: %d scans", name, len(cases))
-        pipelines = [Pipeline(detector, overrides, cases, root, work_dir / "cache") for detector in detectors if cases]
+        pipelines = [Pipeline(detector, overrides, cases, root, work_dir) for detector in detectors if cases]
         evaluation = evaluate(pipelines)
         left_out = {case.case_id: ["trained on"] for case in found[name] if case.patient_id in patients}
         left_out |= {case_id: why for pipeline in pipelines for case_id, why in pipeline.left_out.items()}
@@ -198,12 +198,16 @@ def transfer(
             ResampledMetrics.of(evaluation).save(file.with_suffix(".npz"))
         configuration["scans"] = _fingerprint(cases)  # labels may have been repaired
         write_json({"configuration": configuration, "left_out": left_out, **result}, file)
+    summaries = {
+        name: {key: value for key, value in content.items() if key != "evaluate.json"}
+        for name, content in described.items()
+    }
     results = {}
     for name in found:
         content = _read(file) if (file := folder / f"{name}.json").is_file() else {}
         if content and content["configuration"]["detectors"] == described:
             results[name] = {key: value for key, value in content.items() if key not in ("configuration", "scans")}
-    write_json({"detectors": described, "sets": results}, folder / "transfer.json")
+    write_json({"detectors": summaries, "sets": results}, folder / "transfer.json")
     with whole_file(folder / "transfer.md") as unfinished:
         unfinished.write_text(tables(results) + "\n", encoding="utf-8")
     return results
@@ -241,11 +245,11 @@ class Pipeline:
         overrides: ids of its bundle's evaluate.json, besides its own.
         cases: the scans.
         root: folder that they lie in, of links; labels with a wrong origin are repaired there.
-        cache_dir: folder of prepared scans.
+        work_dir: folder of prepared scans, and of what networks said of them.
     """
 
     def __init__(
-        self, detector: Detector, overrides: Mapping[str, Any], cases: Sequence[BratsCase], root: Path, cache_dir: Path
+        self, detector: Detector, overrides: Mapping[str, Any], cases: Sequence[BratsCase], root: Path, work_dir: Path
     ) -> None:
         parser = detector.parser(overrides)
         modalities, preprocessing, self.inferer, self.postprocessing, self.device, self.settings = (
@@ -263,6 +267,7 @@ class Pipeline:
         self.network = detector.network or parser.get_parsed_content("network").eval()
         self.network.load_state_dict(torch.load(detector.ckpt_file, map_location=self.device, weights_only=True))
 
+        cache_dir = work_dir / "cache"
         datalist = cache_dir / "datalist.json"
         write_datalist({"test": cases}, root, datalist, "scans of one set")
         items = load_datalist(datalist, root, "test", modalities, keep_invalid=True)
@@ -279,6 +284,11 @@ class Pipeline:
             items = [item for item in items if item["case_id"] not in beyond_repair]
             self.dataset = PreparedDataset(items, transform, cache_dir, torch.get_num_threads()) if items else None
         self.places = {item["case_id"]: index for index, item in enumerate(items)}
+        used = pickle_hashing([detector.configuration, overrides]).decode()[:16]
+        self.score_files = {
+            item["case_id"]: work_dir / "scores" / used / f"{item['case_id']}_{fingerprint(item).decode()[:16]}.pt"
+            for item in items
+        }
 
     def item(self, case_id: str) -> dict[str, Any]:
         """Returns a prepared scan.
@@ -289,7 +299,7 @@ class Pipeline:
         return with_affines(self.dataset[self.places[case_id]])
 
     def anomaly_map(self, item: Mapping[str, Any]) -> Tensor:
-        """Runs the network on a prepared scan.
+        """Runs the network on a prepared scan, or takes what it said before.
 
         Args:
             item: the scan.
@@ -297,9 +307,13 @@ class Pipeline:
         Returns:
             Map on the scan's own grid, shape (1, height, width, depth).
         """
-        with torch.no_grad():
-            score = self.inferer(item["image"].as_tensor()[None].to(self.device), self.network)[0]
-        return self.on_own_grid(score, item)
+        file = self.score_files[item["case_id"]]
+        if not file.is_file():
+            with torch.no_grad():
+                score = self.inferer(item["image"].as_tensor()[None].to(self.device), self.network)[0].cpu()
+            with whole_file(file) as unfinished:
+                torch.save(score, unfinished)
+        return self.on_own_grid(torch.load(file, weights_only=True), item)
 
     def on_own_grid(self, score: Tensor, item: Mapping[str, Any]) -> Tensor:
         """Does with a score what the bundle does with a network's map.
@@ -311,7 +325,7 @@ class Pipeline:
         Returns:
             Map on the scan's own grid, shape (1, height, width, depth).
         """
-        return self.postprocessing({**item, "pred": MetaTensor(score.cpu(), affine=item["image"].affine)})["pred"]
+        return self.postprocessing({**item, "pred": MetaTensor(score, affine=item["image"].affine)})["pred"]
 
 
 def evaluate(pipelines: Sequence[Pipeline]) -> AnomalyEvaluation:
@@ -383,7 +397,8 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
         results: what `transfer` returns.
 
     Returns:
-        Markdown: figures of each set and method, differences to the image itself with intervals, and what was left out.
+        Markdown: figures of each set and method, differences to the image itself and to the first detector with their
+        intervals, and what was left out.
     """
     lines = [*_head("set", "score", *SHOWN.values(), "nothing flagged")]
     for name, result in results.items():
@@ -392,13 +407,13 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
             values = [*(content["figures"][figure]["value"] for figure in SHOWN), content["nothing_flagged_share"]]
             lines.append(_line(head, _title(method, result), ["-" if v is None else f"{v:.3f}" for v in values]))
             head = ""
-    lines += ["", "Minus the image itself, scaled and smoothed like the maps:", ""]
-    lines += _head("set", "score", *(SHOWN[figure] for figure in COMPARED))
+    lines += ["", "Differences, with 95 % intervals over the patients; bold excludes 0:", ""]
+    lines += _head("set", "score", "minus", *(SHOWN[figure] for figure in COMPARED))
     for name, result in results.items():
         head = name
         for method, content in result["methods"].items():
-            if method != IMAGE:
-                cells = [_difference(content["difference_to_image"][figure]) for figure in COMPARED]
+            for reference, differences in content["minus"].items():
+                cells = [_title(reference, result), *(_difference(differences[figure]) for figure in COMPARED)]
                 lines.append(_line(head, _title(method, result), cells))
                 head = ""
     for name, result in results.items():
@@ -433,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _result(evaluation: AnomalyEvaluation, names: Sequence[str]) -> dict[str, Any]:
-    """What a set shows: figures of each method, differences to the image itself, and figures of each scan."""
+    """What a set shows: figures of each method and each scan, differences to the image itself and to the first detector."""
     with_lesion = [case.lesion.total > 0 for case in evaluation.cases]
     methods: dict[str, Any] = {}
     scans: dict[str, Any] = {case.case_id: {} for case in evaluation.cases}
@@ -444,8 +459,10 @@ def _result(evaluation: AnomalyEvaluation, names: Sequence[str]) -> dict[str, An
             "figures": _shown(evaluation.estimates(method), list(SHOWN)),
             "nothing_flagged_share": _rounded(fmean(silent)) if silent else None,
         }
-        if method != IMAGE:
-            methods[method]["difference_to_image"] = _shown(evaluation.differences(method, IMAGE), COMPARED)
+        references = [reference for reference in (IMAGE, names[0]) if method not in (IMAGE, RAW, reference)]
+        methods[method]["minus"] = {
+            reference: _shown(evaluation.differences(method, reference), COMPARED) for reference in references
+        }
         for figure in OF_A_SCAN:
             for case, value in zip(cases, evaluation.per_case(method, figure), strict=True):
                 scans[case.case_id].setdefault(method, {})[figure] = _rounded(value)

@@ -110,9 +110,10 @@ def test_scores_of_the_image(scans, tmp_path, image_detector):
     first, second = results.values()
     # The network returns its input, so that the detectors, their mean and the image itself are the same
     for method in ("one", "other", "mean"):
-        for difference in first["methods"][method]["difference_to_image"].values():
-            assert difference["value"] == pytest.approx(0, abs=1e-4)
-    assert first["methods"]["raw"]["difference_to_image"]["pixel_average_precision"]["value"] != 0
+        for differences in first["methods"][method]["minus"].values():
+            assert [difference["value"] for difference in differences.values()] == pytest.approx([0] * 5, abs=1e-4)
+    references = {name: list(method["minus"]) for name, method in first["methods"].items()}
+    assert references == {"one": ["image"], "other": ["image", "one"], "mean": ["image", "one"], "image": [], "raw": []}
     raw = json.loads((tmp_path / "work/one+other/first.json").read_text())["scans"]["Scan_b"]["raw"]
     expected = average_precision_score(mask[brain], image[brain])
     assert raw["pixel_average_precision"] == pytest.approx(expected, abs=1e-3)
@@ -136,10 +137,16 @@ def test_what_is_finished_is_not_done_again(scans, tmp_path, image_detector, mon
     assert len(done) == 3
     assert transfer([detector], scans, work) == before
     assert len(done) == 3
+    scores = sorted((work / "scores").glob("*/*.pt"))
+    assert len(scores) == 4
+    torch.save(torch.load(scores[0]) * 0, scores[0])  # what the network said of a scan stands
+    (work / "made/first.json").unlink()
+    assert transfer([detector], scans, work)["first"]["methods"]["made"] != before["first"]["methods"]["made"]
     torch.save({"": torch.zeros(1)}, detector.ckpt_file)
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *arguments: None)
     assert list(transfer([detector], scans, work, ["first"])) == ["first"]  # those of the other weights are gone
-    assert len(done) == 4
+    assert len(done) == 5
+    assert len([*(work / "scores").glob("*/*.pt")]) == 6
 
 
 def test_what_is_left_out(scans, tmp_path, image_detector):
@@ -214,16 +221,16 @@ def test_tables_by_hand():
     differences = {name: estimate(0.25, 0.125, 0.375) for name in module.COMPARED}
     differences["best_dice_oracle"] = estimate(-0.25, -0.5, 0.25)
     differences["slice_auroc"] = estimate(None)
-    made = {"figures": figures, "nothing_flagged_share": 0.125, "difference_to_image": differences}
-    image = {"figures": {**figures, "dice_at_threshold": estimate(None)}, "nothing_flagged_share": None}
+    made = {"figures": figures, "nothing_flagged_share": 0.125, "minus": {"image": differences}}
+    image = {"figures": {**figures, "dice_at_threshold": estimate(None)}, "nothing_flagged_share": None, "minus": {}}
     counts = {"number_of_cases": 3, "number_of_cases_with_lesion": 2, "modality": "flair", "left_out": {}}
     lines = tables({"ms": {**counts, "methods": {"made": made, "image": image}}}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[2] == ["ms: 3 scans, 2 with a lesion", "made", *["0.500"] * len(module.SHOWN), "0.125"]
     assert cells[3][:2] == ["", "FLAIR itself, scaled, smoothed like the maps"]
     assert cells[3][6:7] + cells[3][-1:] == ["-", "-"]
-    assert cells[-1][:3] == ["ms", "made", "**+0.250** [+0.125, +0.375]"]
-    assert cells[-1][4] == "-0.250 [-0.500, +0.250]"
+    assert cells[-1][:4] == ["ms", "made", cells[3][1], "**+0.250** [+0.125, +0.375]"]
+    assert cells[-1][5] == "-0.250 [-0.500, +0.250]"
     assert cells[-1][-1] == "-"
     assert {len(line) for line in cells[:4]} == {11}
 
