@@ -448,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _result(evaluation: AnomalyEvaluation, names: Sequence[str]) -> dict[str, Any]:
-    """What a set shows: figures of each method and each scan, differences to the image itself and to the first detector."""
+    """What a set shows: figures of methods and scans, differences to the image itself and to the first detector."""
     with_lesion = [case.lesion.total > 0 for case in evaluation.cases]
     methods: dict[str, Any] = {}
     scans: dict[str, Any] = {case.case_id: {} for case in evaluation.cases}
