@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,11 @@ def test_not_contiguous_input():
         ("mask_size", 0),
         ("mask_size", 2),
         ("mask_size", -1),
+        ("channels", 2.0),
+        ("sub_kernel_size", 1.5),
+        ("dilation", 0.5),
+        ("dilation", True),
+        ("mask_size", "3"),
     ],
 )
 def test_ill_argument(name, value):
@@ -140,10 +146,13 @@ def test_ill_argument(name, value):
         MaskedConvolution(**{"spatial_dims": 2, "channels": 4, name: value})
 
 
-@pytest.mark.parametrize(("spatial_dims", "shape"), [(2, (1, 2, 5, 5, 5)), (3, (1, 2, 5, 5)), (2, (2, 5, 5))])
+@pytest.mark.parametrize(
+    ("spatial_dims", "shape"), [(2, (1, 2, 5, 5, 5)), (3, (1, 2, 5, 5)), (2, (2, 5, 5)), (2, (1, 3, 5, 5))]
+)
 @pytest.mark.parametrize("sub_kernel_size", [1, 2])
-def test_ill_input_dimensions(spatial_dims, shape, sub_kernel_size):
-    with pytest.raises(ValueError, match=f"{spatial_dims} spatial dimensions"):
+def test_ill_input(spatial_dims, shape, sub_kernel_size):
+    expected = rf"Expected \(batch, 2, .*{spatial_dims} spatial dimensions, got shape {re.escape(str(list(shape)))}"
+    with pytest.raises(ValueError, match=expected):
         MaskedConvolution(spatial_dims, 2, sub_kernel_size)(torch.zeros(shape))
 
 
@@ -360,6 +369,7 @@ def test_script_save(spatial_dims, sub_kernel_size, bias):
     assert_script_save(MaskedConvolution(spatial_dims, 2, sub_kernel_size, bias=bias), random_input(spatial_dims, 2))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 @pytest.mark.parametrize("sub_kernel_size", [1, 2])
 def test_export(spatial_dims, sub_kernel_size):

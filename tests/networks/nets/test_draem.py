@@ -112,7 +112,7 @@ def test_widths_are_arguments():
 @pytest.mark.parametrize(("sub_network", "bottleneck"), [("reconstructive", 9), ("discriminative", 11)])
 def test_skips_in_the_discriminative_sub_network_only(spatial_dims, sub_network, bottleneck):
     network = draem(spatial_dims, reconstructive_width=4, discriminative_width=4, block=None).eval()
-    activation = steps_of(execution_order(network, sub_network), nn.ReLU)[bottleneck][0]
+    activation = steps_of(execution_order(network, sub_network, size=32), nn.ReLU)[bottleneck][0]
     activation.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
     part = getattr(network, sub_network)
     channels = 1 if sub_network == "reconstructive" else 2
@@ -130,11 +130,10 @@ def test_discriminative_sub_network_sees_reconstruction_then_input():
     torch.testing.assert_close(seen[0], torch.cat([reconstruction, x], dim=1))
 
 
-@pytest.mark.parametrize("spatial_dims", DIMS)
 @pytest.mark.parametrize("sub_network", SUB_NETWORKS)
 @pytest.mark.parametrize(
-    ("block", "kind"),
-    [("sspcab", SSPCAB), ("ssmctb", SSMCTB), (Probe, Probe)],
+    ("spatial_dims", "block", "kind"),
+    [(2, "sspcab", SSPCAB), (3, "ssmctb", SSMCTB), (2, Probe, Probe)],
     ids=["sspcab", "ssmctb", "callable"],
 )
 def test_block_takes_the_place_of_the_penultimate_convolution(spatial_dims, sub_network, block, kind):
@@ -165,6 +164,11 @@ def test_block_in_one_sub_network(block_in):
     assert [name.partition(".")[0] for name in named_blocks(network)] == [block_in]
 
 
+def test_none_is_no_block():
+    with torch.device("meta"):
+        assert list(DRAEM(2, block="none").state_dict()) == list(DRAEM(2, block=None).state_dict())
+
+
 def test_callable_block_keeps_its_own_settings():
     network = draem(3, block=lambda channels: SSMCTB(3, channels, dilation=0, loss="mae"))
     blocks = [module for module in network.modules() if isinstance(module, SSMCTB)]
@@ -174,12 +178,11 @@ def test_callable_block_keeps_its_own_settings():
 # ------------------------------------------------------------------------------------------------------ modes and sizes
 
 
-@pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize(
-    ("spatial_dims", "size"),
-    [(2, (33, 47)), (2, (64, 32)), (2, (5, 7)), (2, (1, 100)), (3, (33, 20, 7)), (3, (32, 5, 40)), (3, (9, 9, 9))],
+    ("spatial_dims", "in_channels", "size"),
+    [(2, 1, (33, 47)), (2, 3, (64, 32)), (2, 1, (5, 7)), (2, 3, (1, 100)), (3, 1, (33, 20, 7)), (3, 3, (9, 9, 9))],
 )
-def test_shapes_in_both_modes(spatial_dims, size, in_channels):
+def test_shapes_in_both_modes(spatial_dims, in_channels, size):
     network = draem(spatial_dims, in_channels=in_channels)
     x = torch.rand(2, in_channels, *size)
     with torch.no_grad():
@@ -243,7 +246,7 @@ def test_evaluation_mode_keeps_no_block_loss():
 # -------------------------------------------------------------------------------------------------------------- export
 
 
-@pytest.mark.parametrize(("spatial_dims", "block"), [(2, None), (2, "ssmctb"), (3, "sspcab"), (3, "ssmctb")])
+@pytest.mark.parametrize(("spatial_dims", "block"), [(2, "sspcab"), (3, "ssmctb")])
 def test_torchscript_saves_and_loads(spatial_dims, block):
     network = draem(spatial_dims, in_channels=2, block=block, reconstructive_width=8, discriminative_width=8).eval()
     buffer = io.BytesIO()
@@ -254,15 +257,6 @@ def test_torchscript_saves_and_loads(spatial_dims, block):
         for size in ((33, 20, 9), (32, 32, 32)):
             x = torch.rand(2, 2, *size[:spatial_dims])
             torch.testing.assert_close(loaded(x), network(x))
-
-
-@pytest.mark.parametrize("spatial_dims", DIMS)
-def test_torch_export(spatial_dims):
-    network = draem(spatial_dims).eval()
-    x = torch.rand(1, 1, *(33, 20, 9)[:spatial_dims])
-    exported = torch.export.export(network, (x,)).module()
-    with torch.no_grad():
-        torch.testing.assert_close(exported(x), network(x))
 
 
 @pytest.mark.process
@@ -281,8 +275,7 @@ def test_torch_export_with_dynamic_sizes():
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("block", [None, "sspcab", "ssmctb"])
+@pytest.mark.parametrize(("spatial_dims", "block"), [(2, None), (2, "sspcab"), (3, "ssmctb")])
 def test_gradients_reach_every_parameter(spatial_dims, block):
     network = draem(spatial_dims, block=block, reconstructive_width=8, discriminative_width=8).train()
     for name, parameter in network.named_parameters():
@@ -298,13 +291,12 @@ def test_gradients_reach_every_parameter(spatial_dims, block):
         assert parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("block", [None, "sspcab", "ssmctb"])
-def test_a_few_steps_lower_the_loss(block):
-    network = draem(2, block=block, reconstructive_width=8, discriminative_width=8).train()
+def test_a_few_steps_lower_the_loss():
+    network = draem(2, reconstructive_width=8, discriminative_width=8).train()
     clean = torch.rand(4, 1, 8, 8).repeat_interleave(5, 2).repeat_interleave(5, 3)  # 40 x 40
     mask = torch.zeros_like(clean)
     mask[:, :, 10:20, 15:30] = 1
-    loss = SelfSupervisedLoss(DRAEMLoss(2), network, require_blocks=False)
+    loss = SelfSupervisedLoss(DRAEMLoss(2), network)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     history, parts = [], []
     for _ in range(12):
@@ -351,14 +343,13 @@ def test_bfloat16_autocast():
 # ------------------------------------------------------------------------------------------------------- reconstruction
 
 
-@pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("size", [32, 45])
-def test_reconstruction_is_that_of_training(spatial_dims, size):
-    network = draem(spatial_dims, in_channels=2, block=None)
+@pytest.mark.parametrize("size", [(32, 32), (45, 33), (33, 9, 5)])
+def test_reconstruction_is_that_of_training(size):
+    network = draem(len(size), in_channels=2, block=None)
     for module in network.modules():
         if isinstance(module, NORMS):  # the same statistics in both modes
             module.eval()
-    x = torch.rand(2, 2, *[size] * spatial_dims)
+    x = torch.rand(2, 2, *size)
     expected, _ = network(x)
     alone = Reconstruction(network)
     torch.testing.assert_close(alone(x), expected)

@@ -250,6 +250,7 @@ def test_other_types_of_weights():
     assert [output.dtype for output in network.train()(x)] == [torch.float64] * 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_export(spatial_dims):
     network, x = small(spatial_dims).eval(), image(spatial_dims)

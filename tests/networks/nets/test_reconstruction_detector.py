@@ -280,9 +280,8 @@ def test_torchscript_saves_and_loads(spatial_dims, score):
         loaded(image(spatial_dims, size=9, batch=1))
 
 
-@pytest.mark.parametrize(
-    "score", ["l1", "l2", "block", *(pytest.param(score, marks=pytest.mark.process) for score in ("ssim", "msgms"))]
-)
+@pytest.mark.process
+@pytest.mark.parametrize("score", [*SCORES, "block"])
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_torch_export(spatial_dims, score):
     network = insert_block(autoencoder(spatial_dims), "sspcab", sample=image(spatial_dims))
@@ -317,6 +316,31 @@ def test_onnx(tmp_path, spatial_dims, score):
     session = onnxruntime.InferenceSession(tmp_path / "detector.onnx")
     (errors,) = session.run(None, {"x": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(errors), detector(x), atol=1e-5, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("score", [*SCORES, "block"])
+def test_sizes_off_the_stride_are_padded_inside(score):
+    network = insert_block(autoencoder(2), "sspcab", sample=image(2))
+    x, padded = image(2, size=18), nn.functional.pad(image(2, size=18), (0, 2, 0, 2), mode="replicate")
+    detector = detector_of(network, score, stride=4).eval()
+    torch.testing.assert_close(detector.reconstruct(x), network(padded)[..., :18, :18])
+    scores = detector(x)
+    assert scores.shape == x.shape
+    if score == "block":
+        torch.testing.assert_close(scores, detector(padded)[..., :18, :18])
+    else:
+        assert torch.equal(scores, error_map(detector.reconstruct(x).clamp(0, 1), x, score))
+    assert detector.train()(x).shape == x.shape
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_images_of_the_training_output_are_cut(kind):
+    output = detector_of(Several(kind), stride=4).train()(image(2, size=18))
+    assert type(output) is kind
+    assert [part.shape for part in output] == [(2, 1, 18, 18), (), (2, 1, 18, 18)]
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
