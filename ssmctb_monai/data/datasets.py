@@ -18,6 +18,7 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from monai.utils import ensure_tuple
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ssmctb_monai import __version__
@@ -131,10 +132,13 @@ class LesionFreeDataset(PreparedDataset):
         skip_invalid: whether to leave out and log cases that cannot be prepared, instead of raising.
         seed: seed of all samples.
         positions_key: key of the positions that `LesionFreePositionsd` stores.
+        donors: number of cases, drawn for every epoch, whose crops are handed to `RandAnomalyd` as donors of the other
+            cases' anomalies; they go through the same transforms up to there. 0: none.
 
     Raises:
         InvalidCasesError: when cases cannot be prepared; all are named.
-        ValueError: when no case has a lesion-free position.
+        ValueError: when no case has a lesion-free position, or there are fewer than two cases or no `RandAnomalyd`
+            for donors.
 
     Example:
         >>> dataset = LesionFreeDataset(load_datalist(...), transform, "cache", seed=0)
@@ -151,10 +155,11 @@ class LesionFreeDataset(PreparedDataset):
         skip_invalid: bool = False,
         seed: int = 0,
         positions_key: str = "lesion_free_positions",
+        donors: int = 0,
     ) -> None:
         self.seed = seed
         self.positions_key = positions_key
-        self.epoch = 0
+        self.donors = donors
         super().__init__(data, transform, cache_dir, num_workers, skip_invalid)
         is_usable = [len(self._cachecheck(item)[self.positions_key]) > 0 for item in self.data]
         if not any(is_usable):
@@ -169,6 +174,13 @@ class LesionFreeDataset(PreparedDataset):
                 ", ".join(left_out),
             )
         self.data = [item for item, used in zip(self.data, is_usable, strict=True) if used]
+        self._taker = self.transform.get_index_of_first(lambda transform: hasattr(transform, "donors_key"))
+        if donors and (donors < 2 or len(self.data) < 2 or self._taker is None):
+            raise ValueError(
+                f"donors take at least two cases and a RandAnomalyd among the transforms, got donors={donors} and "
+                f"{len(self.data)} cases: leave donors at 0, or add what is missing."
+            )
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the samples of an epoch; call it before the data loader's iterator is made.
@@ -177,11 +189,30 @@ class LesionFreeDataset(PreparedDataset):
             epoch: number of the epoch.
         """
         self.epoch = epoch
+        self._pool = self._draw_donors() if self.donors else {}
+
+    def _draw_donors(self) -> dict[int, list[Tensor]]:
+        """Crops of some cases, by the index of their case."""
+        # A stream of its own: of the numbers alone, that of the first sample.
+        seed = np.random.SeedSequence([self.seed, self.epoch], spawn_key=(0,)).generate_state(1)[0]
+        draw = np.random.RandomState(seed)
+        taker = self.transform.transforms[self._taker]
+        beside = copy.copy(self)
+        beside.transform = Compose(self.transform.transforms[: self._taker]).set_random_state(state=draw)
+        pool = {}
+        for index in draw.permutation(len(self.data))[: self.donors].tolist():
+            crops = beside._post_transform(self._cachecheck(self.data[index]))
+            pool[index] = [crop[taker.keys[0]] for crop in (crops if isinstance(crops, list) else [crops])]
+        return pool
 
     def _transform(self, index: int) -> Any:
         sample_seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
         self.transform.set_random_state(seed=int(sample_seed))
-        return super()._transform(index)
+        item = self._cachecheck(self.data[index])
+        if self.donors:
+            others = [crop for case, crops in self._pool.items() if case != index for crop in crops]
+            item = {**item, self.transform.transforms[self._taker].donors_key: others}
+        return self._post_transform(item)
 
 
 class ValidCases(IterableDataset):

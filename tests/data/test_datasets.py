@@ -28,7 +28,9 @@ from ssmctb_monai.data import (
 )
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.transforms import (
+    DonorSource,
     LesionFreePositionsd,
+    PerlinShape,
     RandAnomaly,
     RandAnomalyd,
     RandLesionFreeCropd,
@@ -319,6 +321,57 @@ def test_samples_differ_between_epochs_seeds_and_indices(tmp_path):
 def test_crops_of_one_case_differ_from_each_other(dataset):
     one, other = dataset[0]
     assert not torch.equal(one["image_clean"], other["image_clean"])
+
+
+def donor_transforms(source):
+    anomaly = RandAnomaly(spatial_dims=2, prob=1.0, shapes=PerlinShape(coverage=(0.5, 0.5)), sources=source)
+    crop = RandLesionFreeCropd(roi_size=8, num_samples=2)
+    return Compose([LesionFreePositionsd(roi_size=8), ENSURE, crop, RandAnomalyd(anomaly=anomaly)])
+
+
+def test_donors_are_crops_of_other_cases_whatever_the_workers(tmp_path):
+    cases = [case(name) for name in "abcde"]
+    for level, item in enumerate(cases, start=1):
+        item["image"] = np.full_like(item["image"], level / 10)
+    source = DonorSource(opacity=(1.0, 1.0))
+    dataset = LesionFreeDataset(cases, donor_transforms(source), tmp_path, seed=3, donors=3)
+    pairs = set()
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        expected = [dataset[index] for index in range(5)]
+        for index, crops in enumerate(expected):
+            for crop in crops:
+                assert "donors" not in crop
+                pairs.add((index, round(10 * float(crop["image"][crop["anomaly_mask"] > 0].median())) - 1))
+    assert {donor for _, donor in pairs} == set(range(5))
+    assert all(index != donor for index, donor in pairs)
+    assert [content(dataset[index]) for index in (4, 1)] == [content(expected[index]) for index in (4, 1)]
+    reference = by_case(dataset, [3, 2, 1, 0], 0)
+    assert by_case(dataset, [0, 1, 2, 3], 2) == reference
+    other = LesionFreeDataset(cases, donor_transforms(source), tmp_path, seed=4, donors=3)
+    other.set_epoch(7)
+    assert by_case(other, [3, 2, 1, 0], 0) != reference
+
+
+def test_donors_change_nothing_else(tmp_path):
+    """Samples whose sources take nothing from donors are the same with them."""
+    cases = [case(name) for name in "abc"]
+    datasets = [
+        LesionFreeDataset(cases, lesion_free_transforms(), tmp_path, seed=5, donors=donors) for donors in (0, 2)
+    ]
+    assert content(datasets[0][1]) == content(datasets[1][1])
+
+
+def test_ill_donors(tmp_path):
+    for cases, transform in (
+        ([case("a")], lesion_free_transforms()),
+        ([case("a"), case("b")], Compose([LesionFreePositionsd(roi_size=8), ENSURE])),
+    ):
+        with pytest.raises(ValueError, match="at least two cases and a RandAnomalyd"):
+            LesionFreeDataset(cases, transform, tmp_path, donors=2)
+    with pytest.raises(RuntimeError) as error:
+        LesionFreeDataset([case("a"), case("b")], donor_transforms(DonorSource()), tmp_path)[0]
+    assert "LesionFreeDataset(donors=8)" in str(error.value.__cause__)
 
 
 def test_all_positions_are_reached_over_epochs(tmp_path):
