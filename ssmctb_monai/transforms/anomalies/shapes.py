@@ -116,8 +116,6 @@ class _CentredShape(SizedShape):
     as wide as the shape is large.
     """
 
-    _norm: float  # order of the norm whose unit ball is the shape
-
     def __init__(
         self,
         aspect: float,
@@ -132,6 +130,10 @@ class _CentredShape(SizedShape):
         self.aspect = aspect
         self.rotate = rotate
 
+    @abstractmethod
+    def _distance(self, places: Tensor) -> Tensor:
+        """Distances of places, shape (axes, …), from the origin, in multiples of the shape's size."""
+
     def field(self, inside: Tensor) -> Tensor:
         """Draws centre, axes and orientation, as `SizedShape` describes it."""
         dims = inside.dim()
@@ -145,7 +147,7 @@ class _CentredShape(SizedShape):
         places = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
         with torch.autocast(inside.device.type, enabled=False):
             turned = torch.tensordot(torch.as_tensor(matrix, device=inside.device).float(), places, 1)
-        return -torch.linalg.vector_norm(turned, self._norm, dim=0).log()
+        return -self._distance(turned).log()
 
 
 class EllipsoidShape(_CentredShape):
@@ -165,8 +167,6 @@ class EllipsoidShape(_CentredShape):
         >>> level = EllipsoidShape(volume=(50, 200_000), spacing=2.0).set_random_state(0)(image, inside)
     """
 
-    _norm = 2.0
-
     def __init__(
         self,
         aspect: float = 3.0,
@@ -176,6 +176,9 @@ class EllipsoidShape(_CentredShape):
         spacing: float | tuple[float, ...] = 1.0,
     ) -> None:
         super().__init__(aspect, rotate, coverage, volume, spacing)
+
+    def _distance(self, places: Tensor) -> Tensor:
+        return places.square().sum(0).sqrt()  # several times as fast as a norm along the first axis
 
 
 class BoxShape(_CentredShape):
@@ -195,8 +198,6 @@ class BoxShape(_CentredShape):
         >>> level = BoxShape(coverage=(0.02, 0.15)).set_random_state(0)(image, inside)
     """
 
-    _norm = torch.inf
-
     def __init__(
         self,
         aspect: float = 3.0,
@@ -206,6 +207,9 @@ class BoxShape(_CentredShape):
         spacing: float | tuple[float, ...] = 1.0,
     ) -> None:
         super().__init__(aspect, rotate, coverage, volume, spacing)
+
+    def _distance(self, places: Tensor) -> Tensor:
+        return places.abs().amax(0)
 
 
 class TissueShape(AnomalyShape):
@@ -233,8 +237,11 @@ class TissueShape(AnomalyShape):
     def __call__(self, image: Tensor, inside: Tensor) -> Tensor:
         """Draws a shape, as `AnomalyShape` describes it; the level is -∞ outside the tissue."""
         pool = F.avg_pool2d if inside.dim() == 2 else F.avg_pool3d
-        weights = pool(inside[None, None].float(), 3, 1, 1)
-        smooth = (pool((image[self.channel] * inside)[None, None].float(), 3, 1, 1) / weights)[0, 0]
+        sums = torch.stack([image[self.channel] * inside, inside])[None].float()
+        for axis in range(inside.dim()):  # one by one, which takes fewer operations
+            window = [3 if axis == other else 1 for other in range(inside.dim())]
+            sums = pool(sums, window, 1, [size // 2 for size in window])
+        smooth = sums[0, 0] / sums[0, 1]
         values = smooth[inside]
         tissue = inside & ((smooth - values[self.R.randint(len(values))]).abs() <= self.width)
         return self.shape(image, tissue).masked_fill(~tissue, -torch.inf)
