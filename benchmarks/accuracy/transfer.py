@@ -76,7 +76,10 @@ class Detector:
     def patients(self) -> set[str]:
         """Names of the patients that it was trained on, as far as there is a record."""
         file = record_file(self.ckpt_file)
-        return {patient_of(case_id) for case_id in _read(file)["cases"]} if file.is_file() else set()
+        if not file.is_file():
+            logger.warning("%s: there is no %s, so that none of its training scans is left out.", self.name, file)
+            return set()
+        return {patient_of(case_id) for case_id in _read(file)["cases"]}
 
     @property
     def threshold(self) -> float | None:

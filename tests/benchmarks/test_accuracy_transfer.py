@@ -149,7 +149,7 @@ def test_what_is_finished_is_not_done_again(scans, tmp_path, image_detector, mon
     assert len([*(work / "scores").glob("*/*.pt")]) == 6
 
 
-def test_what_is_left_out(scans, tmp_path, image_detector):
+def test_what_is_left_out(scans, tmp_path, image_detector, caplog):
     write_scan(scans / "first", "Scan_e", origin=7)
     (scans / "first/Scan_b/Scan_b_flair.nii.gz").write_bytes(b"no image")
     write_scan(scans / "first", "Scan_f")
@@ -167,6 +167,9 @@ def test_what_is_left_out(scans, tmp_path, image_detector):
     assert "second: 2 scans are left out, since a detector was trained on their patients." in text
     assert "first: 2 scans cannot be used." in text
     assert "first: 1 scans are left out" in text
+    assert "none of its training scans" not in caplog.text
+    assert image_detector("unknown").patients == set()
+    assert "unknown: there is no " in caplog.text
 
 
 def test_heads_have_their_brain_cut_out(scans, tmp_path, image_detector):
