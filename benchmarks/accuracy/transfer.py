@@ -496,7 +496,7 @@ def _title(method: str, result: Mapping[str, Any]) -> str:
     modality = MODALITIES[result["modality"]]
     return {
         MEAN: "mean of the maps",
-        IMAGE: f"{modality} itself, scaled, smoothed like the maps",
+        IMAGE: f"{modality} itself, smoothed",
         RAW: f"{modality} itself, raw",
     }.get(method, method)
 

@@ -230,7 +230,7 @@ def test_tables_by_hand():
     lines = tables({"ms": {**counts, "methods": {"made": made, "image": image}}}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[2] == ["ms: 3 scans, 2 with a lesion", "made", *["0.500"] * len(module.SHOWN), "0.125"]
-    assert cells[3][:2] == ["", "FLAIR itself, scaled, smoothed like the maps"]
+    assert cells[3][:2] == ["", "FLAIR itself, smoothed"]
     assert cells[3][6:7] + cells[3][-1:] == ["-", "-"]
     assert cells[-1][:4] == ["ms", "made", cells[3][1], "**+0.250** [+0.125, +0.375]"]
     assert cells[-1][5] == "-0.250 [-0.500, +0.250]"
