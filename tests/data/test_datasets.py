@@ -371,7 +371,7 @@ def test_ill_donors(tmp_path):
             LesionFreeDataset(cases, transform, tmp_path, donors=2)
     with pytest.raises(RuntimeError) as error:
         LesionFreeDataset([case("a"), case("b")], donor_transforms(DonorSource()), tmp_path)[0]
-    assert "LesionFreeDataset(donors=8)" in str(error.value.__cause__)
+    assert "LesionFreeDataset(donors=8)" in datasets._reason(error.value)
 
 
 def test_all_positions_are_reached_over_epochs(tmp_path):

@@ -176,8 +176,8 @@ class DonorSource(_MixedSource):
     def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
         if len(donors) == 0:
             raise ValueError(
-                "DonorSource takes anomalies from other images: give a batch of at least two, or donors (data sets have "
-                "them by LesionFreeDataset(donors=8))."
+                "DonorSource takes anomalies from other images: give a batch of at least two, or donors (from a data "
+                "set by LesionFreeDataset(donors=8))."
             )
         donor = donors[self.R.randint(len(donors))].to(image)
         if donor.dim() != image.dim() or len(donor) != len(image):
