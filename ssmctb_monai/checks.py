@@ -7,12 +7,14 @@ import logging
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.config import PathLike
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 def check_spatial_dims(spatial_dims: int) -> None:
@@ -103,6 +105,27 @@ def check_ranges(bound: float, **ranges: tuple[float, float]) -> None:
     for name, (least, largest) in ranges.items():
         if not 0 < least <= largest <= bound:
             raise ValueError(f"{name} must be two increasing numbers in (0, {bound}], got {(least, largest)}.")
+
+
+class Named(dict[str, Value]):
+    """Dictionary that says which names there are where one is unknown.
+
+    Args:
+        kind: what the names are of.
+        content: what they name.
+
+    Example:
+        >>> Named("metric", {"auroc": 0.9})["auc"]
+        Traceback (most recent call last):
+        KeyError: "There is no metric 'auc', only auroc."
+    """
+
+    def __init__(self, kind: str, content: Mapping[str, Value]) -> None:
+        super().__init__(content)
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Value:
+        raise KeyError(f"There is no {self.kind} {name!r}, only {', '.join(self) or 'none'}.")
 
 
 def check_file(path: PathLike, advice: str) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
 
 
 @contextmanager
@@ -47,6 +49,56 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     """
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes a table with a header, the whole file or nothing.
+
+    Texts that a spreadsheet would take for formulas get an apostrophe in front, numbers stay as they are; see
+    https://owasp.org/www-community/attacks/CSV_Injection.
+
+    Args:
+        columns: names of the columns.
+        rows: values by the names of their columns; ``None`` leaves a cell empty.
+        path: file, in a folder that is made where there is none.
+    """
+    with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows({column: _as_cell(value) for column, value in row.items()} for row in rows)
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Reads a table that :func:`write_csv` wrote.
+
+    Args:
+        path: file.
+
+    Returns:
+        Names of the columns, and the rows; cells that a row lacks are empty.
+    """
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        table = csv.DictReader(file, restval="")
+        rows = [{name: text_of_cell(cell) for name, cell in row.items() if name is not None} for row in table]
+        return list(table.fieldnames or ()), rows
+
+
+def text_of_cell(cell: str) -> str:
+    """Returns the text that :func:`write_csv` wrote a cell for.
+
+    Args:
+        cell: the cell as read.
+
+    Example:
+        >>> text_of_cell("'=1+1"), text_of_cell("'tis")
+        ('=1+1', "'tis")
+    """
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
+
+
+def _as_cell(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.lstrip("'").startswith(FORMULA)
+    return f"'{value}" if is_formula else value
 
 
 def checksum(path: PathLike) -> str:

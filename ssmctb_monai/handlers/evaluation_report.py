@@ -16,9 +16,8 @@ from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
-from ssmctb_monai.progress import Clock
-from ssmctb_monai.reports.report import VIEWER, format_report, write_report
-from ssmctb_monai.visualize.viewer import write_case
+from ssmctb_monai.reports.evaluation_run import VIEWER, EvaluationRun
+from ssmctb_monai.reports.report import FILES, format_report, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +79,13 @@ class EvaluationReport:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
 
     def started(self, engine: Engine) -> None:
-        """Starts the clock.
+        """Starts anew.
 
         Args:
             engine: evaluator.
         """
-        self.clock = Clock()
+        self.run = EvaluationRun(self.evaluation, self.dataset, Path(self.output_dir) / VIEWER if self.viewer else None)
         self.is_written = False
-        self.scans: list[str] = []  # those that the viewer has
 
     def iteration_completed(self, engine: Engine) -> None:
         """Adds the cases of a batch.
@@ -96,40 +94,18 @@ class EvaluationReport:
             engine: evaluator.
         """
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self._add({**batch, **output})
-
-    def _add(self, item: Mapping[str, Any]) -> None:
-        case_id = item["case_id"]
-        try:
-            self.evaluation.add(
-                case_id,
-                {method: item[key] for method, key in self.maps.items()},
-                item[self.label_key],
-                item[self.brain_key],
+            item = {**batch, **output}
+            is_valid = self.run.add(
+                item["case_id"],
+                anomaly_maps={method: item[key] for method, key in self.maps.items()},
+                label=item[self.label_key],
+                brain=item[self.brain_key],
                 patient_id=item["patient_id"],
                 image=item[self.image_key][:1],
             )
-        except ValueError as error:
-            logger.error("%s", error)
-            self.evaluation.fail(case_id, str(error))
-        else:
-            self._keep(item, *next(iter(self.maps.items())))
-        done = len(self.evaluation.cases) + len(self.evaluation.failed) + len(self.dataset.problems)
-        left = self.clock.left(done, len(self.dataset.data))
-        logger.info("Case %d/%d, %s | %s left", done, len(self.dataset.data), case_id, left)
-
-    def _keep(self, item: Mapping[str, Any], method: str, key: str) -> None:
-        """Writes a case for the viewer of the report, and its map where that is asked for."""
-        if self.map_dir is not None:
-            write_nifti(item[key], self.map_dir / f"{item['case_id']}.nii.gz")
-        if not self.viewer:
-            return
-        case = {"image": item[self.image_key][:1], "anomaly_map": item[key]}
-        case |= {"label": item[self.label_key], "brain": item[self.brain_key]}
-        threshold = self.evaluation.thresholds.get(method)
-        case |= {"case_id": item["case_id"], "threshold": threshold and threshold.value}
-        if write_case(case, Path(self.output_dir) / VIEWER, self.evaluation.settings):
-            self.scans.append(item["case_id"])
+            if is_valid and self.map_dir is not None:
+                first = next(iter(self.maps.values()))
+                write_nifti(item[first], self.map_dir / f"{item['case_id']}.nii.gz")
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.
@@ -137,8 +113,8 @@ class EvaluationReport:
         Args:
             engine: evaluator.
         """
-        self._take_problems()
-        failed = self._write(self.evaluation.gather(), self.description, _gathered(self.scans))
+        self.run.take_problems()
+        failed = self._write(self.evaluation.gather(), self.description, _gathered(self.run.scans))
         idist.barrier()  # a process that ends with an error takes the others with it, also the one that writes
         if failed:
             advice = (
@@ -157,8 +133,8 @@ class EvaluationReport:
             share = f" of one of {idist.get_world_size()} processes" if idist.get_world_size() > 1 else ""
             done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases{share}."
             logger.error("%s", done)
-            self._take_problems()
-            self._write(self.evaluation, f"{done} {self.description or ''}".strip(), self.scans)
+            self.run.take_problems()
+            self._write(self.evaluation, f"{done} {self.description or ''}".strip(), self.run.scans)
         raise error
 
     def _write(self, evaluation: AnomalyEvaluation, description: str | None, scans: Sequence[str]) -> Mapping[str, str]:
@@ -166,13 +142,8 @@ class EvaluationReport:
         self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
             report = write_report(evaluation, self.output_dir, description, scans)
-            files: Sequence[str] = ("report.html", "report.json", "cases.csv", "slices.csv")
-            logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(files))
+            logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(FILES))
         return evaluation.failed
-
-    def _take_problems(self) -> None:
-        for case_id, problem in self.dataset.problems.items():
-            self.evaluation.fail(case_id, problem)
 
 
 def _gathered(names: list[str]) -> list[str]:

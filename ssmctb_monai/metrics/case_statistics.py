@@ -6,87 +6,47 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from ssmctb_monai.data.checks import has_whole_labels
-from ssmctb_monai.metrics.lesions import LesionFindings, bounding_box, components, find_lesions
+from ssmctb_monai.data.oriented_case import OrientedCase, grey_window, radiological
+from ssmctb_monai.metrics.lesions import LesionFindings, components, find_lesions
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 from ssmctb_monai.metrics.settings import EvaluationSettings
-from ssmctb_monai.metrics.view import View
+from ssmctb_monai.metrics.view import Plane, View
 
 DRAEM_FILTER = (1, 21, 21)
 
 
 class CaseTruth:
-    """What a case holds, whatever a method says of it: brain, lesions and slices.
-
-    All arrays are turned to (slices from the feet up, …) and cut to the brain, so that what follows is quick.
+    """What a case holds, whatever a method says of it: lesions and slices, counted.
 
     Args:
-        case_id: name of the case.
-        patient_id: name of the patient.
-        label: lesion mask of shape (height, width, depth); every voxel that is not 0 is lesion.
-        brain: brain mask of the same shape; voxels of a lesion count in any case. ``None`` counts every voxel.
-        affine: 4 x 4 matrix from voxels to RAS coordinates in mm; without it the last axis runs from the feet up, and
-            voxels measure 1 mm³.
+        case: the case.
         settings: what to count.
-
-    Raises:
-        ValueError: when the brain is empty, or a label is negative or no whole number.
     """
 
-    def __init__(
-        self,
-        case_id: str,
-        patient_id: str,
-        label: np.ndarray,
-        brain: np.ndarray | None,
-        affine: np.ndarray | None,
-        settings: EvaluationSettings,
-    ) -> None:
-        self.case_id, self.patient_id, self.settings = case_id, patient_id, settings
-        self.orientation = nib.io_orientation(np.eye(4) if affine is None else affine)
-        sizes = np.ones(3) if affine is None else voxel_sizes(affine)
-        self.slice_thickness = float(sizes[np.argmax(self.orientation[:, 0] == 2)])  # mm
-        self.voxel_volume = 1e-3 * (1.0 if affine is None else float(abs(np.linalg.det(affine[:3, :3]))))  # ml
-        self.has_brain = brain is not None
-        if not has_whole_labels(label):
-            raise ValueError("the label holds values that are negative or not whole numbers")
-        lesion = self._turned(label) > 0.5  # labels are whole up to rounding
-        inside = np.ones_like(lesion) if brain is None else (self._turned(brain) > 0) | lesion
-        if not inside.any():
-            raise ValueError("the brain is empty")
-        self.depth = len(inside)
-        self.box = bounding_box(inside)
-        self.inside, self.lesion = inside[self.box].copy(), lesion[self.box].copy()
-
-    def _turned(self, array: np.ndarray) -> np.ndarray:
-        return nib.apply_orientation(array, self.orientation).transpose(2, 0, 1)
-
-    def cut(self, array: np.ndarray) -> np.ndarray:
-        """Turns an array of the scan's shape to slices from the feet up, and cuts it to the brain."""
-        return np.ascontiguousarray(self._turned(array)[self.box])
+    def __init__(self, case: OrientedCase, settings: EvaluationSettings) -> None:
+        self.case, self.settings = case, settings
 
     @cached_property
     def lesion_shares(self) -> tuple[np.ndarray, int]:
         """For each lesion voxel 1 / size of its 3D component, and the number of components."""
-        labels = components(self.lesion, min_size=1)[self.lesion]
+        labels = components(self.case.lesion, min_size=1)[self.case.lesion]
         sizes = np.bincount(labels, minlength=1)
         return 1 / sizes[labels], len(sizes) - 1
 
     @cached_property
     def slice_table(self) -> dict[str, np.ndarray]:
         """Index, height in the brain (0 at its lowest slice, 1 at its highest), brain and lesion voxels of slices."""
-        brain_voxels, lesion_voxels = np.zeros((2, self.depth), dtype=np.int64)
-        brain_voxels[self.box[0]] = self.inside.sum(axis=(1, 2))
-        lesion_voxels[self.box[0]] = self.lesion.sum(axis=(1, 2))
-        height = np.full(self.depth, np.nan)
-        height[self.box[0]] = np.linspace(0, 1, len(self.inside))
+        case, rows, depth = self.case, self.case.box[0], len(self.case.brain)
+        brain_voxels, lesion_voxels = np.zeros((2, depth), dtype=np.int64)
+        brain_voxels[rows] = case.inside.sum(axis=(1, 2))
+        lesion_voxels[rows] = case.lesion.sum(axis=(1, 2))
+        height = np.full(depth, np.nan)
+        height[rows] = np.linspace(0, 1, len(case.inside))
         counts = brain_voxels >= (self.settings.top_k if self.settings.slices == "brain" else 0)
-        table = {"slice": np.arange(self.depth), "relative_height": height}
+        table = {"slice": np.arange(depth), "relative_height": height}
         table |= {"brain_voxels": brain_voxels, "lesion_voxels": lesion_voxels}
         return {name: column[counts] for name, column in table.items()}
 
@@ -146,18 +106,16 @@ class CaseStatistics:
     @classmethod
     def of(
         cls,
-        anomaly_map: np.ndarray,
+        method: str,
         truth: CaseTruth,
         threshold: float | None = None,
-        lesion_free: np.ndarray | None = None,
     ) -> CaseStatistics:
         """Counts a case.
 
         Args:
-            anomaly_map: scores, cut by ``truth``; outside the brain they are not looked at.
+            method: name of the method, whose map is finite or infinite; outside the brain it is not looked at.
             truth: what the case holds.
             threshold: voxels with at least this score are flagged.
-            lesion_free: mask of regions that thresholds may be taken from, cut by ``truth``.
 
         Returns:
             The statistic.
@@ -165,7 +123,10 @@ class CaseStatistics:
         Raises:
             ValueError: when a score in the brain is NaN, or the score of a slice is not defined.
         """
-        inside, lesion = truth.inside, truth.lesion
+        case = truth.case
+        inside, lesion = case.inside, case.lesion
+        anomaly_map = case.cut(case.anomaly_maps[method])
+        free = None if case.lesion_free is None else case.cut(case.lesion_free) & inside & ~lesion
         normal_scores, lesion_scores = anomaly_map[inside & ~lesion], anomaly_map[lesion]
         shares, count = truth.lesion_shares
         normal, of_lesion = ScoreCounts.of(normal_scores), ScoreCounts.of(lesion_scores, shares)
@@ -180,16 +141,16 @@ class CaseStatistics:
                 findings=find_lesions(anomaly_map, inside, lesion, threshold, truth.settings.min_lesion_size),
             )
         return cls(
-            case_id=truth.case_id,
-            patient_id=truth.patient_id,
+            case_id=case.case_id,
+            patient_id=case.patient_id,
             normal=normal,
             lesion=of_lesion,
             lesion_components=count,
-            lesion_free=None if lesion_free is None else ScoreCounts.of(anomaly_map[lesion_free & inside & ~lesion]),
+            lesion_free=None if free is None else ScoreCounts.of(anomaly_map[free]),
             slices=slices,
-            voxel_volume=truth.voxel_volume,
-            slice_thickness=truth.slice_thickness,
-            has_brain=truth.has_brain,
+            voxel_volume=case.voxel_volume,
+            slice_thickness=case.spacing[2],
+            has_brain=case.has_brain,
             flagged=flagged,
         )
 
@@ -213,7 +174,7 @@ def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
     """Scores the slices.
 
     Args:
-        anomaly_map: scores, cut by ``truth``; outside the brain they are not looked at.
+        anomaly_map: scores, cut to the brain; outside it they are not looked at.
         truth: what the case holds.
 
     Returns:
@@ -222,7 +183,7 @@ def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
     Raises:
         ValueError: when a score is not defined.
     """
-    settings, inside = truth.settings, truth.inside
+    settings, inside = truth.settings, truth.case.inside
     if settings.slice_score == "filtered_max":
         lowest = anomaly_map[inside].min()
         filled = np.where(inside, anomaly_map, lowest).astype(np.result_type(anomaly_map, np.float32))
@@ -236,52 +197,45 @@ def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
         means = np.where(in_brain, highest, 0).sum(axis=1) / np.maximum(count, 1)
     if np.isnan(means).any():
         raise ValueError("infinite scores have no mean: score slices by their max, or give finite scores")
-    scores = np.full(truth.depth, -np.inf)
-    scores[truth.box[0]] = np.where(count > 0, means, -np.inf)
+    scores = np.full(len(truth.case.brain), -np.inf)
+    scores[truth.case.box[0]] = np.where(count > 0, means, -np.inf)
     return scores[truth.slice_table["slice"]]
 
 
-def views_of(
-    anomaly_map: np.ndarray, truth: CaseTruth, image: np.ndarray | None, statistics: CaseStatistics, method: str
-) -> list[View]:
+def views_of(case: OrientedCase, statistics: CaseStatistics, method: str) -> list[View]:
     """Keeps the slices of a case that are worth a look.
 
     Args:
-        anomaly_map: scores, cut by ``truth``.
-        truth: what the case holds.
-        image: image to show, cut by ``truth``.
+        case: the case; its first image is shown.
         statistics: the method's statistic of the case.
         method: name of the method.
 
     Returns:
         The slice with the most lesion voxels, and the lesion-free one with the highest score, where they exist.
     """
-    slices, first = statistics.slices, truth.box[0].start
+    slices = statistics.slices
     in_brain, has_lesion = slices["brain_voxels"] > 0, slices["lesion_voxels"] > 0
     kinds: dict[Literal["lesion", "false_alarm"], np.ndarray] = {
         "lesion": np.where(has_lesion, slices["lesion_voxels"], -np.inf),
         "false_alarm": np.where(in_brain & ~has_lesion, slices["score"], -np.inf),
     }
+    image = next((case.cut(image) for image in case.images.values()), None)
     if image is not None:
         image = np.nan_to_num(image.astype(np.float32))
-        low, high = np.percentile(image[truth.inside], (0.5, 99.5))
+        low, width = grey_window(image, case.inside)
+    anomaly_map = case.cut(case.anomaly_maps[method])
     views = []
     for kind, rank in kinds.items():
         if not np.isfinite(rank).any():
             continue
         best = int(np.argmax(rank))
-        place = slices["slice"][best] - first
-        views.append(
-            View(
-                truth.case_id,
-                method,
-                kind,
-                int(slices["slice"][best]),
-                float(slices["score"][best]),
-                None if image is None else np.clip((image[place] - low) / (high - low or 1), 0, 1).astype(np.float16),
-                anomaly_map[place].copy(),
-                truth.lesion[place].copy(),
-                truth.inside[place].copy(),
-            )
+        place = slices["slice"][best] - case.box[0].start
+        plane = Plane(
+            None if image is None else np.clip((radiological(image[place]) - low) / width, 0, 1).astype(np.float16),
+            radiological(anomaly_map[place]).copy(),
+            radiological(case.inside[place]).copy(),
+            radiological(case.lesion[place]).copy(),
+            aspect=case.spacing[1] / case.spacing[0],
         )
+        views.append(View(case.case_id, method, kind, int(slices["slice"][best]), float(slices["score"][best]), plane))
     return views

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from ssmctb_monai.checks import Named
 from ssmctb_monai.metrics.pooled_cases import PooledCases
 from ssmctb_monai.metrics.ranking import (
     area_up_to,
@@ -193,7 +194,7 @@ def _volume_correlation(pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
 _CLASSES = "needs {0} with and without lesions"
 _LESION = "needs a lesion"
 
-METRICS = {
+_DEFINITIONS = {
     "slice_auroc": MetricDefinition(
         "AUROC",
         "slice",
@@ -412,3 +413,5 @@ METRICS = {
         needs_threshold=True,
     ),
 }
+
+METRICS = Named("metric", _DEFINITIONS)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from torch import Tensor, distributed
+from torch import distributed
 
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
+from ssmctb_monai.checks import Named
+from ssmctb_monai.data.oriented_case import Array, OrientedCase
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
 from ssmctb_monai.metrics.definitions import METRICS
 from ssmctb_monai.metrics.pooled_cases import PooledCases
@@ -24,8 +22,6 @@ from ssmctb_monai.metrics.view import View
 
 CONFIDENCE = 0.95
 DEFINED = 0.9  # share of the resamples in which a metric must be defined to have an interval
-
-Array = np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class AnomalyEvaluation:
         affine: Array | None = None,
         image: Array | None = None,
         lesion_free: Array | None = None,
-    ) -> None:
+    ) -> OrientedCase:
         """Adds a case.
 
         Args:
@@ -137,6 +133,9 @@ class AnomalyEvaluation:
             image: image of the same shape for pictures.
             lesion_free: mask of regions that :meth:`label_free_thresholds` looks at.
 
+        Returns:
+            The case as it was counted, for pictures of it.
+
         Raises:
             ValueError: when shapes, affines or the methods differ, a label is negative or no whole number, the brain is
                 empty, a score in it is NaN, or the case was added before; the case is named, and what was added before
@@ -145,39 +144,38 @@ class AnomalyEvaluation:
         if any(case.case_id == case_id for case in self.cases):
             raise ValueError(f"{case_id}: the case was added before.")
         if not anomaly_maps or (self.methods and set(self.methods) != set(anomaly_maps)):
-            raise ValueError(
-                f"{case_id}: expected maps of {', '.join(self.methods) or 'a method'}, got {', '.join(anomaly_maps)}."
-            )
+            expected, got = ", ".join(self.methods) or "a method", ", ".join(anomaly_maps) or "none"
+            raise ValueError(f"{case_id}: expected maps of {expected}, got {got}.")
         if unknown := set(self.thresholds) - set(anomaly_maps):
             raise ValueError(f"{case_id}: there are thresholds of {', '.join(sorted(unknown))}, but no maps.")
-        names = {method: f"map of {method}" for method in self.methods or anomaly_maps}
-        given = {"label": label, **{name: anomaly_maps[method] for method, name in names.items()}}
-        optional = {"brain": brain, "image": image, "lesion_free": lesion_free}
-        given |= {key: value for key, value in optional.items() if value is not None}
         try:
-            arrays, common = _arrays(given, affine)
-            truth = CaseTruth(
-                case_id, patient_id or case_id, arrays["label"], arrays.get("brain"), common, self.settings
+            case = OrientedCase(
+                case_id,
+                {method: anomaly_maps[method] for method in self.methods or anomaly_maps},
+                label,
+                brain,
+                patient_id=patient_id,
+                affine=affine,
+                images=None if image is None else {"image": image},
+                lesion_free=lesion_free,
             )
-            cut = {name: truth.cut(array) for name, array in arrays.items()}
-            region = cut["lesion_free"] > 0 if lesion_free is not None else None
+            truth = CaseTruth(case, self.settings)
             added = {}
-            for method, name in names.items():
+            for method in case.anomaly_maps:
                 threshold = self.thresholds.get(method)
                 try:
-                    added[method] = CaseStatistics.of(
-                        cut[name], truth, None if threshold is None else threshold.value, region
-                    )
+                    added[method] = CaseStatistics.of(method, truth, None if threshold is None else threshold.value)
                 except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
-            first = next(iter(names))
-            views = views_of(cut[names[first]], truth, cut.get("image"), added[first], first)
+                    raise ValueError(f"map of {method}: {error}") from error
+            first = next(iter(added))
+            views = views_of(case, added[first], first)
         except ValueError as error:
             raise ValueError(f"{case_id}: {str(error).removesuffix('.')}.") from error
         for method, statistics in added.items():
             self.statistics.setdefault(method, []).append(statistics)
         self.views += views
         self._forget_tables()
+        return case
 
     def fail(self, case_id: str, problem: str) -> None:
         """Remembers a case that could not be evaluated.
@@ -256,6 +254,9 @@ class AnomalyEvaluation:
 
         Returns:
             The metrics in the order of ``cases``; NaN where one is not defined.
+
+        Raises:
+            KeyError: when method or metric are unknown.
         """
         once = np.ones((1, 1))
         return np.array([METRICS[name].values(case, once)[0] for case in self.pooled[method].single_cases])
@@ -268,12 +269,16 @@ class AnomalyEvaluation:
 
         Returns:
             Estimates by the metric's name.
+
+        Raises:
+            KeyError: when the method is unknown.
         """
         pooled = self.pooled[method]
-        return {
+        estimates = {
             name: self._estimate(values, METRICS[name].reason(pooled))
             for name, values in self.resampled[method].items()
         }
+        return Named("metric", estimates)
 
     def differences(self, method: str, reference: str) -> dict[str, Estimate]:
         """Computes the paired differences of two methods with their intervals, from the same resamples of the patients.
@@ -284,18 +289,24 @@ class AnomalyEvaluation:
 
         Returns:
             Estimates of method - reference by the metric's name.
+
+        Raises:
+            KeyError: when a method is unknown.
         """
         differences = {}
         for name, values in self.resampled[method].items():
             others = self.resampled[reference][name]
             lacking = method if np.isnan(values[0]) else reference
             differences[name] = self._estimate(values - others, METRICS[name].reason(self.pooled[lacking]))
-        return differences
+        return Named("metric", differences)
 
     @cached_property
     def pooled(self) -> dict[str, PooledCases]:
         """Tables of the statistics of each method."""
-        return {method: PooledCases(cases, self.settings.slab_depth) for method, cases in self.statistics.items()}
+        return Named(
+            "method",
+            {method: PooledCases(cases, self.settings.slab_depth) for method, cases in self.statistics.items()},
+        )
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -314,10 +325,11 @@ class AnomalyEvaluation:
         seed can be compared resample by resample.
         """
         distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
-        return {
+        values = {
             method: {name: metric.values(pooled, distinct)[places.ravel()] for name, metric in METRICS.items()}
             for method, pooled in self.pooled.items()
         }
+        return Named("method", values)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -330,32 +342,3 @@ class AnomalyEvaluation:
     def _forget_tables(self) -> None:
         for name in ("pooled", "_weights", "resampled"):
             self.__dict__.pop(name, None)
-
-
-def _arrays(given: Mapping[str, Array], affine: Array | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Turns what was given into arrays of one shape, and finds their common affine."""
-    affines = {name: value.affine.numpy(force=True) for name, value in given.items() if isinstance(value, MetaTensor)}
-    if affine is not None:
-        affines["affine"] = np.asarray(affine, dtype=float)
-        if affines["affine"].shape != (4, 4) or not np.linalg.det(affines["affine"]):
-            raise ValueError(f"expected an affine of shape (4, 4) with an inverse, got {affines['affine'].tolist()}")
-    for (one, first), (name, other) in pairwise(affines.items()):
-        if (difference := affine_difference(other, first)) > AFFINE_TOLERANCE:
-            raise ValueError(f"the affine of {name} differs from that of {one} by {difference:.4g} mm")
-    arrays = {name: _array(value) for name, value in given.items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError("shapes differ: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
-    if len(arrays["label"].shape) != 3:
-        raise ValueError(f"expected arrays of shape (height, width, depth), got {arrays['label'].shape}")
-    return arrays, next(iter(affines.values()), None)
-
-
-def _array(value: Array) -> np.ndarray:
-    """NumPy array without channel dimension, in a type that can be sorted fast and holds infinities."""
-    if isinstance(value, Tensor):
-        value = (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy(force=True)
-    array = np.asarray(value)
-    if array.ndim == 4 and len(array) == 1:
-        array = array[0]
-    return array.astype(np.float32) if array.dtype == np.float16 else array

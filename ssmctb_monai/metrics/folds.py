@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from monai.config import PathLike
 
-from ssmctb_monai.checks import check_file
+from ssmctb_monai.checks import Named, check_file
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics.definitions import METRICS
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation, Estimate
@@ -159,7 +159,8 @@ def _means(runs: Sequence[ResampledMetrics], method: str) -> dict[str, np.ndarra
 
 def _estimates(runs: Sequence[ResampledMetrics], means: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     fewest = min(len(run.patients) for run in runs)
-    return {
+    estimates = {
         name: Estimate.of(values, fewest, f"not defined in every fold: {METRICS[name].undefined}")
         for name, values in means.items()
     }
+    return Named("metric", estimates)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ssmctb_monai.data.oriented_case import bounding_box
+
 MIN_OVERLAP = 0.1
 TOUCHING = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours
 TOUCHING_IN_SLICE = np.zeros((3, 3, 3), dtype=bool)
@@ -68,13 +70,6 @@ def components(mask: np.ndarray, min_size: int, structure: np.ndarray = TOUCHING
     kept = np.bincount(numbers[inside], minlength=count + 1) >= min_size
     labels[box][inside] = np.where(kept, kept.cumsum(), 0)[numbers[inside]]
     return labels
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Finds the smallest box that holds a mask; an empty one where the mask is empty."""
-    axes = range(mask.ndim)
-    places = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
-    return tuple(slice(place[0], place[-1] + 1) if len(place) else slice(0) for place in places)
 
 
 def find_lesions(

@@ -9,8 +9,29 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Plane:
+    """A plane of a scan as it lies on the page: the first axis of its arrays runs across, the second down.
+
+    Attributes:
+        image: image scaled to [0, 1], shape (width, height); ``None`` where there is none.
+        scores: anomaly scores of the same shape.
+        brain: mask of the voxels whose scores count, of the same shape.
+        label: lesion mask of the same shape; ``None`` where there is none.
+        sides: letters of the patient's sides at the left, the right, the top and the bottom of the page.
+        aspect: height of a voxel in widths of one.
+    """
+
+    image: np.ndarray | None
+    scores: np.ndarray
+    brain: np.ndarray
+    label: np.ndarray | None
+    sides: str = "RLAP"
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
 class View:
-    """An axial slice with its anomaly map, in RAS orientation: first axis to the right, second to the front.
+    """An axial slice of an evaluated case.
 
     Attributes:
         case_id: name of the case.
@@ -19,10 +40,7 @@ class View:
             the highest score.
         slice: index of the slice along the axial axis, from the feet up.
         score: score of the slice.
-        image: image scaled to [0, 1], shape (width, height); ``None`` where there was no image.
-        anomaly_map: scores of the same shape.
-        label: lesion mask of the same shape.
-        brain: brain mask of the same shape.
+        plane: the slice, cut to the brain.
     """
 
     case_id: str
@@ -30,7 +48,4 @@ class View:
     kind: Literal["lesion", "false_alarm"]
     slice: int
     score: float
-    image: np.ndarray | None
-    anomaly_map: np.ndarray
-    label: np.ndarray
-    brain: np.ndarray
+    plane: Plane

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,21 @@ from monai.transforms import Compose, CopyItemsd, HistogramNormalized, LoadImage
 from monai.utils import ensure_tuple
 
 from ssmctb_monai.data.brats import (
-    VOLUME_SUFFIXES,
     BratsCase,
     NoCasesError,
     canonical_modality,
-    dataset_folder,
     find_cases,
     patient_of,
-    volume_stem,
 )
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold
-from ssmctb_monai.progress import Clock
-from ssmctb_monai.reports.report import VIEWER, write_report
+from ssmctb_monai.reports.evaluation_run import VIEWER, EvaluationRun
+from ssmctb_monai.reports.report import write_report
 from ssmctb_monai.transforms import BrainMaskd, CheckCased, SelectChannelsd
-from ssmctb_monai.visualize.viewer import write_case
-
-logger = logging.getLogger(__name__)
-
-SUFFIXES = (*VOLUME_SUFFIXES, ".hdr")
+from ssmctb_monai.visualize.results import files_by_case, map_folder, several, volume_files
 
 
 def evaluate_folders(
@@ -74,12 +66,14 @@ def evaluate_folders(
 
     Raises:
         NotADirectoryError: when a folder does not exist.
-        ValueError: when there is no label, a threshold is that of no method, or there is no case to report.
+        ValueError: when there is no method, no label or no case to report, or a threshold is that of no method.
 
     Example:
         >>> evaluation = evaluate_folders({"ours": "maps/ours", "theirs": "maps/theirs"}, "BraTS2021")  # doctest: +SKIP
         >>> evaluation.differences("ours", "theirs")["pixel_average_precision"].interval  # doctest: +SKIP
     """
+    if not map_dirs:
+        raise ValueError('There is no method to evaluate: give folders of maps by its name, as {"ours": "maps"}.')
     known, problems = _labelled_cases(label_dir)
     names = sorted(known) if cases is None else list(ensure_tuple(cases))
     modality = canonical_modality(baseline)
@@ -107,7 +101,9 @@ def evaluate_folders(
 
     evaluation = AnomalyEvaluation(thresholds, settings)
     for key, folder in folders.items():
-        files, strangers = _files_by_case(folder, known.keys() | items.keys())
+        path = _folder(folder, key)
+        volumes = volume_files(path if key == "brain" else map_folder(path))
+        files, strangers = files_by_case(volumes, known.keys() | items.keys())
         for file in strangers:
             evaluation.fail(str(file), f"it belongs to no case of {label_dir}")
         for name, item in items.items():
@@ -115,81 +111,50 @@ def evaluate_folders(
             if len(found) == 1:
                 item[key] = found[0]
             elif found:
-                item["problems"].append(_several(found))
+                item["problems"].append(several(found))
             else:
                 item["problems"].append(f"{folder} has no file of it, such as {name}.nii.gz")
 
     prepared = ValidCases(list(items.values()), _prepare)
-    clock = Clock()
-    first, scans = next(iter(map_dirs)), []
-    for index, item in enumerate(prepared, start=1):
-        name = item["case_id"]
-        try:
-            evaluation.add(
-                name,
-                {method: item[key] for method, key in maps.items()},
-                item["label"],
-                item.get("brain"),
-                patient_id=item["patient_id"],
-                image=item.get("image"),
-            )
-        except ValueError as error:
-            paths = [str(items[name][key]) for key in ("label", *folders) if key in items[name]]
-            problem = f"{error} Its files: {', '.join(paths)}"
-            logger.error("%s", problem)
-            evaluation.fail(name, problem)
-        else:
-            if viewer and output_dir is not None and "image" in item:
-                threshold = evaluation.thresholds.get(first)
-                shown = {key: item[key] for key in ("case_id", "image", "label", "brain")}
-                shown |= {"anomaly_map": item[maps[first]], "threshold": threshold and threshold.value}
-                if write_case(shown, Path(output_dir) / VIEWER, evaluation.settings):
-                    scans.append(name)
-        done = index + len(prepared.problems)
-        logger.info("Case %d/%d, %s | %s left", done, len(items), name, clock.left(done, len(items)))
-    for name, problem in prepared.problems.items():
-        evaluation.fail(name, problem)
+    run = EvaluationRun(evaluation, prepared, Path(output_dir) / VIEWER if viewer and output_dir is not None else None)
+    for item in prepared:
+        paths = items[item["case_id"]]
+        run.add(
+            item["case_id"],
+            files=[paths[key] for key in ("label", *folders) if key in paths],
+            anomaly_maps={method: item[key] for method, key in maps.items()},
+            label=item["label"],
+            brain=item.get("brain"),
+            patient_id=item["patient_id"],
+            image=item.get("image"),
+        )
+    run.take_problems()
     if output_dir is not None:
         described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
-        write_report(evaluation, output_dir, described, scans)
+        write_report(evaluation, output_dir, described, run.scans)
     return evaluation
+
+
+def _folder(folder: PathLike, kind: str) -> Path:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise NotADirectoryError(f"The folder {path} ({kind}) does not exist or is not a folder.")
+    return path
 
 
 def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str, list[str]]]:
     """Finds the cases that have a label, and the problems of those that have several."""
-    folder = dataset_folder(label_dir)
+    folder = _folder(label_dir, "labels")
     try:
         return {case.case_id: case for case in find_cases(folder) if case.label}, {}
     except NoCasesError:
         by_stem: dict[str, list[Path]] = {}
-        for stem, file in _files(folder):
+        for stem, file in volume_files(folder):
             by_stem.setdefault(stem, []).append(file)
     if not by_stem:
         raise ValueError(f"There is no label in {folder}.")
     known = {stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()}
-    return known, {stem: [_several(files)] for stem, files in by_stem.items() if len(files) > 1}
-
-
-def _files_by_case(folder: PathLike, names: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Finds the files of each case, and those of no case."""
-    by_case: dict[str, list[Path]] = {}
-    strangers = []
-    for stem, file in _files(dataset_folder(folder)):
-        owners = [name for name in names if stem == name or (stem.startswith(name) and stem[len(name)] in "_-.")]
-        if owners:
-            by_case.setdefault(max(owners, key=len), []).append(file)
-        else:
-            strangers.append(file)
-    return by_case, strangers
-
-
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Finds the volumes in a folder, with their names without suffix."""
-    return [(stem, file) for file in sorted(folder.glob("[!.]*")) if (stem := volume_stem(file, SUFFIXES))]
-
-
-def _several(files: Sequence[Path]) -> str:
-    return f"several files belong to it: {', '.join(map(str, files))}"
+    return known, {stem: [several(files)] for stem, files in by_stem.items() if len(files) > 1}
 
 
 def _prepare(item: Mapping[str, Any]) -> dict[Hashable, Any]:

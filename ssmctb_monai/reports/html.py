@@ -67,7 +67,7 @@ def render_html(
     keys = [(row["case_id"], "lesion") for group in groups.values() for _, row in group]
     keys += [(row["case_id"], "false_alarm") for row in alarms[:GROUP_SIZE]]
     pictured = {key: by_key[key] for key in keys if key in by_key}
-    limits = score_limits(view.anomaly_map[view.brain] for view in pictured.values())
+    limits = score_limits(view.plane.scores[view.plane.brain] for view in pictured.values())
 
     environment = Environment(
         loader=PackageLoader("ssmctb_monai", "reports"),
@@ -184,7 +184,7 @@ def _curves(report: Row) -> Iterator[tuple[str, str]]:
 
 
 def _picture(view: View, threshold: float | None, limits: tuple[float, float]) -> str:
-    figure = Figure(figsize=(3.6 if view.image is None else 9.3, 3.2), layout="constrained")
+    figure = Figure(figsize=(3.6 if view.plane.image is None else 9.3, 3.2), layout="constrained")
     plot_overlay(figure, view, threshold, limits)
     return data_uri(figure, "png")
 

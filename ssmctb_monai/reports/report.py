@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from monai.config import PathLike
 
 from ssmctb_monai import __version__
+from ssmctb_monai.files import whole_file, write_csv
 from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.definitions import AUPRO_LIMIT, FROC_PLACES, METRICS
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
@@ -25,7 +26,7 @@ from ssmctb_monai.metrics.pooled_cases import POSITION_TOLERANCE
 from ssmctb_monai.reports.html import render_html
 
 SCHEMA_VERSION = "1.0"
-VIEWER = "viewer"  # folder beside the page, see page.js
+FILES = ("report.html", "report.json", "cases.csv", "slices.csv")
 CASE_METRICS = (
     "pixel_auroc",
     "pixel_average_precision",
@@ -160,7 +161,7 @@ def write_report(
 
     Args:
         evaluation: the evaluation.
-        output_dir: folder to write to; files of an earlier report are replaced.
+        output_dir: folder to write to; files of an earlier report are replaced, all of them or none.
         description: what was evaluated, in words.
         scans: names of the cases that `write_case` wrote to the folder ``viewer`` in ``output_dir``; the page lets one
             scroll through them.
@@ -172,13 +173,15 @@ def write_report(
         ValueError: when there is no case.
     """
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    report = build_report(evaluation, description)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    cases, slices = case_rows(evaluation), slice_rows(evaluation)
-    _write_csv(cases, folder / "cases.csv", list(cases[0]))
-    _write_csv(slices, folder / "slices.csv", ["method", "case_id", "patient_id", *evaluation.cases[0].slices])
-    (folder / "report.html").write_text(render_html(report, cases, slices, evaluation.views, scans), encoding="utf-8")
+    report, cases, slices = build_report(evaluation, description), case_rows(evaluation), slice_rows(evaluation)
+    page = render_html(report, cases, slices, evaluation.views, scans)
+    with ExitStack() as finished:  # all files take their places when all are written
+        places = {name: finished.enter_context(whole_file(folder / name)) for name in FILES}
+        places["report.json"].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_csv(list(cases[0]), cases, places["cases.csv"])
+        columns = ["method", "case_id", "patient_id", *evaluation.cases[0].slices]
+        write_csv(columns, slices, places["slices.csv"])
+        places["report.html"].write_text(page, encoding="utf-8")
     return report
 
 
@@ -223,13 +226,6 @@ def _defined(value: Any) -> Any:
     """Turns a NumPy number into a plain one, and what is not finite into ``None``."""
     plain = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
-
-
-def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _cell(estimate: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from monai.data.utils import pickle_hashing
 
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.data.dicom import import_highdicom, write_parametric_map, write_segmentation
+from ssmctb_monai.data.oriented_case import OrientedCase
 from ssmctb_monai.data.writers import write_nifti
-from ssmctb_monai.files import UNFINISHED, whole_file, write_json
+from ssmctb_monai.files import UNFINISHED, read_csv, write_csv, write_json
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth
 from ssmctb_monai.metrics.settings import EvaluationSettings
 
@@ -120,11 +120,10 @@ class ScanResults:
     def _read_summary(self) -> dict[str, dict[str, Any]]:
         if not self.summary.is_file():
             return {}
-        with self.summary.open(newline="", encoding="utf-8", errors="replace") as file:
-            table = csv.DictReader(file)
-            if table.fieldnames != list(COLUMNS):
-                raise ValueError(f"{self.summary} is no summary of scans: choose another --output_dir, or remove it.")
-            return {row["case_id"]: row for row in table}
+        columns, rows = read_csv(self.summary)
+        if columns != list(COLUMNS):
+            raise ValueError(f"{self.summary} is no summary of scans: choose another --output_dir, or remove it.")
+        return {row["case_id"]: row for row in rows}
 
     def _checked(self, scan: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.save_dicom or scan.get("problems") or Path(scan["image"][0]).is_dir():
@@ -211,13 +210,12 @@ class ScanResults:
         self._store({"case_id": case_id, "problem": problem})
 
     def _row(self, case_id: str, anomaly_map: MetaTensor, brain: MetaTensor) -> dict[str, Any]:
-        scores, inside = (tensor.detach().numpy()[0] for tensor in (anomaly_map, brain))
-        affine = anomaly_map.affine.numpy()
-        scan = CaseTruth(case_id, case_id, np.zeros_like(inside), inside, affine, EvaluationSettings())
-        statistics = CaseStatistics.of(scan.cut(scores), scan, self.threshold)
+        scan = OrientedCase(case_id, {"map": anomaly_map}, brain=brain)
+        settings = EvaluationSettings()
+        statistics = CaseStatistics.of("map", CaseTruth(scan, settings), self.threshold)
         slices = statistics.slices
         if not len(slices["slice"]):
-            raise ValueError(f"no axial slice holds {scan.settings.top_k} voxels of the brain.")
+            raise ValueError(f"no axial slice holds {settings.top_k} voxels of the brain.")
         highest = slices["slice"][slices["score"].argmax()]  # from the feet up
         axis = int(np.argmax(scan.orientation[:, 0] == 2))
         flagged = statistics.flagged
@@ -227,7 +225,7 @@ class ScanResults:
             "threshold": self.threshold,
             "flagged_ml": None if flagged is None else f"{flagged.normal * statistics.voxel_volume:.6g}",
             "brain_ml": f"{statistics.brain_volume:.6g}",
-            "slice": highest if scan.orientation[axis, 1] > 0 else scan.depth - 1 - highest,
+            "slice": highest if scan.orientation[axis, 1] > 0 else len(scan.brain) - 1 - highest,
             "slice_axis": axis,
             "made_from": self._made_from(self.scans[case_id]),
         }
@@ -239,7 +237,4 @@ class ScanResults:
         self._write_summary()
 
     def _write_summary(self) -> None:
-        with whole_file(self.summary) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows(self.rows[name] for name in sorted(self.rows))
+        write_csv(COLUMNS, [self.rows[name] for name in sorted(self.rows)], self.summary)

@@ -19,17 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
-from monai.transforms.utils import generate_spatial_bounding_box
 
+from ssmctb_monai.data.oriented_case import grey_window
 from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation
+from ssmctb_monai.metrics.view import Plane
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
 from ssmctb_monai.visualize.plots import (
     CHANCE,
     LESION_OUTLINE,
     ORANGE,
     THRESHOLD_OUTLINE,
-    Plane,
     add_colorbar,
     draw_image,
     draw_map,
@@ -229,13 +229,11 @@ class _Scan:
         self.heatmap = heatmap = item if isinstance(item, Heatmap) else load_heatmap(item)
         self.threshold = heatmap.threshold if threshold is None else threshold
         self.modality, image = next(iter(heatmap.images.items()))
-        low, high = np.percentile(image[heatmap.brain], (0.5, 99.5))
-        self.image = np.clip((image - low) / (high - low or 1), 0, 1)
+        low, width = grey_window(image, heatmap.brain)
+        self.image = np.clip((image - low) / width, 0, 1)
         self.norm = Normalize(*score_limits([heatmap.anomaly_map[heatmap.brain]]), clip=True)
-        margin = [math.ceil(MARGIN / spacing) for spacing in heatmap.spacing]
-        starts, stops = generate_spatial_bounding_box(heatmap.brain[None], margin=margin, allow_smaller=True)
-        self.box = [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
-        self.size = np.subtract(stops, starts) * heatmap.spacing
+        self.box = heatmap.box([math.ceil(MARGIN / spacing) for spacing in heatmap.spacing])
+        self.size = np.array([span.stop - span.start for span in self.box]) * heatmap.spacing
 
     def lay_out(
         self, columns: int, width: float, heights: Sequence[float], *, framed: bool = False

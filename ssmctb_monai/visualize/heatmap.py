@@ -20,6 +20,7 @@ from monai.utils import ImageMetaKey, convert_to_tensor, ensure_tuple
 from nibabel.affines import voxel_sizes
 
 from ssmctb_monai.data.brats import parse_file, volume_stem
+from ssmctb_monai.data.oriented_case import OrientedCase, bounding_box, radiological
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.metrics.case_statistics import CaseTruth, slice_scores
 from ssmctb_monai.metrics.settings import EvaluationSettings
@@ -47,7 +48,7 @@ class Heatmap:
         brain: mask of the voxels that count: the brain, and lesions.
         reconstructions: reconstruction of each modality, by its name, in the image's intensities.
         affine: 4 x 4 matrix from voxels of these arrays to RAS coordinates in mm.
-        orientation: how the scan's own axes became these, as nibabel's ``apply_orientation`` takes it.
+        scan_transform: 4 x 4 matrix of whole numbers from voxels of these arrays to those of the scan's own array.
         slices: a column each of ``slice`` (index from the feet up), ``score`` and ``lesion_voxels`` of the brain's
             axial slices, as in ``slices.csv`` of a report.
         settings: how slices are scored, and how small a component may be.
@@ -62,11 +63,56 @@ class Heatmap:
     brain: np.ndarray
     reconstructions: Mapping[str, np.ndarray]
     affine: np.ndarray
-    orientation: np.ndarray
+    scan_transform: np.ndarray
     slices: Mapping[str, np.ndarray]
     settings: EvaluationSettings
     threshold: float | None
     map_file: Path | None
+
+    @classmethod
+    def of(
+        cls,
+        case: OrientedCase,
+        slices: Mapping[str, np.ndarray],
+        settings: EvaluationSettings,
+        threshold: float | None = None,
+        *,
+        reconstructions: Mapping[str, np.ndarray] | None = None,
+        map_file: Path | None = None,
+    ) -> Heatmap:
+        """Makes the heatmap of a case.
+
+        Args:
+            case: the case, of which the first method's map is shown.
+            slices: the brain's axial slices with their scores by this map.
+            settings: those that the slices were scored by.
+            threshold: threshold of the map.
+            reconstructions: reconstruction of each modality, turned as the case is.
+            map_file: file of the map.
+
+        Returns:
+            The heatmap.
+        """
+        brain = radiological(case.brain)
+        scores = radiological(next(iter(case.anomaly_maps.values()))).astype(np.float32, copy=False)
+        orientation = nib.orientations.ornt_transform(
+            nib.io_orientation(case.affine), nib.orientations.axcodes2ornt(RADIOLOGICAL)
+        )
+        to_scan = nib.orientations.inv_ornt_aff(orientation, case.shape)
+        return cls(
+            case_id=case.case_id,
+            images=_shown(case.images),
+            anomaly_map=np.where(brain, scores, scores[brain].min()),
+            label=None if case.label is None else radiological(case.label),
+            brain=brain,
+            reconstructions=_shown(reconstructions or {}),
+            affine=case.affine @ to_scan,
+            scan_transform=np.rint(to_scan).astype(int),
+            slices=slices,
+            settings=settings,
+            threshold=threshold,
+            map_file=map_file,
+        )
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -80,6 +126,18 @@ class Heatmap:
         x, y, z = np.unravel_index(np.argmax(np.where(self.brain, self.anomaly_map, -np.inf)), self.brain.shape)
         return int(x), int(y), int(z)
 
+    def box(self, margin: Sequence[int]) -> tuple[slice, slice, slice]:
+        """Finds where the brain is.
+
+        Args:
+            margin: number of voxels around it along each axis, as far as the scan reaches.
+        """
+        x, y, z = (
+            slice(max(0, span.start - extra), min(span.stop + extra, size))
+            for span, extra, size in zip(bounding_box(self.brain), margin, self.brain.shape, strict=True)
+        )
+        return x, y, z
+
     def scan_voxel(self, voxel: Sequence[int]) -> tuple[int, int, int]:
         """Finds a voxel in the scan's own array.
 
@@ -92,11 +150,9 @@ class Heatmap:
         own = self.scan_transform @ [*voxel, 1]
         return int(own[0]), int(own[1]), int(own[2])
 
-    @cached_property
-    def scan_transform(self) -> np.ndarray:
-        """4 x 4 matrix of whole numbers from voxels of these arrays to those of the scan's own array."""
-        own_shape = np.array(self.brain.shape)[self.orientation[:, 0].astype(int)]
-        return np.rint(nib.orientations.inv_ornt_aff(self.orientation, own_shape)).astype(int)
+
+def _shown(images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: radiological(image).astype(np.float32, copy=False) for name, image in images.items()}
 
 
 def load_heatmap(item: Mapping[str, Any], settings: EvaluationSettings | None = None) -> Heatmap:
@@ -134,31 +190,26 @@ def load_heatmap(item: Mapping[str, Any], settings: EvaluationSettings | None = 
     """
     loaded = _load(item)
     image, scores = loaded["image"], loaded["anomaly_map"]
-    affine = image.affine.numpy()
-    orientation = nib.orientations.ornt_transform(
-        nib.io_orientation(affine), nib.orientations.axcodes2ornt(RADIOLOGICAL)
+    names = _modalities(item, len(image))
+    reconstructed = _reconstructions(item, loaded, names)
+    case = OrientedCase(
+        case_name(item),
+        {"map": scores.numpy()},
+        loaded["label"].numpy() if "label" in loaded else None,
+        loaded["brain"].numpy(),
+        affine=image.affine.numpy(),
+        images=dict(zip(names, image.numpy(), strict=True)),
     )
-    turned = {key: _turned(loaded[key], orientation) for key in KEYS if key in loaded}
-    label = turned["label"][0] > 0.5 if "label" in turned else None
-    brain = turned["brain"][0] > 0 if label is None else (turned["brain"][0] > 0) | label
-    if _turned(loaded["undefined"], orientation)[0][brain].any():
+    if case.turn(loaded["undefined"].numpy()[0])[case.brain].any():
         raise ValueError(f"{source_name(scores)} holds NaN or infinite scores in the brain.")
-    anomaly_map = np.where(brain, turned["anomaly_map"][0], turned["anomaly_map"][0][brain].min())
-    names = _modalities(item, len(turned["image"]))
-    case_id, settings = case_name(item), settings or EvaluationSettings()
-    radiological = affine @ nib.orientations.inv_ornt_aff(orientation, image.shape[1:])
-    return Heatmap(
-        case_id=case_id,
-        images=dict(zip(names, turned["image"], strict=True)),
-        anomaly_map=anomaly_map,
-        label=label,
-        brain=brain,
-        reconstructions=_reconstructions(item, turned["reconstruction"], names) if "reconstruction" in turned else {},
-        affine=radiological,
-        orientation=orientation,
-        slices=_slices(case_id, anomaly_map, label, brain, radiological, settings),
-        settings=settings,
-        threshold=_threshold(item.get("threshold")),
+    settings = settings or EvaluationSettings()
+    truth = CaseTruth(case, settings)
+    return Heatmap.of(
+        case,
+        truth.slice_table | {"score": slice_scores(case.cut(case.anomaly_maps["map"]), truth)},
+        settings,
+        _threshold(item.get("threshold")),
+        reconstructions={name: case.turn(array) for name, array in reconstructed.items()},
         map_file=map_file(item),
     )
 
@@ -173,7 +224,22 @@ def check_item(item: Any) -> None:
     if not isinstance(item, Mapping):
         raise TypeError(f"A case is a dictionary, such as `find_maps` returns, not {type(item).__name__}.")
     if missing := [key for key in ("image", "anomaly_map") if item.get(key) is None]:
-        raise KeyError(f"{item.get('case_id', 'The case')} lacks {', '.join(missing)}, got {', '.join(item)}.")
+        raise KeyError(
+            f"{item.get('case_id', 'The case')} lacks {', '.join(missing)}, got {', '.join(item) or 'nothing'}."
+        )
+
+
+def check_arrays(item: Mapping[str, Any]) -> None:
+    """Checks that the arrays of an item have one shape, channels aside; files are checked when they are loaded.
+
+    Raises:
+        ValueError: they have not; the case, its keys and their shapes are named.
+    """
+    arrays = {key: item[key] for key in KEYS if isinstance(item.get(key), np.ndarray | torch.Tensor)}
+    shapes = {key: tuple(array.shape) for key, array in arrays.items()}
+    if len({shape[-3:] for shape in shapes.values()}) > 1:
+        listed = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        raise ValueError(f"{case_name(item)} cannot be shown, its arrays have different shapes: {listed}.")
 
 
 def map_file(item: Mapping[str, Any]) -> Path | None:
@@ -237,9 +303,12 @@ def _load(item: Mapping[str, Any]) -> dict[Hashable, Any]:
 
 
 def _reconstructions(
-    item: Mapping[str, Any], reconstruction: np.ndarray, names: Sequence[str]
+    item: Mapping[str, Any], loaded: Mapping[Hashable, Any], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Names the channels of a reconstruction by the modalities that they are of."""
+    """Names the channels of a reconstruction, if there is one, by the modalities that they are of."""
+    if "reconstruction" not in loaded:
+        return {}
+    reconstruction = loaded["reconstruction"].numpy()
     reconstructed = ensure_tuple(item.get("reconstruction_modalities") or names)
     if not len(reconstruction) == len(reconstructed) == len({*reconstructed} & {*names}):
         raise ValueError(
@@ -247,11 +316,6 @@ def _reconstructions(
             f"{', '.join(reconstructed)}, which are among {', '.join(names)}."
         )
     return dict(zip(reconstructed, reconstruction, strict=True))
-
-
-def _turned(image: torch.Tensor, orientation: np.ndarray) -> np.ndarray:
-    """Turns the spatial axes of a channel-first image."""
-    return np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in image.numpy()])
 
 
 def _modalities(item: Mapping[str, Any], count: int) -> tuple[str, ...]:
@@ -270,20 +334,6 @@ def _modalities(item: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if len(names) != count or len(set(names)) != count:
         raise ValueError(f"The image has {count} channels, but modalities are {', '.join(names)}.")
     return names
-
-
-def _slices(
-    case_id: str,
-    anomaly_map: np.ndarray,
-    label: np.ndarray | None,
-    brain: np.ndarray,
-    affine: np.ndarray,
-    settings: EvaluationSettings,
-) -> dict[str, np.ndarray]:
-    """Scores the axial slices as an evaluation does."""
-    lesion = np.zeros_like(brain) if label is None else label
-    truth = CaseTruth(case_id, case_id, lesion, brain, affine, settings)
-    return truth.slice_table | {"score": slice_scores(truth.cut(anomaly_map), truth)}
 
 
 def _threshold(value: Any) -> float | None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 
+from ssmctb_monai.data.oriented_case import grey_window
 from ssmctb_monai.visualize.heatmap import load_heatmap
 from ssmctb_monai.visualize.viewer import ViewerScan
 
@@ -48,7 +49,7 @@ def review(
         ImportError: the extra ``notebooks`` is not installed.
         TypeError: a case is no dictionary.
         KeyError: a case lacks image or map.
-        ValueError: there is no case, two have one name, or the review file is none.
+        ValueError: there is no case, two have one name, arrays of one differ in shape, or the review file is none.
 
     Example:
         >>> review(find_maps("runs/maps", "/path/to/BRATS"))  # doctest: +SKIP
@@ -85,7 +86,7 @@ def view_3d(item: Mapping[str, Any], *, threshold: float | None = None, height: 
     heatmap = load_heatmap(item if threshold is None else {**item, "threshold": threshold})
     lowest = ViewerScan(heatmap).default_threshold
     name, image = next(iter(heatmap.images.items()))
-    low, high = np.percentile(image[heatmap.brain], (0.5, 99.5))
+    low, width = grey_window(image, heatmap.brain)
     highest = float(heatmap.anomaly_map[heatmap.peak])
     view = NiiVue(height=height, is_radiological_convention=True)
     view.load_volumes(
@@ -94,8 +95,8 @@ def view_3d(item: Mapping[str, Any], *, threshold: float | None = None, height: 
                 name=f"{name}.nii",
                 data=_nifti(np.where(heatmap.brain, image, low), heatmap.affine),
                 colormap="gray",
-                cal_min=float(low),
-                cal_max=float(high),
+                cal_min=low,
+                cal_max=low + width,
             ),
             Volume(
                 name="anomaly_map.nii",

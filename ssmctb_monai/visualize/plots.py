@@ -6,7 +6,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, Literal
 
@@ -20,11 +20,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from monai.visualize import blend_images
 
-from ssmctb_monai.metrics.view import View
+from ssmctb_monai.metrics.view import Plane, View
 
 __all__ = [
     "CURVES",
-    "Plane",
     "add_colorbar",
     "data_uri",
     "draw_image",
@@ -188,27 +187,6 @@ def score_limits(scores: Iterable[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Plane:
-    """A plane of a scan as it lies on the page: the first axis of its arrays runs across, the second down.
-
-    Attributes:
-        image: image scaled to [0, 1], shape (width, height); ``None`` where there is none.
-        scores: anomaly scores of the same shape.
-        brain: mask of the voxels whose scores count, of the same shape.
-        label: lesion mask of the same shape; ``None`` where there is none.
-        sides: letters of the patient's sides at the left, the right, the top and the bottom of the page.
-        aspect: height of a voxel in widths of one.
-    """
-
-    image: np.ndarray | None
-    scores: np.ndarray
-    brain: np.ndarray
-    label: np.ndarray | None
-    sides: str = "RLAP"
-    aspect: float = 1.0
-
-
 def prepare_panel(axes: Axes, sides: str, title: str = "") -> None:
     """Makes axes a black panel without ticks that marks the patient's sides; what is drawn in it keeps its shape.
 
@@ -326,27 +304,20 @@ def plot_overlay(
     Example:
         >>> plot_overlay(Figure(figsize=(9, 3), layout="constrained"), view, threshold=0.5)  # doctest: +SKIP
     """
-    norm = Normalize(*(limits or score_limits([view.anomaly_map[view.brain]])), clip=True)
-    counted = view.brain | view.label
-    window = _window(counted)
-
-    def turned(array: np.ndarray) -> np.ndarray:
-        return array[window][::-1, ::-1]  # views run to the right and to the front
-
-    plane = Plane(
-        image=None if view.image is None else turned(view.image),
-        scores=turned(view.anomaly_map),
-        brain=turned(counted),
-        label=turned(view.label),
+    window = _window(view.plane.brain)
+    arrays = {name: getattr(view.plane, name) for name in ("image", "scores", "brain", "label")}
+    plane = replace(view.plane, **{name: array[window] for name, array in arrays.items() if array is not None})
+    norm = Normalize(*(limits or score_limits([plane.scores[plane.brain]])), clip=True)
+    drawn = ["lesion solid"] * bool(plane.label is not None and plane.label.any()) + ["threshold dashed"] * (
+        threshold is not None
     )
-    drawn = ["lesion solid"] * bool(turned(view.label).any()) + ["threshold dashed"] * (threshold is not None)
-    titles = ["Anomaly map"] if view.image is None else ["Image", "Anomaly map", "Overlay"]
+    titles = ["Anomaly map"] if plane.image is None else ["Image", "Anomaly map", "Overlay"]
     titles[-1] += f" ({', '.join(drawn)})" if drawn else ""
     panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
     for axes, title in zip(panels, titles, strict=True):
         prepare_panel(axes, plane.sides, title)
     draw_map(panels[min(1, len(panels) - 1)], plane, norm)
-    if view.image is not None:
+    if plane.image is not None:
         draw_image(panels[0], plane)
         draw_overlay(panels[2], plane, norm)
     draw_outlines(panels[-1], plane, threshold)

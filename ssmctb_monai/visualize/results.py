@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,11 +12,21 @@ from typing import Any
 from monai.config import PathLike
 from monai.utils import ensure_tuple
 
-from ssmctb_monai.data.brats import BratsCase, CaseFile, NoCasesError, find_cases, parse_file, volume_stem
+from ssmctb_monai.data.brats import (
+    VOLUME_SUFFIXES,
+    BratsCase,
+    CaseFile,
+    NoCasesError,
+    find_cases,
+    parse_file,
+    volume_stem,
+)
 from ssmctb_monai.data.scans import find_scans
+from ssmctb_monai.files import read_csv
 
 logger = logging.getLogger(__name__)
 
+SUFFIXES = (*VOLUME_SUFFIXES, ".hdr")
 _SUMMARY_COLUMNS = {"case_id", "threshold", "image", "problem"}
 
 
@@ -28,7 +37,8 @@ def find_maps(results_dir: PathLike, dataset_dir: PathLike | None = None) -> lis
 
     Args:
         results_dir: folder that inference wrote (with ``summary.csv``), that an evaluation with ``save_maps`` wrote, or
-            any folder of maps ``CASE.nii.gz``, directly in it or in ``maps``.
+            any folder of maps, directly in it or in ``maps``, named after the cases as for
+            :func:`~ssmctb_monai.reports.evaluate_folders`: ``CASE.nii.gz``, ``CASE_map.mha`` …
         dataset_dir: folder of the scans: a data set in any layout of BRATS, see
             :func:`~ssmctb_monai.data.brats.find_cases`, or what inference ran over. Results of inference do without it
             as long as the scans are where they were.
@@ -56,9 +66,10 @@ def find_maps(results_dir: PathLike, dataset_dir: PathLike | None = None) -> lis
         raise NotADirectoryError(f"The folder of results {root} does not exist or is not a folder.")
     rows = _read_summary(root / "summary.csv")
     modalities = ensure_tuple(_read_json(root / "settings.json").get("modalities", ())) if rows else ()
-    maps = _saved_maps(root) if rows is None else {name: _result(root, row, modalities) for name, row in rows.items()}
+    maps = {name: _result(root, row, modalities) for name, row in (rows or {}).items()}
     if dataset_dir is not None:
         scans = _dataset_scans(Path(dataset_dir).expanduser().absolute(), modalities, maps, exclude=root)
+        maps = maps if rows is not None else _saved_maps(root, scans)
     elif rows is not None:
         beside = cache(_files_beside)
         scans = {name: _summary_scan(row, modalities, beside) for name, row in rows.items() if not row["problem"]}
@@ -84,10 +95,8 @@ def _read_summary(path: Path) -> dict[str, dict[str, str]] | None:
     """Reads the rows of what `ScanResults` wrote, by case; ``None`` where there is no such table."""
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        table = csv.DictReader(file, restval="")
-        is_summary = set(table.fieldnames or ()) >= _SUMMARY_COLUMNS
-        return {row["case_id"]: row for row in table} if is_summary else None
+    columns, rows = read_csv(path)
+    return {row["case_id"]: row for row in rows} if set(columns) >= _SUMMARY_COLUMNS else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -125,19 +134,63 @@ def _number(text: str, place: str) -> float:
         raise ValueError(f"{place}: {text!r} is no number, put it right or run inference anew.") from error
 
 
-def _saved_maps(root: Path) -> dict[str, dict[str, Any]]:
-    """Finds the maps in a folder, with the threshold of the report beside them."""
-    folder = root / "maps" if (root / "maps").is_dir() else root
+def map_folder(root: Path) -> Path:
+    """Returns where a folder has its maps: in its folder ``maps``, as after inference, or in itself."""
+    return root / "maps" if (root / "maps").is_dir() else root
+
+
+def volume_files(folder: Path) -> list[tuple[str, Path]]:
+    """Lists the volumes in a folder.
+
+    Returns:
+        Names without suffix, and files, in the order of their names.
+    """
+    return [(stem, file) for file in sorted(folder.glob("[!.]*")) if (stem := volume_stem(file, SUFFIXES))]
+
+
+def files_by_case(
+    files: Sequence[tuple[str, Path]], names: Collection[str]
+) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Finds the files of each case: of its name, alone or followed by ``_``, ``-`` or ``.`` and anything.
+
+    Args:
+        files: names without suffix, and files.
+        names: names of the cases; of several that fit the longest counts.
+
+    Returns:
+        Files by the name of the case, and those of no case.
+    """
+    by_case: dict[str, list[Path]] = {}
+    strangers = []
+    for stem, file in files:
+        owners = [name for name in names if stem == name or (stem.startswith(name) and stem[len(name)] in "_-.")]
+        if owners:
+            by_case.setdefault(max(owners, key=len), []).append(file)
+        else:
+            strangers.append(file)
+    return by_case, strangers
+
+
+def several(files: Sequence[Path]) -> str:
+    """Says that several files belong to a case, which needs one."""
+    return f"several files belong to it: {', '.join(map(str, files))}"
+
+
+def _saved_maps(root: Path, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Finds the maps of the cases of these names and of others, with the threshold of the report beside."""
     report = _read_json(root / "report.json")
     methods = report["methods"].values() if "schema_version" in report else ()  # other programs write reports too
     threshold = next((method["threshold"] for method in methods), None)
     common = {"threshold": threshold["value"]} if threshold else {}
-    maps: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.glob("[!.]*")):
-        if name := volume_stem(file):
-            several = {"problem": f"{folder} has several maps of it, remove all but one"} if name in maps else {}
-            maps[name] = {"anomaly_map": str(file), **common, **several}
-    return maps
+    found = volume_files(map_folder(root))
+    by_case, strangers = files_by_case(found, names)
+    for stem, file in found:
+        if file in strangers:
+            by_case.setdefault(stem, []).append(file)
+    return {
+        name: {"anomaly_map": str(files[0]), **common, **({"problem": several(files)} if len(files) > 1 else {})}
+        for name, files in by_case.items()
+    }
 
 
 def _dataset_scans(

@@ -14,7 +14,7 @@ from filelock import FileLock
 from monai.config import PathLike
 from monai.utils import ensure_tuple
 
-from ssmctb_monai.files import whole_file
+from ssmctb_monai.files import text_of_cell, write_csv
 
 Decision: TypeAlias = Literal["accept", "reject", "unsure", ""]
 Key: TypeAlias = tuple[str, str, float | None, tuple[int, int, int] | None]
@@ -217,29 +217,27 @@ class VerdictFile:
         )
 
     def _write(self, verdicts: Iterable[Verdict]) -> None:
-        with whole_file(self.path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(COLUMNS)
-            table.writerows(_to_row(verdict) for verdict in verdicts)
+        write_csv(COLUMNS, [_to_row(verdict) for verdict in verdicts], self.path)
 
 
 def _reviewed(verdicts: Iterable[Verdict]) -> set[tuple[str, str]]:
     return {(item.case_id, item.map_checksum) for item in verdicts if item.threshold is None and item.verdict}
 
 
-def _to_row(verdict: Verdict) -> list[str]:
-    row = [str(getattr(verdict, name)) for name in _TEXTS]
+def _to_row(verdict: Verdict) -> dict[str, Any]:
+    row = {name: getattr(verdict, name) for name in (*_TEXTS, *_LAST)}
     for name, (_, columns) in _NUMBERS.items():
         value = getattr(verdict, name)
-        row += [""] * len(columns) if value is None else [str(number) for number in ensure_tuple(value)]
-    return row + [getattr(verdict, name) for name in _LAST]
+        if value is not None:
+            row |= zip(columns, ensure_tuple(value), strict=True)
+    return row
 
 
 def _from_row(row: Sequence[str]) -> Verdict:
     if len(row) != len(COLUMNS):
         raise ValueError(f"there are {len(row)} cells instead of {len(COLUMNS)}")
     cells = dict(zip(COLUMNS, row, strict=True))
-    fields: dict[str, Any] = {name: cells[name] for name in (*_TEXTS, *_LAST)}
+    fields: dict[str, Any] = {name: text_of_cell(cells[name]) for name in (*_TEXTS, *_LAST)}
     for name, (kind, columns) in _NUMBERS.items():
         if any(cells[column] for column in columns):
             fields[name] = [_number(cells, column, kind) for column in columns]

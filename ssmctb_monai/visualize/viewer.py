@@ -16,11 +16,12 @@ import matplotlib
 import numpy as np
 from monai.config import PathLike
 
+from ssmctb_monai.data.oriented_case import grey_window
 from ssmctb_monai.files import whole_file
-from ssmctb_monai.metrics.lesions import bounding_box
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.visualize.candidates import Candidate, find_candidates
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
+from ssmctb_monai.visualize.plots import score_limits
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ class ViewerScan:
     Args:
         heatmap: the scan with its map.
 
+    Raises:
+        ValueError: when scores in the brain are infinite.
+
     Example:
         >>> scan = ViewerScan(load_heatmap(item))  # doctest: +SKIP
         >>> scan.header()["case_id"], len(scan.anomaly_map())  # doctest: +SKIP
@@ -57,13 +61,12 @@ class ViewerScan:
 
     def __init__(self, heatmap: Heatmap) -> None:
         self.heatmap = heatmap
-        self.box = tuple(
-            slice(max(0, span.start - MARGIN), min(span.stop + MARGIN, size))
-            for span, size in zip(bounding_box(heatmap.brain), heatmap.brain.shape, strict=True)
-        )
+        self.box = heatmap.box((MARGIN,) * 3)
         self._found: dict[float, list[Candidate]] = {}
         self.brain = heatmap.brain[self.box]
         self.scores = heatmap.anomaly_map[self.box]
+        if not np.isfinite(self.scores[self.brain]).all():
+            raise ValueError("its map holds infinite scores in the brain")
         self.layers = [
             *heatmap.images,
             *(f"{name}, reconstruction" for name in heatmap.reconstructions),
@@ -73,7 +76,7 @@ class ViewerScan:
     @cached_property
     def limits(self) -> list[float]:
         """The 0.1 and the 99.9 percentile of the scores in the brain, between which colours run."""
-        return [float(limit) for limit in np.percentile(self.scores[self.brain], [0.1, 99.9])]
+        return [*score_limits([self.scores[self.brain]])]
 
     @property
     def scale(self) -> list[float]:
@@ -184,8 +187,7 @@ class ViewerScan:
         images, count = len(heatmap.images), len(reconstructed)
         name = list(heatmap.images)[index] if index < images else reconstructed[(index - images) % count]
         image = heatmap.images[name][self.box]
-        low, high = np.percentile(image[self.brain], (0.5, 99.5))
-        span = high - low or 1
+        low, span = grey_window(image, self.brain)
         if index >= images:
             reconstruction = heatmap.reconstructions[name][self.box]
             if index < images + count:
@@ -204,28 +206,29 @@ def _letters(direction: np.ndarray) -> list[str]:
     return ["".join(dict(zip("LRPAIS", "RLAPSI", strict=True))[letter] for letter in towards), towards]
 
 
-def write_case(item: Mapping[str, Any], folder: PathLike, settings: EvaluationSettings | None = None) -> bool:
+def write_case(item: Mapping[str, Any] | Heatmap, folder: PathLike, settings: EvaluationSettings | None = None) -> bool:
     """Writes a case for the viewer of a page that stands beside the folder.
 
-    A case that cannot be shown, such as one with infinite scores, is left out with a warning, and a file of an earlier
-    run is removed.
+    A case that cannot be shown is left out with a warning, and a file of an earlier run is removed.
 
     Args:
-        item: as `load_heatmap` takes, with a ``case_id``; of several modalities the first is shown.
+        item: a case with a ``case_id``, as `load_heatmap` takes it, or what that returned; of several modalities the
+            first is shown.
         folder: where ``CASE.js`` goes: a call of ``heatmapCase`` with the header and the volumes, gzipped, as base64.
-        settings: those of the evaluation.
+        settings: those of the evaluation; a heatmap has its own.
 
     Returns:
         Whether it was written.
     """
-    file = Path(folder) / f"{item['case_id']}.js"
+    name = item.case_id if isinstance(item, Heatmap) else item["case_id"]
+    file = Path(folder) / f"{name}.js"
     try:
         if file.parent != Path(folder):
             raise ValueError("its name would be another folder's")
         file.unlink(missing_ok=True)
-        _write_case(ViewerScan(load_heatmap(item, settings)), file)
+        _write_case(ViewerScan(item if isinstance(item, Heatmap) else load_heatmap(item, settings)), file)
     except (ValueError, OSError) as error:
-        logger.warning("%s is not in the viewer: %s", item["case_id"], error)
+        logger.warning("%s is not in the viewer: %s", name, error)
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +15,11 @@ import traitlets
 from monai.config import PathLike
 
 from ssmctb_monai.files import checksum
-from ssmctb_monai.visualize.heatmap import case_name, check_item, load_heatmap, load_volume, map_file
+from ssmctb_monai.visualize.heatmap import case_name, check_arrays, check_item, load_heatmap, load_volume, map_file
 from ssmctb_monai.visualize.verdicts import Verdict, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
+
+logger = logging.getLogger(__name__)
 
 REVIEW_FILE = "review.csv"
 
@@ -40,7 +43,8 @@ class Review(anywidget.AnyWidget):
     Raises:
         TypeError: when a case is no dictionary.
         KeyError: when a case lacks image or map.
-        ValueError: when there is no case, two have one name, or the file is no file of verdicts.
+        ValueError: when there is no case, two have one name, arrays of one have different shapes, or the file is no
+            file of verdicts.
     """
 
     _esm = asset("viewer.js") + asset("review.js")
@@ -59,6 +63,7 @@ class Review(anywidget.AnyWidget):
             raise ValueError("There is no case to review.")
         for item in cases:
             check_item(item)
+            check_arrays(item)
         names = [case_name(item) for item in cases]
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"Several cases are named {', '.join(repeated)}: give each a `case_id` of its own.")
@@ -119,7 +124,9 @@ class Review(anywidget.AnyWidget):
         except Exception as error:
             del self._scans[case]  # another try may find it mended
             decision = _decision(self._decided(case).get((None, None)))
-            self.send(answer | {"problem": f"{name} cannot be shown: {error}"} | decision)
+            problem = f"{name} cannot be shown: {error}"
+            logger.warning("%s", problem)
+            self.send(answer | {"problem": problem} | decision)
             return
         header = scan.header()
         label = scan.label()

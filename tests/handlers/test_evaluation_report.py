@@ -160,7 +160,7 @@ def test_report_of_all_cases(tmp_path, items, loader):
     assert 0.5 < report["methods"]["model"]["figures"]["pixel_auroc"]["value"] < 1
     assert cases_in(tmp_path) == list(NAMES)
     assert [case.patient_id for case in evaluation.cases] == [f"patient of {name}" for name in NAMES]
-    assert {view.case_id for view in evaluation.views if view.image is not None} == set(NAMES)
+    assert {view.case_id for view in evaluation.views if view.plane.image is not None} == set(NAMES)
     assert sorted(path.stem for path in (tmp_path / "out" / "viewer").iterdir()) == sorted(NAMES)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from metric_checks import THRESHOLD, make_case
 
+from ssmctb_monai.data.oriented_case import OrientedCase
 from ssmctb_monai.metrics import EvaluationSettings
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
 
@@ -33,9 +34,10 @@ BRAIN = volume([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0
 def statistics(
     scores=SCORES, label=LABEL, brain=BRAIN, settings=SETTINGS, affine=None, threshold=None, lesion_free=None
 ):
-    truth = CaseTruth("case", "patient", label, brain, affine, settings)
-    region = None if lesion_free is None else truth.cut(lesion_free) > 0
-    return CaseStatistics.of(truth.cut(scores), truth, threshold, region)
+    case = OrientedCase(
+        "case", {"model": scores}, label, brain, patient_id="patient", affine=affine, lesion_free=lesion_free
+    )
+    return CaseStatistics.of("model", CaseTruth(case, settings), threshold)
 
 
 def columns(case):
@@ -318,9 +320,9 @@ def test_memory_hardly_grows_with_the_voxels():
 
 
 def views(scores=SCORES, label=LABEL, brain=BRAIN, image=None, affine=None, settings=SETTINGS):
-    truth = CaseTruth("case", "patient", label, brain, affine, settings)
-    cut = truth.cut(scores)
-    found = views_of(cut, truth, None if image is None else truth.cut(image), CaseStatistics.of(cut, truth), "model")
+    images = None if image is None else {"image": image}
+    case = OrientedCase("case", {"model": scores}, label, brain, patient_id="patient", affine=affine, images=images)
+    found = views_of(case, CaseStatistics.of("model", CaseTruth(case, settings)), "model")
     return {view.kind: view for view in found}
 
 
@@ -332,10 +334,11 @@ def test_views_by_hand():
     lesion, false_alarm = seen.values()
     assert (lesion.case_id, lesion.method, lesion.slice, false_alarm.slice) == ("case", "model", 2, 1)
     assert (lesion.score, false_alarm.score) == pytest.approx((0.625, 0.375))
-    np.testing.assert_array_equal(lesion.anomaly_map, SCORES[..., 2])
-    np.testing.assert_array_equal(lesion.label, label[..., 2] > 0)
-    np.testing.assert_array_equal(lesion.brain, (BRAIN[..., 2] > 0) | (label[..., 2] > 0))
-    assert lesion.image is None
+    np.testing.assert_array_equal(lesion.plane.scores, SCORES[::-1, ::-1, 2])
+    np.testing.assert_array_equal(lesion.plane.label, label[::-1, ::-1, 2] > 0)
+    np.testing.assert_array_equal(lesion.plane.brain, ((BRAIN > 0) | (label > 0))[::-1, ::-1, 2])
+    assert lesion.plane.image is None
+    assert (lesion.plane.sides, lesion.plane.aspect) == ("RLAP", 1)
 
 
 @pytest.mark.parametrize(
@@ -351,21 +354,23 @@ def test_the_false_alarm_is_the_slice_without_lesion_that_scores_highest():
     free = case.slices["lesion_voxels"] == 0
     assert seen["false_alarm"].score == case.slices["score"][free].max()
     assert seen["false_alarm"].score > case.slices["score"][free].min()
-    assert seen["lesion"].label.sum() == case.slices["lesion_voxels"].max()
+    assert seen["lesion"].plane.label.sum() == case.slices["lesion_voxels"].max()
     assert seen["lesion"].slice == case.slices["slice"][case.slices["lesion_voxels"].argmax()]
 
 
 @pytest.mark.parametrize("codes", ["LPS", "PSR"])
-def test_views_are_in_ras(codes):
-    """Axis 0 from left to right, axis 1 from back to front, cut to the brain, whatever the storage."""
+def test_views_are_radiological(codes):
+    """Axis 0 runs from the patient's right, axis 1 from the front, cut to the brain, whatever the storage."""
     arrays = [CASE.anomaly_map, CASE.label, CASE.brain, np.random.default_rng(0).random(CASE.label.shape)]
     expected = views(*arrays, affine=CASE.affine)
     turned, moved = zip(*(stored(array, CASE.affine, codes) for array in arrays), strict=True)
     for kind, view in views(*turned, affine=moved[0]).items():
         assert view.slice == expected[kind].slice
-        for name in ("anomaly_map", "label", "brain", "image"):
-            np.testing.assert_array_equal(getattr(view, name), getattr(expected[kind], name))
-    np.testing.assert_array_equal(expected["lesion"].label, CASE.lesion[..., expected["lesion"].slice])
+        assert view.plane.aspect == pytest.approx(2)  # voxels of 1 x 2 mm
+        for name in ("scores", "label", "brain", "image"):
+            np.testing.assert_array_equal(getattr(view.plane, name), getattr(expected[kind].plane, name))
+    lesion = CASE.lesion[::-1, ::-1, expected["lesion"].slice]
+    np.testing.assert_array_equal(expected["lesion"].plane.label, lesion)
 
 
 def test_images_are_scaled_to_the_brain():
@@ -373,21 +378,22 @@ def test_images_are_scaled_to_the_brain():
     image = np.random.default_rng(0).normal(100, 10, CASE.label.shape)
     low, high = np.percentile(image[CASE.inside], [0.5, 99.5])
     view = views(CASE.anomaly_map, CASE.label, CASE.brain, np.where(CASE.inside, image, 1e6))["lesion"]
-    expected = np.clip((image[..., view.slice] - low) / (high - low), 0, 1)
-    np.testing.assert_allclose(view.image[view.brain], expected[view.brain], atol=1e-3)
-    assert (view.image[~view.brain] == 1).all()
+    expected = np.clip((image[::-1, ::-1, view.slice] - low) / (high - low), 0, 1)
+    plane = view.plane
+    np.testing.assert_allclose(plane.image[plane.brain], expected[plane.brain], atol=1e-3)
+    assert (plane.image[~plane.brain] == 1).all()
 
 
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_constant_image(value):
     view = views(image=np.full(SCORES.shape, value))["lesion"]
-    assert np.isfinite(view.image).all()
+    assert np.isfinite(view.plane.image).all()
 
 
 def test_views_hold_no_volume():
     """A view that refers to its slice of the volume keeps the whole volume in memory."""
     for view in views(CASE.anomaly_map, CASE.label, CASE.brain, CASE.anomaly_map).values():
-        for name in ("anomaly_map", "label", "brain", "image"):
-            array = getattr(view, name)
+        for name in ("scores", "label", "brain", "image"):
+            array = getattr(view.plane, name)
             held = array if array.base is None else array.base
             assert held.size == array.size, name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ssmctb_monai.metrics.view import View
+from ssmctb_monai.metrics.view import Plane, View
 from ssmctb_monai.reports.html import render_html
 from ssmctb_monai.visualize.plots import CURVES
 
@@ -146,9 +146,8 @@ def make_view(case_id="A", kind="lesion", size=24, image=True, method="model", s
     brain = np.zeros_like(label)
     brain[3:-4, 2:-2] = True
     picture, scores = (gaussian_filter(generator.random((size, size)), smooth) for _ in range(2))
-    return View(
-        case_id, method, kind, index, 0.9, picture.astype(np.float16) if image else None, scores * scale, label, brain
-    )
+    plane = Plane(picture.astype(np.float16) if image else None, scores * scale, brain | label, label)
+    return View(case_id, method, kind, index, 0.9, plane)
 
 
 def make_inputs(cases=1, **changes):

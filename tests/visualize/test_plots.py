@@ -7,12 +7,11 @@ from figure_checks import extent, outlines, panel_pixels
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 
-from ssmctb_monai.metrics.view import View
+from ssmctb_monai.metrics.view import Plane, View
 from ssmctb_monai.visualize.plots import (
     CURVES,
     LESION_OUTLINE,
     THRESHOLD_OUTLINE,
-    Plane,
     add_colorbar,
     data_uri,
     draw_image,
@@ -35,7 +34,8 @@ def make_view(size=24, image=True):
     brain = np.zeros_like(label)
     brain[3:-4, 2:-2] = True
     picture, scores = (generator.random((size, size)) for _ in range(2))
-    return View("A", "model", "lesion", 12, 0.9, picture.astype(np.float16) if image else None, scores, label, brain)
+    plane = Plane(picture.astype(np.float16) if image else None, scores, brain | label, label)
+    return View("A", "model", "lesion", 12, 0.9, plane)
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -94,14 +94,13 @@ def test_overlay_shows_image_map_and_outlines():
     figure = Figure()
     plot_overlay(figure, view, threshold=0.5, limits=(0, 1))
     image, anomaly_map, overlay, bar = figure.axes
-    turned = np.s_[::-1, ::-1]  # from the right and from the front, as on the page
-    np.testing.assert_array_equal(image.images[0].get_array(), view.image[turned].T.astype(np.float32))
-    scores, brain = anomaly_map.images[0].get_array(), view.brain[turned].T
+    np.testing.assert_array_equal(image.images[0].get_array(), view.plane.image.T.astype(np.float32))
+    scores, brain = anomaly_map.images[0].get_array(), view.plane.brain.T
     np.testing.assert_array_equal(scores.mask, ~brain)
-    np.testing.assert_array_equal(scores.compressed(), view.anomaly_map[turned].T[brain])
+    np.testing.assert_array_equal(scores.compressed(), view.plane.scores.T[brain])
     assert anomaly_map.images[0].get_clim() == (0, 1)
     found = outlines(overlay)
-    assert extent(found[LESION_OUTLINE]) == [11.5, 9.5, 15.5, 17.5]  # 8 to 12 of 24 from the left are 12 to 16
+    assert extent(found[LESION_OUTLINE]) == [7.5, 5.5, 11.5, 13.5]
     assert set(found) == {LESION_OUTLINE, to_hex(THRESHOLD_OUTLINE)}
     assert overlay.get_title(loc="center") + overlay.get_title(loc="left") == "Overlay (lesion solid, threshold dashed)"
     assert bar.get_ylim() == (0, 1)
@@ -125,11 +124,11 @@ def test_overlay_without_image_is_the_map_with_outlines():
 @pytest.mark.parametrize("panel", [0, 1, 2])
 @pytest.mark.parametrize(("right", "front"), [(True, True), (True, False), (False, True), (False, False)])
 def test_overlay_has_the_right_on_the_left_and_the_front_at_the_top(panel, right, front):
-    shape = (40, 60)  # views run to the right and to the front
+    shape = (40, 60)  # planes run from the right and from the front
     blob = np.zeros(shape, bool)
-    blob[(slice(28, 36) if right else slice(4, 12)), (slice(44, 54) if front else slice(6, 16))] = True
-    brain = np.ones(shape, bool)
-    view = View("A", "model", "lesion", 3, 1.0, 0.2 + 0.8 * blob, blob.astype(float), np.zeros(shape, bool), brain)
+    blob[(slice(4, 12) if right else slice(28, 36)), (slice(6, 16) if front else slice(44, 54))] = True
+    plane = Plane(0.2 + 0.8 * blob, blob.astype(float), np.ones(shape, bool), np.zeros(shape, bool))
+    view = View("A", "model", "lesion", 3, 1.0, plane)
     figure = Figure(figsize=(9, 3), layout="constrained")
     plot_overlay(figure, view, limits=(0, 1))
     axes = figure.axes[panel]
@@ -147,12 +146,12 @@ def test_overlay_has_the_right_on_the_left_and_the_front_at_the_top(panel, right
 
 def test_overlay_is_cropped_to_the_brain_but_never_to_less_than_half():
     view = make_view(size=60)
-    view.brain[:] = view.label[:] = False
-    view.brain[28:33, 10:50] = True
+    view.plane.brain[:] = view.plane.label[:] = False
+    view.plane.brain[28:33, 10:50] = True
     figure = Figure()
     plot_overlay(figure, view)
     assert figure.axes[0].images[0].get_array().shape == (48, 37)  # with a margin of 4: 40, and 5 made nearly 30
-    view.brain[:] = False
+    view.plane.brain[:] = False
     whole = Figure()
     plot_overlay(whole, view)
     assert whole.axes[0].images[0].get_array().shape == (60, 60)
@@ -162,7 +161,7 @@ def test_overlay_is_cropped_to_the_brain_but_never_to_less_than_half():
 @pytest.mark.parametrize("scores", [np.inf, -np.inf, 0.25])
 def test_overlay_takes_constant_and_infinite_scores(scores):
     view = make_view()
-    view.anomaly_map[:] = scores
+    view.plane.scores[:] = scores
     figure = Figure(layout="constrained")
     plot_overlay(figure, view, threshold=0.5)
     assert data_uri(figure, "png")
@@ -170,12 +169,12 @@ def test_overlay_takes_constant_and_infinite_scores(scores):
 
 def test_scores_outside_the_brain_may_be_undefined():
     view = make_view()
-    view.anomaly_map[~view.brain] = np.nan
+    view.plane.scores[~view.plane.brain] = np.nan
     figure = Figure()
     plot_overlay(figure, view, limits=(0, 1))
     overlay = figure.axes[2].images[0].get_array()
-    outside = ~view.brain[::-1, ::-1].T
-    image = view.image[::-1, ::-1].T.astype(np.float32)
+    outside = ~view.plane.brain.T
+    image = view.plane.image.T.astype(np.float32)
     np.testing.assert_allclose(overlay[outside], np.repeat(image[outside][:, None], 3, axis=1), rtol=1e-6)
 
 
@@ -272,8 +271,8 @@ def test_score_limits_ignore_what_is_infinite():
 
 def test_limits_of_a_view_ignore_what_is_outside_the_brain():
     view = make_view()
-    view.anomaly_map[:] = 99
-    view.anomaly_map[view.brain] = np.linspace(2, 4, view.brain.sum())
+    view.plane.scores[:] = 99
+    view.plane.scores[view.plane.brain] = np.linspace(2, 4, view.plane.brain.sum())
     figure = Figure()
     plot_overlay(figure, view)
     assert figure.axes[1].images[0].get_clim() == pytest.approx((2, 4), abs=0.02)
