@@ -204,13 +204,14 @@ def _dataset_scans(
             raise
         cases = []
     scans = {case.case_id: _scan_of(case) for case in cases if case.images}
+    lacking = {"problem": f"{folder} has no images of it"}
     if modalities and (others := set(wanted) - scans.keys()):
         for scan in find_scans(folder, modalities, exclude):
             if (name := scan["case_id"]) in others:
                 scans[name] = {key: scan[key] for key in ("image", "channels", "brain") if key in scan}
                 scans[name] |= {"problem": "; ".join(scan["problems"])} if "problems" in scan else {}
                 scans[name]["modalities"] = list(modalities)
-    return scans
+    return {case.case_id: lacking for case in cases} | scans
 
 
 def _scan_of(case: BratsCase) -> dict[str, Any]:

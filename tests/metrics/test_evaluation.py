@@ -611,3 +611,23 @@ def test_processes_of_different_methods(of_processes):
         assert "different methods" in error
         assert "model 0" in error
         assert "model 1" in error
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_that_there_are_not():
+    evaluation = two_methods(CASES)
+    listed = r"There is no metric 'auc', only slice_auroc, slice_average_precision, "
+    for ask in (
+        lambda: evaluation.estimates("model")["auc"],
+        lambda: evaluation.differences("model", "baseline")["auc"],
+        lambda: evaluation.value("model", "auc"),
+        lambda: evaluation.per_case("model", "auc"),
+        lambda: METRICS["auc"],
+    ):
+        with pytest.raises(KeyError, match=listed):
+            ask()
+    for ask in (evaluation.estimates, lambda name: evaluation.value(name, "pixel_auroc")):
+        with pytest.raises(KeyError, match="There is no method 'ours', only model, baseline"):
+            ask("ours")

@@ -589,6 +589,25 @@ def test_folder_that_does_not_exist(tmp_path, lacking):
         evaluate(tmp_path, brain_dir=tmp_path / "masks" if lacking == "masks" else None)
 
 
+def test_no_method(tmp_path):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=r"no method to evaluate: give folders of maps by its name"):
+        evaluate(tmp_path, methods=())
+
+
+def test_folder_that_inference_wrote(tmp_path):
+    """Its maps are in the folder ``maps``; tables beside it do not matter."""
+    make(tmp_path, methods=("ours",))
+    expected = metrics(evaluate(tmp_path, methods=("ours",)))
+    (tmp_path / "ours").rename(tmp_path / "maps")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "maps").rename(tmp_path / "ours" / "maps")
+    (tmp_path / "ours" / "summary.csv").touch()
+    evaluation = evaluate(tmp_path, methods=("ours",))
+    assert evaluation.failed == {}
+    assert metrics(evaluation) == expected
+
+
 def test_folder_without_labels(tmp_path):
     make(tmp_path)
     for path in (tmp_path / "labels").iterdir():

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
 from ssmctb_monai.data.brats import NoCasesError
 from ssmctb_monai.data.scans import find_scans
 from ssmctb_monai.metrics import AnomalyEvaluation
-from ssmctb_monai.reports import ScanResults, write_report
+from ssmctb_monai.reports import ScanResults, evaluate_folders, write_report
 from ssmctb_monai.visualize.heatmap import load_heatmap
 from ssmctb_monai.visualize.results import find_maps
 
@@ -351,10 +353,10 @@ def test_an_evaluation_without_a_threshold_or_interrupted(tmp_path):
 @pytest.mark.parametrize("place", ["maps", "maps of others"])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 def test_any_folder_of_maps(tmp_path, caplog, place, suffix):
-    """Also beside tables and reports of other programs; names must be those of cases, and not only begin like them."""
+    """Also beside tables and reports of other programs; a case without images keeps its map to itself."""
     data = make_dataset(tmp_path / "data", {"P1": ["flair"], "P1_2": ["seg"]})
     out = tmp_path / "out" if place == "maps" else tmp_path / "out" / place
-    for name in ("P1", "P1_2", "P1-2", ".P1", ".unfinished-P1"):
+    for name in ("P1", "P1_2", "P12", ".P1", ".unfinished-P1"):
         save(tmp_path / "out" / place / f"{name}{suffix}")
     (tmp_path / "out" / place / "review.csv").touch()
     (out / "summary.csv").write_text("name,dice\nP1,0.5\n")
@@ -368,7 +370,7 @@ def test_any_folder_of_maps(tmp_path, caplog, place, suffix):
         "anomaly_map": str(tmp_path / "out" / place / f"P1{suffix}"),
     }
     left_out = [record.getMessage().split(": ")[0] for record in caplog.records]
-    assert left_out == ["Left out is P1-2", "Left out is P1_2"]  # nothing hidden
+    assert left_out == ["Left out is P12", "Left out is P1_2"]  # nothing hidden
 
 
 def test_items_are_in_the_order_of_the_cases(tmp_path):
@@ -385,10 +387,26 @@ def test_two_maps_of_one_case(tmp_path, caplog):
         save(tmp_path / "out" / name)
     assert names(find_maps(tmp_path / "out", data)) == ["P2"]
     assert "P1: " in caplog.text
-    assert "several maps" in caplog.text
+    assert "several files belong to it" in caplog.text
 
 
-@pytest.mark.parametrize("content", [[], ["P7.nii.gz"], ["P1_map.nii.gz"], ["notes.txt"]])
+def test_names_of_maps_are_those_of_an_evaluation(tmp_path):
+    data = make_dataset(tmp_path / "data", {name: ["flair", "seg"] for name in ("P1", "P1_2", "P3", "P4")})
+    for name in ("P1_map.nii.gz", "P1_2.model.nii", "P3-scores.mha", "P4.hdr"):
+        save(tmp_path / "out" / name.replace(".mha", ".nii").replace(".hdr", ".nii"))
+    sitk.WriteImage(sitk.ReadImage(tmp_path / "out" / "P3-scores.nii"), tmp_path / "out" / "P3-scores.mha")
+    (tmp_path / "out" / "P3-scores.nii").unlink()
+    nibabel.save(nibabel.load(tmp_path / "out" / "P4.nii"), tmp_path / "out" / "P4.hdr")
+    (tmp_path / "out" / "P4.nii").unlink()
+    items = find_maps(tmp_path / "out", data)
+    maps = [Path(item["anomaly_map"]).name for item in items]
+    assert maps == ["P1_map.nii.gz", "P1_2.model.nii", "P3-scores.mha", "P4.hdr"]
+    evaluation = evaluate_folders({"ours": tmp_path / "out"}, data)
+    assert evaluation.failed == {}
+    assert names(items) == [case.case_id for case in evaluation.cases]
+
+
+@pytest.mark.parametrize("content", [[], ["P7.nii.gz"], ["P1map.nii.gz"], ["notes.txt"]])
 def test_no_map_of_the_data_set(tmp_path, content):
     data = make_dataset(tmp_path / "data", {"P1": ["flair"]})
     out = tmp_path / "out"

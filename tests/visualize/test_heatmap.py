@@ -25,7 +25,7 @@ from heatmap_cases import (
     score_at,
 )
 from monai.data import MetaTensor
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
@@ -35,7 +35,7 @@ from ssmctb_monai.visualize.heatmap import case_name, map_file
 from ssmctb_monai.visualize.viewer import ViewerScan
 
 ALL_TURNS = [pytest.param(turn, id=name) for name, turn in (TURNS | OBLIQUE).items()]
-SOME_TURNS = [pytest.param((TURNS | OBLIQUE)[name], id=name) for name in ("RAS", "LPS", "ASR", "IRP", "rotated")]
+SOME_TURNS = [pytest.param((TURNS | OBLIQUE)[name], id=name) for name in ("LPS", "IRP", "rotated")]
 
 
 def save(path, array, affine=None, **header):
@@ -97,6 +97,9 @@ def test_axes_change_places_by_hand():
 def test_every_voxel_keeps_its_place_in_the_patient(turn):
     item = make_item(turn)
     heatmap = load_heatmap(item)
+    assert nib.aff2axcodes(heatmap.affine) == ("L", "P", "I")
+    assert (np.diag(heatmap.affine)[:3] < 0).all()
+    assert sorted(heatmap.spacing) == pytest.approx(sorted(voxel_sizes(item["affine"])))
     place = apply_affine(heatmap.affine, np.stack(np.indices(heatmap.brain.shape), axis=-1)) - CENTRE
     brain = brain_at(place)
     assert brain.sum() > 100
@@ -108,30 +111,18 @@ def test_every_voxel_keeps_its_place_in_the_patient(turn):
 
     nearest = np.where(heatmap.brain, ((place - LESION) ** 2).sum(axis=-1), np.inf)
     assert heatmap.peak == np.unravel_index(nearest.argmin(), nearest.shape)
-    for voxel in np.argwhere(heatmap.brain)[::7]:
+    for voxel in np.argwhere(heatmap.brain)[::29]:
         own = heatmap.scan_voxel(voxel)
         assert item["image"][own] == heatmap.images["image"][tuple(voxel)]
         assert item["anomaly_map"][own] == heatmap.anomaly_map[tuple(voxel)]
         np.testing.assert_allclose(apply_affine(heatmap.affine, voxel), apply_affine(item["affine"], own), atol=1e-9)
 
 
-@pytest.mark.parametrize("turn", ALL_TURNS)
-def test_axes_run_left_back_and_down(turn):
-    directions = load_heatmap(make_item(turn)).affine[:3, :3]
-    for axis in range(3):
-        assert directions[axis, axis] < 0
-    assert nib.aff2axcodes(load_heatmap(make_item(turn)).affine) == ("L", "P", "I")
-
-
-@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("name", ["SRA", "PIL"])
 def test_spacing_follows_the_axes(name):
     own = dict(zip(name.translate(str.maketrans("RAS", "LPI")), SPACING, strict=True))
     heatmap = load_heatmap(make_item(TURNS[name]))
     assert heatmap.spacing == pytest.approx([own[letter] for letter in "LPI"])
-
-
-def test_spacing_of_an_oblique_scan():
-    assert load_heatmap(make_item(OBLIQUE["rotated"])).spacing == pytest.approx((1.5, 2, 3))
 
 
 @pytest.mark.parametrize("turn", SOME_TURNS)
@@ -147,7 +138,7 @@ def test_slices_are_those_of_an_evaluation(turn):
         np.testing.assert_array_equal(found[column], expected[column], err_msg=column)
 
 
-@pytest.mark.parametrize("turn", SOME_TURNS)
+@pytest.mark.parametrize("turn", SOME_TURNS[1:])
 @pytest.mark.parametrize(
     "settings",
     [

@@ -89,9 +89,20 @@ def test_the_table(file):
     assert whole["comment"] == 'a, "b"'
 
 
+def test_texts_that_a_spreadsheet_would_execute(file):
+    """They get an apostrophe, which is none of the comment's; negative numbers stay as they are."""
+    saved = file.save(Verdict("@P1", "abc", "reject", "=HYPERLINK(1)", **CANDIDATE))
+    with file.path.open(newline="", encoding="utf-8") as text:
+        (row,) = csv.DictReader(text)
+    assert (row["case_id"], row["comment"], row["x_mm"]) == ("'@P1", "'=HYPERLINK(1)", "-31.5")
+    assert file.read() == [saved]
+
+
 @pytest.mark.parametrize(
     "comment",
     [
+        "- no lesion",
+        "'= 2 ml",
         "Läsion, 脳 🧠",
         "two\nlines\r\nor\rthree\n",
         '"quoted", with; all\tsigns "',

@@ -389,7 +389,7 @@ def test_a_missing_map_with_verdicts(items):
 # --------------------------------------------------------------------------------------------------- what may go wrong
 
 
-def test_a_case_that_cannot_be_loaded_says_why_and_the_others_go_on(items):
+def test_a_case_that_cannot_be_loaded_says_why_and_the_others_go_on(items, caplog):
     items[1]["anomaly_map"].write_bytes(b"no gzip")
     items[2] = items[2] | {"threshold": float("nan")}
     browser = Browser(items)
@@ -399,6 +399,7 @@ def test_a_case_that_cannot_be_loaded_says_why_and_the_others_go_on(items):
     assert set(answer) == {"type", "case", "problem", "verdict", "comment"}
     assert answer["problem"].startswith("P2 cannot be shown: ")
     assert "P2.nii.gz cannot be read" in answer["problem"]
+    assert answer["problem"] in caplog.messages
     assert "threshold must be a finite number" in browser.open(2)["problem"]
     assert browser.open(0)["header"]["case_id"] == "P1"
     assert browser.judge(0, verdict="accept")["type"] == "saved"
@@ -661,6 +662,15 @@ def test_wrong_cases(items):
         review([items[0], {"image": image_of(), "case_id": "P9"}])
     with pytest.raises(TypeError, match="`find_maps` returns, not str"):
         review("runs/maps")
+
+
+def test_arrays_of_different_shapes():
+    item = {"image": np.stack([image_of()] * 2), "anomaly_map": image_of()}
+    Review([item])
+    for changed in (item | {"anomaly_map": image_of()[1:]}, item | {"label": torch.zeros(1, 2, 3), "case_id": "P9"}):
+        name = changed.get("case_id", "case")
+        with pytest.raises(ValueError, match=rf"{name} cannot be shown, its arrays have different shapes: image \(2, "):
+            review([item | {"case_id": "P1"}, changed])
 
 
 def test_review_of_one_case_or_several(items, tmp_path):
