@@ -244,6 +244,7 @@ def metrics_of_a_process(rank):
     return evaluator.state.metrics, cases, thresholds
 
 
+@pytest.mark.process
 def test_two_processes(of_processes):
     """No case is taken for one of the other process."""
     items = make_items()

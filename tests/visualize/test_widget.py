@@ -17,8 +17,8 @@ from monai.data import MetaTensor
 
 pytest.importorskip("anywidget")
 
+from ssmctb_monai import files
 from ssmctb_monai.visualize import load_heatmap, review, widget
-from ssmctb_monai.visualize import verdicts as verdicts_module
 from ssmctb_monai.visualize.verdicts import COLUMNS, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan
 from ssmctb_monai.visualize.widget import Review
@@ -414,7 +414,7 @@ def test_a_file_that_cannot_be_written(items, file, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(verdicts_module, "whole_file", refuse)
+        patch.setattr(files, "whole_file", refuse)
         answer = browser.judge(0, verdict="reject", comment="lost?")
         assert answer["type"] == "failed"
         assert answer["problem"].startswith("PermissionError: ")
