@@ -185,7 +185,7 @@ def transfer(
     folder = work_dir / "+".join(names)
     for name in sets or found:
         cases = [case for case in found[name] if case.patient_id not in patients][:limit]
-        overrides = {"background": "skull"} if name in skulls else {}
+        overrides = {"background": "skull" if name in skulls else "constant"}
         configuration = {"detectors": described, "overrides": overrides}
         file = folder / f"{name}.json"
         if file.is_file() and _read(file)["configuration"] == {**configuration, "scans": _fingerprint(cases)}:
