@@ -510,6 +510,7 @@ def of_processes(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes(of_processes, spatial_dims, batch, name):
     """Gradients of the joint batch."""
@@ -630,9 +631,8 @@ def test_copy_of_network_and_loss(spatial_dims, network, batch, how):
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a compiler")
 
 
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.process, needs_compiler])]
-)
+@pytest.mark.process
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 def test_compiled(spatial_dims, network, batch, backend):
     """In one graph; the loss of the compiled network and of the one that it was made from."""
     torch._dynamo.reset()

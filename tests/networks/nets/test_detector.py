@@ -27,13 +27,15 @@ CLASSES = [kind for kind in vars(nets).values() if inspect.isclass(kind) and iss
 
 
 def find_systems() -> list[tuple[Path, ...]]:
-    """Each bundle's train.json alone, and with each overlay that makes another network."""
+    """Each bundle's train.json alone, and with each overlay of another system."""
     systems: list[tuple[Path, ...]] = []
     for train in sorted(Path(__file__).parents[3].glob("bundles/*/configs/train.json")):
         systems.append((train,))
+        own_system = json.loads(train.read_text(encoding="utf-8")).get("system", {})
         for path in sorted(train.parent.glob("*.json")):
             keys = json.loads(path.read_text(encoding="utf-8"))
-            if not {"system", "network_def"}.isdisjoint(keys) and "run" not in keys:
+            is_system = not {"system", "network_def"}.isdisjoint(keys) and "run" not in keys
+            if is_system and keys.get("system") != own_system:
                 systems.append((train, path))
     return systems
 
@@ -57,6 +59,10 @@ def parser_of(files, block="ssmctb", seed=0) -> ConfigParser:
     torch.manual_seed(seed)
     parser.get_parsed_content("network")
     return parser
+
+
+def content_of(parser: ConfigParser, name: str):
+    return parser.get_parsed_content(f"system#{name}" if name in parser.get("system", {}) else name)
 
 
 def network_of(files, block="ssmctb", seed=0) -> Detector:
@@ -123,11 +129,13 @@ def test_map_of_a_system(files, block):
 @pytest.mark.parametrize(("files", "block"), CONFIGURED, ids=name_of)
 def test_training_output_goes_into_the_loss(files, block):
     """Of a batch as the system's own transforms corrupt it."""
-    content = parser_of(files, block).get_parsed_content
-    network, loss = copy.deepcopy((content("network"), content("loss")))
-    corrupt = Compose(content("corruption"))
+    parser = parser_of(files, block)
+    network, loss = copy.deepcopy((network_of(files, block), parser.get_parsed_content("loss")))
+    corrupt = Compose(content_of(parser, "corruption"))
     samples = [{"image": x, "brain": torch.ones_like(x[:1])} for x in image_for(network, odd=False)]
-    inputs, targets = content("prepare_batch")(list_data_collate([corrupt(sample) for sample in samples]), "cpu")
+    inputs, targets = content_of(parser, "prepare_batch")(
+        list_data_collate([corrupt(sample) for sample in samples]), "cpu"
+    )
     total = loss(network.train()(inputs), targets)
     assert total.dim() == 0
     total.backward()

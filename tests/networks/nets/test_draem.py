@@ -292,7 +292,7 @@ def test_gradients_reach_every_parameter(spatial_dims, block):
 
 
 def test_a_few_steps_lower_the_loss():
-    network = draem(2, reconstructive_width=8, discriminative_width=8).train()
+    network = draem(2, reconstructive_width=4, discriminative_width=4).train()
     clean = torch.rand(4, 1, 8, 8).repeat_interleave(5, 2).repeat_interleave(5, 3)  # 40 x 40
     mask = torch.zeros_like(clean)
     mask[:, :, 10:20, 15:30] = 1
