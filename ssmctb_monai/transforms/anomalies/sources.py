@@ -134,7 +134,7 @@ class TextureSource(_MixedSource):
 
 
 class AnotherPlaceSource(_MixedSource):
-    """The same image, flipped at random and shifted by at least a quarter of its size; its background is filled.
+    """Tissue of the same image from at least a quarter of its size away, flipped at random; without background.
 
     Args:
         opacity: least and largest share of the other place in a mixture with the image, drawn uniformly.
@@ -147,13 +147,11 @@ class AnotherPlaceSource(_MixedSource):
         super().__init__(opacity)
 
     def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
-        # Less of a shift would put the same place onto itself.
-        shifts = [int(size * self.R.uniform(0.25, 0.75)) for size in region.shape]
-        return _flipped(_without_background(image), self.R).roll(shifts, list(range(1, image.dim())))
+        return _moved(image, region, self.R, least_shift=0.25)
 
 
 class DonorSource(_MixedSource):
-    """Another case, flipped at random and shifted so that its tissue covers the anomaly; its background is filled.
+    """Tissue of another case, flipped at random; without background.
 
     Args:
         opacity: least and largest share of the donor in a mixture with the image, drawn uniformly.
@@ -185,16 +183,7 @@ class DonorSource(_MixedSource):
                 f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: channels and dimensions must "
                 "be the same."
             )
-        donor = _flipped(donor, self.R)
-        tissue = (donor != 0).any(0).nonzero()
-        here = region.nonzero()
-        taken = tissue[self.R.randint(len(tissue))] if len(tissue) else torch.zeros_like(here[0])
-        first = taken - here[self.R.randint(len(here))]
-        donor = _without_background(donor)
-        for axis, (start, size) in enumerate(zip(first.tolist(), region.shape, strict=True), start=1):
-            # Beyond its border a donor goes on at its other side.
-            index = (torch.arange(size, device=donor.device) + start) % donor.shape[axis]
-            donor = donor.index_select(axis, index)
+        donor = _moved(donor, region, self.R)
         if self.rescale is not None:
             means = [picture[:, region].mean(1, dtype=torch.float32) for picture in (image, donor)]
             ratio = self.R.uniform(*self.rescale) * means[0] / means[1].clamp_min(1e-3)
@@ -231,12 +220,33 @@ class FolderSource(_MixedSource):
         return texture[tuple(slice(f, f + wanted) for f, wanted in zip(first, region.shape, strict=True))][None]
 
 
-def _flipped(image: Tensor, random: np.random.RandomState) -> Tensor:
-    return image.flip([axis for axis in range(1, image.dim()) if random.rand() < 0.5])
+def _moved(image: Tensor, region: Tensor, random: np.random.RandomState, least_shift: float = 0.0) -> Tensor:
+    """Flips an image at random and shifts it so that its tissue covers an anomaly.
 
+    Args:
+        image: shape (channels, …).
+        region: the anomaly, shape (…), which may differ from the image's; bool, not empty.
+        random: random state.
+        least_shift: least shift along an axis at least, as a share of the image's size; where there is tissue as far.
 
-def _without_background(image: Tensor) -> Tensor:
-    """Fills what is 0 in all channels with each channel's mean elsewhere, or anomalies would have holes."""
-    tissue = (image != 0).any(0)
-    mean = (image.flatten(1).sum(1, dtype=torch.float32) / tissue.count_nonzero().clamp_min(1)).to(image.dtype)
-    return torch.where(tissue, image, mean.reshape(-1, *[1] * tissue.dim()))
+    Returns:
+        Image of the region's shape; beyond its border it goes on at its other side, and its background, which is 0 in
+        all channels, is filled with each channel's mean elsewhere, or anomalies would have holes.
+    """
+    image = image.flip([axis for axis in range(1, image.dim()) if random.rand() < 0.5])
+    is_tissue = (image != 0).any(0)
+    mean = (image.flatten(1).sum(1, dtype=torch.float32) / is_tissue.count_nonzero().clamp_min(1)).to(image.dtype)
+    filled = torch.where(is_tissue, image, mean.reshape(-1, *[1] * region.dim()))
+    covered = region.nonzero()
+    here = covered[random.randint(len(covered))]
+    tissue = is_tissue.nonzero() if is_tissue.any() else here[None]
+    if least_shift:
+        sizes = torch.tensor(is_tissue.shape, device=image.device)
+        ways = (tissue - here).abs()
+        is_far = (torch.minimum(ways, sizes - ways) >= least_shift * sizes).any(1)
+        tissue = tissue[is_far] if is_far.any() else tissue
+    start = tissue[random.randint(len(tissue))] - here
+    for axis, (first, size) in enumerate(zip(start.tolist(), region.shape, strict=True), start=1):
+        index = (torch.arange(size, device=image.device) + first) % image.shape[axis]
+        filled = filled.index_select(axis, index)
+    return filled

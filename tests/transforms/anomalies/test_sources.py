@@ -133,6 +133,21 @@ def test_another_place_moves_the_image_as_a_whole(spatial_dims):
     assert len(flips) > 2
 
 
+def test_another_place_covers_the_anomaly_with_tissue_from_far_away():
+    """Images that look the same flipped, with tissue of 0.1 in the middle and of 0.9 in the corners."""
+    near = torch.zeros(1, 32, 24)
+    near[0, 14:18, 10:14] = 0.1
+    both = near.clone()
+    both[0, 2::27, 3::17] = 0.9
+    region = torch.zeros(32, 24, dtype=torch.bool)
+    region[15, 12] = True
+    for seed in range(20):
+        for image, expected in ((both, 0.9), (near, 0.1)):
+            assert float(source_of(AnotherPlaceSource(OPAQUE), image, seed, region)[0, 15, 12]) == pytest.approx(
+                expected
+            )
+
+
 def test_another_place_has_no_holes_of_background():
     image = torch.zeros(2, 20, 20)
     image[0, 5:15, 5:15] = 0.2
