@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from ssmctb_monai.data.oriented_case import OrientedCase, grey_window, radiological
@@ -190,7 +191,9 @@ def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
         anomaly_map = ndimage.uniform_filter(filled, DRAEM_FILTER, mode="constant", cval=float(lowest))
     ranked = np.where(inside, anomaly_map, -np.inf).reshape(len(inside), -1)
     top_k = min(settings.top_k if settings.slice_score == "top_k_mean" else 1, ranked.shape[1])
-    highest = np.sort(np.partition(ranked, -top_k, axis=1)[:, -top_k:], axis=1)[:, ::-1].astype(np.float64)
+    highest = (
+        torch.topk(torch.from_numpy(ranked), top_k).values.numpy().astype(np.float64)
+    )  # NumPy's takes twice as long
     count = np.minimum(inside.sum(axis=(1, 2)), top_k)
     in_brain = np.arange(top_k) < count[:, None]
     with np.errstate(invalid="ignore"):
