@@ -49,16 +49,16 @@ def plain_step(parser: ConfigParser, batch: dict[str, Any]) -> Run:
     get = parser.get_parsed_content
     network = DRAEM(
         get("spatial_dims"),
-        reconstructive_width=get("reconstructive_width"),
-        discriminative_width=get("discriminative_width"),
+        reconstructive_width=get("system#network#reconstructive_width"),
+        discriminative_width=get("system#network#discriminative_width"),
         block=get("block"),
     ).to(get("device"))
-    task_loss = DRAEMLoss(get("spatial_dims"), get("task_loss").ssim_window)
+    task_loss = DRAEMLoss(get("spatial_dims"), get("system#loss").ssim_window)
     ssim = SSIMLoss(get("spatial_dims"), win_size=task_loss.ssim_window)
     task_loss._ssim = lambda reconstruction, clean: 1 - ssim(reconstruction, clean)
     loss = SelfSupervisedLoss(task_loss, network, get("block_weight"))
     optimizer = torch.optim.Adam(network.parameters(), get("learning_rate"))
-    prepare = get("prepare_batch")
+    prepare = get("system#prepare_batch")
 
     def run() -> None:
         image, targets = prepare(batch, get("device"))

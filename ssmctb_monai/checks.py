@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import torch
 from monai.config import PathLike
-from torch import Tensor
-
-logger = logging.getLogger(__name__)
+from torch import Tensor, nn
 
 Value = TypeVar("Value")
 
@@ -146,46 +144,24 @@ def check_file(path: PathLike, advice: str) -> Path:
     return Path(path)
 
 
-def settings_file(ckpt_file: PathLike) -> Path:
-    """Returns the file beside a checkpoint that holds the settings of its training.
+def check_batch(network: nn.Module, shape: Sequence[int]) -> None:
+    """Accepts batches that a network can be trained on.
 
     Args:
-        ckpt_file: file of the checkpoint.
-
-    Example:
-        >>> settings_file("models/model.pt").name
-        'model_settings.json'
-    """
-    return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_settings.json")
-
-
-def check_checkpoint(ckpt_file: PathLike, settings: Mapping[str, Any], bundle_root: PathLike | None = None) -> Path:
-    """Accepts and logs a checkpoint whose training had the same settings, as far as they are known.
-
-    Args:
-        ckpt_file: file of the checkpoint.
-        settings: settings by their names, as the file beside the checkpoint has them.
-        bundle_root: folder of the bundle, to name its checkpoints where there is no such file.
-
-    Returns:
-        The file.
+        network: the network; a copy of it is tried where the batch holds one sample.
+        shape: shape of the smallest batch.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when settings differ; all of them are named.
+        ValueError: when batch norm finds a single value of a channel to normalise.
     """
-    advice = "train first, or name a checkpoint by --ckpt_file"
-    if bundle_root is not None:
-        advice += f": training writes below {bundle_root}/trained, and {bundle_root}/models/model.pt is shipped"
-    checkpoint = check_file(ckpt_file, advice)
-    if settings_file(checkpoint).is_file():
-        trained = json.loads(settings_file(checkpoint).read_text(encoding="utf-8"))
-        given = json.loads(json.dumps(settings))
-        if differing := [name for name in given if name in trained and trained[name] != given[name]]:
-            wanted = ", ".join(f"{name} {trained[name]}" for name in differing)
-            got = ", ".join(f"{name} {given[name]}" for name in differing)
+    if shape[0] > 1:
+        return
+    parameter = next(network.parameters())
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            deepcopy(network).train()(torch.zeros(*shape, device=parameter.device))
+        except ValueError as error:
             raise ValueError(
-                f"{ckpt_file} was trained with {wanted}, not with {got}: give the overrides of its training."
-            )
-    logger.info("Using the checkpoint %s.", checkpoint)
-    return checkpoint
+                f"A batch of one sample of {' x '.join(map(str, shape[2:]))} is too small for the network's batch "
+                f"norm: raise --batch_size or --num_samples, or --roi_size ({error})."
+            ) from error

@@ -101,6 +101,27 @@ def _as_cell(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
+def read_json(path: PathLike) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+        path: file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: when it holds something else; it is named.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of text
+        raise ValueError(f"{path} is damaged, or no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
 def checksum(path: PathLike) -> str:
     """Returns the SHA-256 checksum of a file, as hexadecimal digits.
 

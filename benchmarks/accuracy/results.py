@@ -13,8 +13,8 @@ from benchmarks.accuracy.dataset import FOLDS, Cases
 from benchmarks.accuracy.rows import MODALITIES, ROWS
 from benchmarks.accuracy.runs import Run, existing_runs
 from benchmarks.accuracy.scores import method_name
+from ssmctb_monai.checkpoints import beside
 from ssmctb_monai.files import write_json
-from ssmctb_monai.handlers.training_record import record_file
 from ssmctb_monai.metrics import Estimate, ResampledMetrics, difference_over_folds, mean_over_folds
 
 RESULTS = Path(__file__).parent / "results"
@@ -190,7 +190,7 @@ def _average(contents: Sequence[Any]) -> Any:
 
 def _training(run: Run) -> dict[str, Any]:
     """What the training's record says of a run."""
-    record = json.loads(record_file(run.checkpoint).read_text(encoding="utf-8"))
+    record = json.loads(beside(run.checkpoint, "record").read_text(encoding="utf-8"))
     trained = json.loads((run.folder / "trained.json").read_text(encoding="utf-8"))
     return {
         "epochs": record["epochs"],

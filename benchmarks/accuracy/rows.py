@@ -71,13 +71,14 @@ def settings_of(*files: Path) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key not in PATHS}
 
 
+BLOCK_IN = "system#network#block_in"
 # What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
 BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-none": ("no block", {"block": "none"}, None),
     "": ("SSMCTB in the reconstructive sub-network", {}, "-none"),
     "-sspcab": ("SSPCAB in the reconstructive sub-network", {"block": "sspcab"}, ""),
-    "-both": ("SSMCTB in both sub-networks", {"block_in": "both"}, "-none"),
-    "-discriminative": ("SSMCTB in the discriminative sub-network", {"block_in": "discriminative"}, "-none"),
+    "-both": ("SSMCTB in both sub-networks", {BLOCK_IN: "both"}, "-none"),
+    "-discriminative": ("SSMCTB in the discriminative sub-network", {BLOCK_IN: "discriminative"}, "-none"),
     "-lambda0": ("SSMCTB in the reconstructive sub-network, λ = 0", {"block_weight": 0}, ""),
     "-lambda1": ("SSMCTB in the reconstructive sub-network, λ = 1", {"block_weight": 1}, ""),
 }

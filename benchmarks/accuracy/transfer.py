@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from benchmarks.accuracy.dataset import link_files, repair_label
 from benchmarks.accuracy.rows import BUNDLES, MODALITIES, settings_of
-from ssmctb_monai.checks import check_file, settings_file
+from ssmctb_monai.checkpoints import beside
+from ssmctb_monai.checks import check_file
 from ssmctb_monai.data import BratsCase, InvalidCasesError, PreparedDataset, find_cases, load_datalist, write_datalist
 from ssmctb_monai.data.brats import patient_of
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.files import checksum, whole_file, write_json
-from ssmctb_monai.handlers.training_record import record_file
-from ssmctb_monai.metrics import AnomalyEvaluation, Estimate, ResampledMetrics, load_thresholds, thresholds_file
+from ssmctb_monai.metrics import AnomalyEvaluation, Estimate, ResampledMetrics, load_thresholds
 from ssmctb_monai.transforms import RobustScaleIntensity
 
 logger = logging.getLogger("benchmarks.accuracy")
@@ -75,7 +75,7 @@ class Detector:
     @property
     def patients(self) -> set[str]:
         """Names of the patients that it was trained on, as far as there is a record."""
-        file = record_file(self.ckpt_file)
+        file = beside(self.ckpt_file, "record")
         if not file.is_file():
             logger.warning("%s: there is no %s, so that none of its training scans is left out.", self.name, file)
             return set()
@@ -84,7 +84,7 @@ class Detector:
     @property
     def threshold(self) -> float | None:
         """The label-free threshold of its training."""
-        file = thresholds_file(self.ckpt_file)
+        file = beside(self.ckpt_file, "thresholds")
         return load_thresholds(file)["model"].value if file.is_file() else None
 
     @property
@@ -106,13 +106,11 @@ class Detector:
         """
         parser = ConfigParser()
         parser.read_config(str(self.bundle / "evaluate.json"))
-        trained = _read(file) if (file := settings_file(self.ckpt_file)).is_file() else {}
         given = {
             "bundle_root": str(self.bundle),
             "ckpt_file": str(self.ckpt_file),
             "baselines": [],
             "baseline_transforms": [],
-            **{key: value for key, value in trained.items() if key in parser.config and key != "network"},
             **self.overrides,
             **overrides,
         }
@@ -132,7 +130,7 @@ def trained_detector(text: str) -> Detector:
     """
     name, _, path = text.rpartition("=")
     ckpt_file = check_file(path, "name a trained network").absolute()
-    settings = _read(check_file(settings_file(ckpt_file), "training writes it beside the checkpoint"))
+    settings = _read(check_file(beside(ckpt_file, "settings"), "training writes it beside the checkpoint"))
     folders = [folder for folder in ckpt_file.parts[:-1] if folder not in ("models", "trained")]
     return Detector(name or folders[-1], BUNDLES / f"brats{settings['spatial_dims']}d", ckpt_file)
 

@@ -10,14 +10,15 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import distributed, nn
 
-from ssmctb_monai.checks import check_positive, settings_file
-from ssmctb_monai.files import write_json
-from ssmctb_monai.handlers.training_record import TrainingRecord, record_file
-from ssmctb_monai.metrics.threshold import LabelFreeThreshold, save_thresholds, thresholds_file
+from ssmctb_monai.checkpoints import Settings, beside, load_state
+from ssmctb_monai.checks import check_positive
+from ssmctb_monai.files import checksum, whole_file, write_json
+from ssmctb_monai.handlers.training_record import TrainingRecord
+from ssmctb_monai.metrics.threshold import LabelFreeThreshold, save_thresholds
+from ssmctb_monai.options import differences
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,16 @@ class TrainingCheckpoint:
         thresholds: gives the label-free thresholds of the epoch that was validated last, called in every process; they
             are kept in ``model_thresholds.json``.
         settings: what the network must be used with, such as modalities and spacing, kept in ``model_settings.json``
-            for :func:`~ssmctb_monai.checks.check_checkpoint`.
+            with the checksum of ``model.pt``.
         record: record of the training, kept in ``model_record.json``.
+        configuration: what shapes the training, as plain data by names, kept in ``training.pt``: a training that goes
+            on with another value is refused.
         interval: epochs between two ``training.pt``; validated epochs and the last one are always saved.
 
     Raises:
         FileNotFoundError: when there is no ``training.pt`` to resume from.
-        ValueError: when ``training.pt`` was made with another network, optimizer or, by as many processes, number of
-            batches an epoch.
+        ValueError: when ``training.pt`` is damaged, or was made with another configuration, network, optimizer or, by
+            as many processes, number of batches an epoch.
         RuntimeError: when the loss is not finite, or processes have different numbers of batches an epoch.
     """
 
@@ -61,15 +64,18 @@ class TrainingCheckpoint:
         evaluator: Engine,
         resume: bool = False,
         thresholds: Callable[[], Mapping[str, LabelFreeThreshold]] | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
         record: TrainingRecord | None = None,
         interval: int = 1,
+        configuration: Mapping[str, Any] | None = None,
     ) -> None:
         check_positive(interval=interval)
         self.path, self.model_path = Path(save_dir) / "training.pt", Path(save_dir) / "model.pt"
-        self.thresholds_path, self.settings_path = thresholds_file(self.model_path), settings_file(self.model_path)
-        self.record_path = record_file(self.model_path)
-        self.save = DiskSaver(str(save_dir), require_empty=False)
+        self.thresholds_path, self.settings_path = (
+            beside(self.model_path, "thresholds"),
+            beside(self.model_path, "settings"),
+        )
+        self.record_path = beside(self.model_path, "record")
         self.save_dict = {**save_dict, **({} if record is None else {"record": record})}
         self.network = network
         self.evaluator = evaluator
@@ -78,6 +84,7 @@ class TrainingCheckpoint:
         self.settings = settings
         self.record = record
         self.interval = interval
+        self.configuration = configuration
         self.validated_epoch = 0
 
     def attach(self, engine: Engine) -> None:
@@ -106,7 +113,9 @@ class TrainingCheckpoint:
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no {self.path} to resume from: train without `--resume true` first.")
-        checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+        advice = f"train without `--resume true` to start anew; {self.model_path} is the network of the last validation"
+        checkpoint = load_state(self.path, advice)
+        self._check_configuration(checkpoint.pop("configuration", None))
         max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length  # the former may have been raised
         try:
             validated_epoch, processes = checkpoint.pop("validated_epoch"), checkpoint.pop("processes", 1)
@@ -124,6 +133,16 @@ class TrainingCheckpoint:
             )
         engine.state.max_epochs, self.validated_epoch = max_epochs, validated_epoch
         logger.info("Resuming from %s behind epoch %d.", self.path, engine.state.epoch)
+
+    def _check_configuration(self, before: Mapping[str, Any] | None) -> None:
+        if before is None or self.configuration is None:  # of an earlier version; not asked for
+            return
+        if changed := differences(before, {**before, **self.configuration}):
+            listed = "; ".join(f"{id} {now!r} in place of {was!r}" for id, (was, now) in changed.items())
+            raise ValueError(
+                f"The training of {self.path} cannot go on with {listed}: resume with the options that it began with "
+                "(more epochs are taken), or train without `--resume true` to start anew."
+            )
 
     def _start_anew(self) -> None:
         if self.path.is_file():
@@ -166,14 +185,17 @@ class TrainingCheckpoint:
             return
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
         state |= {"validated_epoch": self.validated_epoch, "processes": idist.get_world_size()}
-        self.save(state, self.path.name)
+        state |= {} if self.configuration is None else {"configuration": self.configuration}
+        with whole_file(self.path) as unfinished:
+            torch.save(state, unfinished)
 
     def _save_network(self, engine: Engine) -> None:
         for file in (self.thresholds_path, self.record_path):  # they belong to an earlier network
             file.unlink(missing_ok=True)
-        self.save(self.network.state_dict(), self.model_path.name)
-        if self.settings is not None:
-            write_json(self.settings, self.settings_path)
+        with whole_file(self.model_path) as unfinished:
+            torch.save(self.network.state_dict(), unfinished)
+            if self.settings is not None:  # before the network takes its place, so that a kill leaves none without
+                self.settings.save(self.model_path, checksum(unfinished))
         if self.record is not None:
             write_json(self.record.content(engine), self.record_path)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import monai
 import torch
 from ignite.engine import Engine, Events
-from monai.config import PathLike
 
 from ssmctb_monai import __version__
 from ssmctb_monai.handlers.progress import TrainingProgress
@@ -109,19 +107,6 @@ class TrainingRecord:
             "processes": idist.get_world_size(),
             "history": self.history,
         }
-
-
-def record_file(ckpt_file: PathLike) -> Path:
-    """Returns the file beside a checkpoint that holds the record of its training.
-
-    Args:
-        ckpt_file: file of the checkpoint.
-
-    Example:
-        >>> record_file("models/model.pt").name
-        'model_record.json'
-    """
-    return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_record.json")
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ from ssmctb_monai.metrics.evaluation import AnomalyEvaluation, Estimate
 from ssmctb_monai.metrics.folds import ResampledMetrics, difference_over_folds, mean_over_folds
 from ssmctb_monai.metrics.ranking import auroc, average_precision
 from ssmctb_monai.metrics.settings import EvaluationSettings
-from ssmctb_monai.metrics.threshold import LabelFreeThreshold, load_thresholds, save_thresholds, thresholds_file
+from ssmctb_monai.metrics.threshold import LabelFreeThreshold, load_thresholds, save_thresholds
 from ssmctb_monai.metrics.view import View
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "load_thresholds",
     "mean_over_folds",
     "save_thresholds",
-    "thresholds_file",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from monai.config import PathLike
 
 from ssmctb_monai.checks import check_file
-from ssmctb_monai.files import write_json
+from ssmctb_monai.files import read_json, write_json
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 
 FALSE_POSITIVE_RATE = 0.01
@@ -36,8 +35,10 @@ class LabelFreeThreshold:
     source: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, int | float) or not math.isfinite(self.value):
-            raise ValueError(f"A threshold must be a finite number, got {self.value!r}.")
+        rate = self.false_positive_rate
+        for name, number in {"value": self.value, **({} if rate is None else {"false_positive_rate": rate})}.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                raise ValueError(f"A threshold's {name} must be a finite number, got {number!r}.")
 
     @classmethod
     def of(
@@ -68,19 +69,6 @@ class LabelFreeThreshold:
         )
 
 
-def thresholds_file(ckpt_file: PathLike) -> Path:
-    """Returns the file beside a checkpoint that holds its thresholds.
-
-    Args:
-        ckpt_file: file of the checkpoint.
-
-    Example:
-        >>> thresholds_file("models/model.pt").name
-        'model_thresholds.json'
-    """
-    return Path(ckpt_file).with_name(f"{Path(ckpt_file).stem}_thresholds.json")
-
-
 def save_thresholds(thresholds: Mapping[str, LabelFreeThreshold], path: PathLike) -> None:
     """Writes thresholds as JSON, for :func:`load_thresholds`.
 
@@ -109,9 +97,8 @@ def load_thresholds(path: PathLike) -> dict[str, LabelFreeThreshold]:
         "training writes it beside the checkpoint; without thresholds (in a bundle: `--thresholds_file none`) metrics "
         "at the threshold are not defined",
     )
+    content = read_json(file)
     try:
-        return {
-            name: LabelFreeThreshold(**value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
+        return {name: LabelFreeThreshold(**value) for name, value in content.items()}
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no thresholds: {error}") from error

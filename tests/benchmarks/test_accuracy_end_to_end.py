@@ -8,7 +8,7 @@ from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import results, rows, runs, table
 
 TINY = {"num_samples": 2, "max_epochs": 3, "val_interval": 1}
-WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
+WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
 
 
 def write_case(folder, name):

@@ -47,7 +47,7 @@ def test_row(name):
         other = ROWS[row.reference]
         assert (other.group, other.bundle, other.overlays) == (row.group, row.bundle, row.overlays)
         assert row.overrides != other.overrides
-        assert {*row.overrides, *other.overrides} <= {"block", "block_in", "block_weight"}
+        assert {*row.overrides, *other.overrides} <= {"block", "system#network#block_in", "block_weight"}
 
 
 def test_rows_have_lines_of_their_own():

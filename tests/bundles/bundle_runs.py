@@ -23,18 +23,17 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = [ROOT / "bundles" / name for name in ("brats2d", "brats3d")]
 CONFIGS = {"training": "train", "evaluating": "evaluate", "inference": "inference"}
 LGG = BUNDLES[0] / "configs" / "lgg.json"
-OVERLAYS = [  # what replaces the network of a bundle
-    path
+OVERLAYS = [  # what replaces the system of a bundle
+    bundle / "configs" / path.name
     for bundle in BUNDLES
-    for path in sorted(bundle.glob("configs/*.json"))
-    if path.stem not in {*CONFIGS.values(), "metadata", LGG.stem} and not path.stem.startswith("multi_gpu_")
+    for path in sorted((ROOT / "bundles/sources/systems").iterdir())
 ]
 process_in_2d = pytest.mark.parametrize(
     "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.process)], indirect=True
 )
-WIDTHS = {"reconstructive_width": 8, "discriminative_width": 8}
+WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
 SMALL = {"num_samples": 2, **WIDTHS}
-AS_TRAINED = {"modalities": ["flair", "t1ce"], "block": "sspcab", **WIDTHS}  # what another workflow has to be told
+OWN = {"modalities": ["flair", "t1ce"], "block": "sspcab"}  # what a training is told, and other workflows are not
 EXTENT = np.array([96, 96, 80])  # mm
 OBLIQUE = np.array([[0.96, 0.28, 0], [-0.28, 0.96, 0], [0, 0, 1]])
 GRIDS: dict[int, dict[str, Any]] = {  # of the cases that are not stored as the others are

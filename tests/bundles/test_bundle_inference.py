@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import nibabel
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from bundle_runs import ROOT, WIDTHS, messages, process_in_2d, run, start
+from bundle_runs import ROOT, messages, process_in_2d, run, start
 from monai.utils import set_determinism
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ssmctb_monai.checkpoints import Settings, describe_network, make_network
 from ssmctb_monai.data.readers import read_volume
+from ssmctb_monai.files import checksum
 from ssmctb_monai.networks.nets import DRAEM
 
 POINT = np.array([12.0, -25.0, 18.0])  # of the bright blob, mm, RAS
@@ -84,13 +87,25 @@ def write_dicom(folder, array, affine):
         writer.Execute(part)
 
 
+def save(file, dims, channels):
+    """Saves a network that has not been trained, with its settings."""
+    network = partial(DRAEM, spatial_dims=dims, in_channels=channels, reconstructive_width=8, discriminative_width=8)
+    description = describe_network(network)
+    torch.save(make_network(description).state_dict(), file)
+    window, names = ([96, 96, 1], [32, 32, 32])[dims - 2], ["t1ce", "flair"][-channels:]
+    settings = Settings(
+        "draem", names, dims, [2, 2, 2], window, "constant", ([3, 3, 6], 3)[dims - 2], "ssmctb", description
+    )
+    settings.save(file, checksum(file))
+
+
 @pytest.fixture(scope="module")
 def bundle(bundle, tmp_path_factory):
     """Each bundle, with the checkpoint of a network that has not been trained."""
     folder = tmp_path_factory.mktemp(bundle.name)
     dims = 2 if bundle.name == "brats2d" else 3
     torch.manual_seed(0)
-    torch.save(DRAEM(dims, 1, 8, 8, block_in="reconstructive").state_dict(), folder / "model.pt")
+    save(folder / "model.pt", dims, 1)
     torch.save({}, folder / "nothing.pt")
     checkpoints = {"ckpt_file": str(folder / "model.pt"), "nothing": str(folder / "nothing.pt")}
     return SimpleNamespace(name=bundle.name, config=bundle / "inference.json", dims=dims, **checkpoints)
@@ -102,7 +117,7 @@ def inference(workflow, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
 
     def run(dataset_dir, sees=False, **overrides):
-        given = {"ckpt_file": bundle.ckpt_file, **WIDTHS}
+        given = {"ckpt_file": bundle.ckpt_file}
         if sees:
             given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}, "smoothing": 0}
         given |= {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "out"), "threshold": THRESHOLD}
@@ -200,7 +215,7 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
     (tmp_path / "scan.nii.gz").unlink()
     made = inference(tmp_path, smoothing=0)
-    network = DRAEM(bundle.dims, 1, 8, 8, block_in="reconstructive").eval()
+    network = DRAEM(bundle.dims, 1, 8, 8).eval()
     network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
     lower, median, upper = np.percentile(array, [25, 50, 75])
     scaled = torch.from_numpy(0.5 + (array - median) / (8 * (upper - lower))).float().clip(0, 1)[None, None]
@@ -235,14 +250,14 @@ def test_reconstruction_has_the_intensities_of_the_scan(inference, tmp_path, mon
     assert np.corrcoef(reconstruction[deep], array[deep])[0, 1] > 0.99
 
 
-def test_maps_only_unless_more_is_asked_for(inference, tmp_path):
+def test_maps_only_unless_more_is_asked_for(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
     inference(tmp_path / "scan.nii.gz")
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert found == ["maps/scan.nii.gz", "settings.json", "summary.csv"]
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["modalities"] == ["flair"]
-    assert len(settings["checkpoint"]) == 64
+    assert settings["sha256"] == checksum(bundle.ckpt_file)
 
 
 def test_brain_is_cut_out_of_a_head(inference, tmp_path):
@@ -290,8 +305,8 @@ def test_several_modalities(inference, bundle, tmp_path):
     array, affine = volume("smaller than a window")
     for kind, image in {"flair": array, "t1ce": 1500 - array, "seg": array > 700}.items():
         write_nifti(tmp_path / "scans" / "P1" / f"P1_{kind}.nii.gz", (image * (array > 0)).astype(np.int16), affine)
-    torch.save(DRAEM(bundle.dims, 2, 8, 8, block_in="reconstructive").state_dict(), tmp_path / "two.pt")
-    overrides = {"modalities": ["t1ce", "flair"], "ckpt_file": str(tmp_path / "two.pt"), "save_reconstruction": True}
+    save(tmp_path / "two.pt", bundle.dims, 2)
+    overrides = {"ckpt_file": str(tmp_path / "two.pt"), "save_reconstruction": True}
     inference(tmp_path / "scans", **overrides)
     assert list(table(tmp_path)) == ["P1"]
     assert load(tmp_path, "P1", "reconstructions")[0].shape == (*array.shape, 2)
@@ -345,7 +360,7 @@ def test_results_inside_the_folder_of_the_scans_are_no_scans(inference, tmp_path
 
 def arguments(bundle, folder):
     places = {"dataset_dir": folder / "scans", "output_dir": folder / "out"}
-    return {**places, "ckpt_file": bundle.ckpt_file, "threshold": THRESHOLD, **WIDTHS}
+    return {**places, "ckpt_file": bundle.ckpt_file, "threshold": THRESHOLD}
 
 
 @process_in_2d

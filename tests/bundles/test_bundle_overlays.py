@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from bundle_runs import OVERLAYS, ROOT, folders, messages, run, run_on_two, work
 from monai.bundle import ConfigParser
 from torch import nn
 
+from ssmctb_monai.checkpoints import load_settings, make_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.losses import MaskedReconstructionLoss, SelfSupervisedLoss
 from ssmctb_monai.metrics import load_thresholds
@@ -27,21 +29,15 @@ from ssmctb_monai.reports import report as report_module
 from ssmctb_monai.transforms import RobustScaleIntensity
 
 MODALITIES = ["flair", "t1ce"]
-SMALL = {  # what every workflow has to be told
-    "mae": {"modalities": MODALITIES, "mae#num_layers": 1, "mae#decoder_num_layers": 1},
+SMALL = {  # what training is told, and evaluation and inference are not
+    "mae": {"modalities": MODALITIES, "system#backbone#num_layers": 1, "system#backbone#decoder_num_layers": 1},
     "autoencoder": {"modalities": MODALITIES, "block": "sspcab"},
 }
 LOSSES = {"mae": MaskedReconstructionLoss, "autoencoder": nn.L1Loss}
-MAE, AUTOENCODER, AUTOENCODER_3D = (
-    next(path for path in OVERLAYS if (path.parts[-3], path.stem) == name)
-    for name in (("brats2d", "mae"), ("brats2d", "autoencoder"), ("brats3d", "autoencoder"))
-)
-STRIDES = json.loads(AUTOENCODER.read_text(encoding="utf-8"))["autoencoder"]["strides"]
+RECONSTRUCTING = [path for path in OVERLAYS if path.stem in SMALL]
+AUTOENCODER, MAE, AUTOENCODER_3D, MAE_3D = RECONSTRUCTING
+STRIDES = json.loads(AUTOENCODER.read_text(encoding="utf-8"))["system"]["backbone"]["strides"]
 PLACES = {"mae": "network.patch_embedding", "autoencoder": f"network.decode.decode_{len(STRIDES) - 2}.conv.conv"}
-OWN_SETTINGS = {
-    "mae": {"roi_size": [96, 96, 1], "masking_ratio": 0.75, "num_heads": [4, 4], "block": "ssmctb"},
-    "autoencoder": {"strides": STRIDES, "block": "sspcab"},
-}
 SCORES = ["l1", "l2", "ssim", "msgms", "block"]
 
 
@@ -49,16 +45,19 @@ def named(path):
     return f"{path.parts[-3]}/{path.stem}"
 
 
-@pytest.fixture(scope="module", params=OVERLAYS, ids=named)
+@pytest.fixture(
+    scope="module",
+    params=[AUTOENCODER, MAE, *(pytest.param(path, marks=pytest.mark.process) for path in (AUTOENCODER_3D, MAE_3D))],
+    ids=lambda path: named(path),
+)
 def overlay(request):
-    """Name and bundle of each overlay, the files of each workflow, and what these have to be told."""
+    """Name and bundle of each overlay, the files of each workflow, and what training is told."""
     path = request.param
     return SimpleNamespace(
         name=path.stem,
         bundle=path.parts[-3],
         dims={"brats2d": 2, "brats3d": 3}[path.parts[-3]],
         given=SMALL[path.stem],
-        base_given={name: value for name, value in SMALL[path.stem].items() if "#" not in name},
         **{name: [path.with_name(f"{name}.json"), path] for name in ("train", "evaluate", "inference")},
     )
 
@@ -93,11 +92,9 @@ def trained(overlay, dataset_dir, tmp_path_factory):
 @pytest.fixture
 def training(overlay, workflow, trained, dataset_dir, tmp_path):
     """Makes the workflow of a training that validates nothing, with the cache of the other one."""
-    handlers = json.loads(overlay.train[0].read_text(encoding="utf-8"))["train"]["handlers"]
-    (validation,) = (index for index, each in enumerate(handlers) if "IntervalValidation" in str(each))
 
     def make(name="run", **overrides):
-        quick = {"cache_dir": str(trained.cache), f"train#handlers#{validation}#_disabled_": True}
+        quick = {"cache_dir": str(trained.cache), "train#handler#validation#_disabled_": True}
         given = {**small_training(overlay, tmp_path / name, dataset_dir), "max_epochs": 1, **quick, **overrides}
         return workflow(overlay.train, "train", **given)
 
@@ -115,7 +112,6 @@ def using(overlay, workflow, trained, dataset_dir, monkeypatch, tmp_path):
             "ckpt_file": str(trained.ckpt / "model.pt"),
             "dataset_dir": str(dataset_dir),
             "output_dir": str(tmp_path / "out"),
-            **overlay.given,
         }
         given |= {"evaluation#settings#resamples": 10} if name == "evaluate" else {}
         return workflow(getattr(overlay, name), "infer", **{**given, **overrides})
@@ -129,7 +125,7 @@ def unsmoothed(trained, tmp_path):
     shutil.copytree(trained.ckpt, tmp_path / "ckpt")
     settings = json.loads((tmp_path / "ckpt/model_settings.json").read_text(encoding="utf-8"))
     write_json({**settings, "smoothing": 0}, tmp_path / "ckpt/model_settings.json")
-    return {"ckpt_file": str(tmp_path / "ckpt/model.pt"), "smoothing": 0}
+    return {"ckpt_file": str(tmp_path / "ckpt/model.pt")}
 
 
 @pytest.fixture
@@ -200,13 +196,22 @@ def test_an_evaluation_and_inference_have_folders_of_their_own(overlay):
     assert len(set(found)) == 4
 
 
-@pytest.mark.parametrize(("block", "kind"), [("ssmctb", SSMCTB), ("sspcab", SSPCAB), ("none", None), (None, None)])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    ("block", "kind", "score"),
+    [
+        ("ssmctb", SSMCTB, "l1"),
+        ("sspcab", SSPCAB, "msgms"),
+        ("sspcab", SSPCAB, "block"),
+        ("none", None, "ssim"),
+        (None, None, "l2"),
+        (None, None, "block"),
+    ],
+)
 def test_block_and_score(overlay, block, kind, score):
     """One block: in a transformer before its first layer, in an autoencoder after the penultimate convolution."""
     parser = ConfigParser()
-    parser.read_config([str(file) for file in overlay.evaluate])
-    parser["block"], parser["score"] = block, score
+    parser.read_config([str(file) for file in overlay.train])
+    parser["block"], parser["system#network#score"] = block, score
     if score == "block" and kind is None:
         check_refused(lambda: parser.get_parsed_content("network_def"), "contains no SSPCAB or SSMCTB block")
         return
@@ -220,8 +225,8 @@ def test_block_and_score(overlay, block, kind, score):
         assert detector.eval()(image).shape == image.shape
 
 
-def test_unknown_score(using):
-    content = using(score="l3").parser.get_parsed_content
+def test_unknown_score(training):
+    content = training(**{"system#network#score": "l3"}).parser.get_parsed_content
     check_refused(lambda: content("network_def"), "l3", ", ".join(SCORES))
 
 
@@ -229,11 +234,13 @@ def test_unknown_score(using):
 
 
 def test_training_writes_what_the_network_must_be_used_with(overlay, trained):
-    config = json.loads(overlay.train[0].read_text(encoding="utf-8"))
-    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing")}
-    shared = {"modalities": MODALITIES, "score": "l1", "region": "brain", **defaults}
-    written = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
-    assert written == {"network": overlay.name, **shared, **OWN_SETTINGS[overlay.name]}
+    settings = load_settings(trained.ckpt / "model.pt", {})
+    assert (settings.system, settings.modalities, settings.region) == (overlay.name, tuple(MODALITIES), "brain")
+    assert settings.network["score"] == "l1"
+    assert settings.network["network"]["block"] == settings.block == overlay.given.get("block", "ssmctb")
+    backbone = settings.network["network"]["network"]
+    assert backbone["_target_"].startswith(("monai.networks.nets.", "ssmctb_monai.networks.nets."))
+    assert backbone.get("num_layers", 1) == 1
 
 
 def test_thresholds_of_the_reconstruction_error(overlay, trained):
@@ -247,10 +254,7 @@ def test_thresholds_of_the_reconstruction_error(overlay, trained):
 
 def test_training_trains_everything(overlay, trained):
     """The block, too; only what MONAI's layers hold for cross-attention stands idle."""
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in overlay.inference])
-    parser.update(overlay.given)
-    network = parser.get_parsed_content("network_def")
+    network = make_network(load_settings(trained.ckpt / "model.pt", {}).network)
     weights, before = load(trained.ckpt / "model.pt"), network.state_dict()
     assert weights.keys() == before.keys()
     network.load_state_dict(weights)
@@ -304,12 +308,13 @@ def test_training_without_a_block(overlay, training, using, tmp_path, caplog):
     made = training(block="none")
     with caplog.at_level("INFO"):
         made.run()
-    assert type(made.parser.get_parsed_content("loss").loss) is LOSSES[overlay.name]
-    assert re.search(r"Epoch 1/1 \| loss [\d.]+ \(task [\d.]+ \+ block 0.0000\) \| ", caplog.text)
+    loss = made.parser.get_parsed_content("loss")
+    assert type(loss.loss) is LOSSES[overlay.name]
+    assert loss.parts["block"] == 0
+    assert re.search(r"Epoch 1/1 \| loss [\d.]+ ", caplog.text)
     checkpoint = tmp_path / "run/ckpt/model.pt"
-    assert json.loads(checkpoint.with_name("model_settings.json").read_text(encoding="utf-8"))["block"] == "none"
-    for block in ("none", None):
-        content = using(ckpt_file=str(checkpoint), block=block).parser.get_parsed_content
+    for given in ({}, {"block": "none"}, {"block": None}):
+        content = using(ckpt_file=str(checkpoint), **given).parser.get_parsed_content
         assert content("checkpoint") == checkpoint
         content("network_def").load_state_dict(load(checkpoint))
         assert blocks_of(content("network_def")) == []
@@ -349,7 +354,7 @@ def test_training_on_two_processes(overlay, dataset_dir, tmp_path):
 @only(MAE)
 def test_windows_of_whole_patches(training):
     check_refused(lambda: training(roi_size=[90, 90, 1]).parser.get_parsed_content("network"), "patch_size", "(90, 90)")
-    assert training(roi_size=[64, 48, 1]).parser.get_parsed_content("mae").img_size == (64, 48)
+    assert training(roi_size=[64, 48, 1]).parser.get_parsed_content("network_def").network.img_size == (64, 48)
 
 
 # ---------------------------------------------------------------------------------------------- evaluation, inference
@@ -371,12 +376,13 @@ def test_evaluation(using, trained, two_cases, tmp_path):
 @pytest.mark.parametrize("score", SCORES[1:])
 def test_reports_of_other_scores(using, trained, two_cases, dataset_dir, tmp_path, score):
     """A network may be trained for any of them; the map of a case on the network's grid is what it says."""
-    settings = json.loads((trained.ckpt / "model_settings.json").read_text(encoding="utf-8"))
+    settings = load_settings(trained.ckpt / "model.pt", {})
     for name in ("model.pt", "model_thresholds.json"):
         shutil.copy(trained.ckpt / name, tmp_path / name)
-    write_json({**settings, "score": score, "smoothing": 0}, tmp_path / "model_settings.json")
+    other = dataclasses.replace(settings, smoothing=0, network={**settings.network, "score": score})
+    other.save(tmp_path / "model.pt", settings.sha256)
     given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True}
-    made = using(score=score, smoothing=0, **given)
+    made = using(**given)
     made.run()
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert 0 < report["methods"]["model"]["figures"]["pixel_auroc"]["value"] < 1
@@ -424,7 +430,7 @@ def test_inference(overlay, using, trained, unsmoothed, scan, tmp_path):
         (row,) = csv.DictReader(file)
     assert (row["case_id"], row["threshold"], row["problem"]) == ("Made_009", str(threshold), "")
     settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))
-    assert (settings["network"], settings["score"]) == (overlay.name, "l1")
+    assert (settings["system"], settings["network"]["score"]) == (overlay.name, "l1")
 
 
 @only(AUTOENCODER)
@@ -438,43 +444,33 @@ def test_inference_takes_the_threshold_of_training(using, trained, scan, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["evaluate", "inference"])
-def test_checkpoint_of_an_overlay_without_it(overlay, trained, workflow, name):
-    files = getattr(overlay, name)[:1]
-    made = workflow(files, "infer", ckpt_file=str(trained.ckpt / "model.pt"), **overlay.base_given)
-    check_refused(made.run, f"trained with network {overlay.name}", "not with network draem")
+def test_checkpoint_alone_is_enough(overlay, trained, workflow, name):
+    """The overlay is only where the checkpoint lies as a default."""
+    content = workflow(getattr(overlay, name)[:1], "infer", ckpt_file=str(trained.ckpt / "model.pt")).parser
+    content.get_parsed_content("network_def").load_state_dict(load(content.get_parsed_content("checkpoint")))
+    assert content.get_parsed_content("settings") == load_settings(trained.ckpt / "model.pt", {})
 
 
 @pytest.mark.parametrize("name", ["evaluate", "inference"])
-def test_checkpoint_of_draem_with_an_overlay(overlay, using, workflow, tmp_path, name):
-    settings = workflow(overlay.train[0], "train", **overlay.base_given).parser.get_parsed_content("settings")
-    write_json(settings, tmp_path / "model_settings.json")
-    (tmp_path / "model.pt").touch()
+def test_checkpoint_of_another_system(overlay, using, name, tmp_path):
+    shutil.copy(ROOT / "bundles" / overlay.bundle / "models/model.pt", tmp_path)
+    shutil.copy(ROOT / "bundles" / overlay.bundle / "models/model_settings.json", tmp_path)
     made = using(name, ckpt_file=str(tmp_path / "model.pt"))
-    check_refused(made.run, "trained with network draem", f"not with network {overlay.name}")
+    check_refused(made.run, "trained with system draem", f"not with system {overlay.name}")
     assert not (tmp_path / "out").exists()
-
-
-def test_checkpoint_of_another_network_without_settings(overlay, using, two_cases, tmp_path):
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
-    given = {"ckpt_file": str(tmp_path / "model.pt"), "thresholds_file": "none", "datalist_file": two_cases}
-    check_refused(using(**given).run, "ReconstructionDetector")
 
 
 @pytest.mark.parametrize("name", ["evaluate", "inference"])
 def test_settings_that_training_did_not_have(overlay, using, name):
-    others = {"score": ("msgms", "score l1, not with score msgms"), "spacing": ([1.5] * 3, "spacing [2.0, 2.0, 2.0]")}
-    others["block"] = ("none", f"block {OWN_SETTINGS[overlay.name]['block']}, not with block none")
-    if overlay.name == "mae":
-        others["roi_size"] = ([64, 64, 1], "roi_size [96, 96, 1], not with roi_size [64, 64, 1]")
-        others["mae#masking_ratio"] = (0.5, "masking_ratio 0.75, not with masking_ratio 0.5")
-        others["mae#num_heads"] = (8, "num_heads [4, 4], not with num_heads [8, 4]")
-        others["mae#decoder_num_heads"] = (2, "num_heads [4, 4], not with num_heads [4, 2]")
-    else:
-        other = [*STRIDES[:-1], 1]
-        others["autoencoder#strides"] = (other, f"strides {STRIDES}, not with strides {other}")
-        other_dims = 5 - overlay.dims
-        others["spatial_dims"] = (other_dims, f"spatial_dims {overlay.dims}, not with spatial_dims {other_dims}")
+    block = overlay.given.get("block", "ssmctb")
+    window = "96, 96, 1" if overlay.dims == 2 else "32, 32, 32"
+    others = {
+        "spacing": ([1.5] * 3, "spacing [2.0, 2.0, 2.0], not with spacing [1.5, 1.5, 1.5]"),
+        "block": ("none", f"block {block}, not with block none"),
+        "roi_size": ([64, 64, 1], f"roi_size [{window}], not with roi_size [64, 64, 1]"),
+        "spatial_dims": (5 - overlay.dims, f"spatial_dims {overlay.dims}, not with spatial_dims {5 - overlay.dims}"),
+    }
     for key, (value, words) in others.items():
         parser = using(name, **{key: value}).parser
         check_refused(lambda parser=parser: parser.get_parsed_content("checkpoint"), f"trained with {words}")
-    using(name).parser.get_parsed_content("checkpoint")
+    using(name, block=block).parser.get_parsed_content("checkpoint")

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import AS_TRAINED, ROOT, SMALL, folders, git_status, messages, process_in_2d, run, start
+from bundle_runs import OWN, ROOT, SMALL, folders, git_status, messages, process_in_2d, run, start
 from monai.bundle import ConfigParser
 
 from ssmctb_monai import data
+from ssmctb_monai.checkpoints import Settings, load_settings, make_network
+from ssmctb_monai.files import checksum
 from ssmctb_monai.losses import DRAEMLoss
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB
@@ -122,9 +124,9 @@ def test_demo_data_without_a_dataset_dir(training, tmp_path, dataset_dir, monkey
     ("block", "kind", "place", "count"),
     [
         ("ssmctb", SSMCTB, {}, 1),
-        ("sspcab", SSPCAB, {"block_in": "both"}, 2),
+        ("sspcab", SSPCAB, {"system#network#block_in": "both"}, 2),
         ("none", None, {}, 0),
-        (None, None, {"block_in": "both"}, 0),
+        (None, None, {"system#network#block_in": "both"}, 0),
     ],
 )
 def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, place, count):
@@ -244,10 +246,14 @@ def test_command_writes_thresholds_of_every_method(bundle, trained):
 
 
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
-    written = json.loads((trained.folder / "ckpt" / "model_settings.json").read_text())
+    checkpoint = trained.folder / "ckpt" / "model.pt"
+    settings = load_settings(checkpoint, {})
     config = json.loads((bundle / "train.json").read_text())
-    defaults = {name: config[name] for name in ("spatial_dims", "spacing", "smoothing", "block_in")}
-    assert written == {"network": "draem", "region": "brain", **AS_TRAINED, **defaults}
+    names = ("spatial_dims", "spacing", "roi_size", "background", "smoothing")
+    given = {"system": "draem", **OWN, **{name: config[name] for name in names}, "network": settings.network}
+    assert settings == Settings(**given, sha256=checksum(checkpoint))
+    assert settings.network.items() >= {"in_channels": 2, "block": "sspcab", "discriminative_width": 8}.items()
+    make_network(settings.network).load_state_dict(load(checkpoint))
 
 
 def test_command_writes_a_record(trained):
@@ -431,7 +437,7 @@ def follow_lesions(config, margin):
     crop, *others = config["train"]["random_transforms"]
     assert crop["_target_"].endswith("RandLesionFreeCropd")
     crop["keys"] = ["image", "brain", "truth"]
-    for step in others:
+    for step in [*others, *config["slicing"]]:
         if step["_target_"] in ("SqueezeDimd", "RandFlipd"):
             step["keys"] = [*step["keys"], "truth"]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bundle_runs import AS_TRAINED, ROOT, SMALL, folders, process_in_2d, run_on_two
+from bundle_runs import ROOT, SMALL, folders, process_in_2d, run_on_two
 
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.reports import report as report_module
@@ -17,7 +17,7 @@ pytestmark = process_in_2d
 
 GIVEN = {**SMALL, "batch_size": 2, "training_share": 3, "validation_share": 3, "test_share": 2, "val_interval": 1}
 STATE = """{
-    'network': @network.state_dict(), 'average': @train#handlers#0.averaged.state_dict(),
+    'network': @network.state_dict(), 'average': @train#handler#weight_average.averaged.state_dict(),
     'parameters': [name for name, _ in @network.named_parameters()],
     'figures': @validate#evaluator.state.metrics, 'batches': @train#trainer.state.epoch_length,
     'training': list(@train#sampler), 'validation': list(@validate#dataloader.sampler),
@@ -116,7 +116,7 @@ def test_metrics_of_validation_are_those_of_one_process(bundle, runs, workflow, 
         datalist_file=str(next(ckpt.glob("datalist_*.json"))),
     )
     content = made.parser.get_parsed_content
-    content("train#handlers#0").averaged.load_state_dict(load(ckpt / "training.pt")["weight_average"])
+    content("train#handler#weight_average").averaged.load_state_dict(load(ckpt / "training.pt")["weight_average"])
     evaluator = content("validate#evaluator")
     evaluator.run()
     assert evaluator.state.metrics == pytest.approx(runs.resumed.ranks[1]["figures"], rel=1e-6)
@@ -187,7 +187,6 @@ def evaluate_both(bundle, trained, dataset_dir, tmp_path, workflow, monkeypatch)
             "datalist_file": str(split_of(tmp_path, cases, *broken)),
             "evaluation#settings#resamples": 10,
             "save_maps": True,
-            **AS_TRAINED,
         }
         files = [f"bundles/{bundle.name}/{name}.json" for name in ("evaluate", "configs/multi_gpu_evaluate")]
         result = run_on_two("evaluating", *files, output_dir=tmp_path / "two", **given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 
-from ssmctb_monai.checks import check_checkpoint
+from ssmctb_monai.checkpoints import Settings, check_checkpoint, load_settings
 from ssmctb_monai.handlers import IntervalValidation, TrainingCheckpoint, TrainingProgress, TrainingRecord, checkpoint
 from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds
 
@@ -355,11 +356,12 @@ def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path
 
 
 def test_settings_lie_beside_the_network(tmp_path):
-    settings = {"modalities": ("flair", "t1ce"), "width": 1}
+    network = {"_target_": "ssmctb_monai.networks.nets.DRAEM", "spatial_dims": 3}
+    settings = Settings("draem", ["flair"], 3, [2, 2, 2], [32, 32, 32], "constant", 3, "ssmctb", network)
     run(tmp_path, [0.2, 0.7], 2, settings=settings)
-    assert check_checkpoint(tmp_path / "model.pt", settings) == tmp_path / "model.pt"
-    with pytest.raises(ValueError, match="trained with width 1, not with width 2"):
-        check_checkpoint(tmp_path / "model.pt", {**settings, "width": 2})
+    found = load_settings(tmp_path / "model.pt", {})
+    assert dataclasses.replace(found, sha256=None) == settings
+    assert check_checkpoint(tmp_path / "model.pt", found) == tmp_path / "model.pt"  # of its checksum
     run(tmp_path, [0.1], 1, interval=None)  # anew, without a validation and without settings
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "training.pt"]
 

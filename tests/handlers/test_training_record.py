@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import monai
@@ -13,7 +12,6 @@ from ignite.engine import Engine
 
 import ssmctb_monai
 from ssmctb_monai.handlers import TrainingRecord, training_record
-from ssmctb_monai.handlers.training_record import record_file
 
 
 @pytest.fixture
@@ -118,7 +116,3 @@ def test_a_saved_state_does_not_change_any_more(clock):
     epoch(clock, 1, {"loss": 1.0}, {"slice_auroc": 0.5})
     assert len(other.history) == 2
     assert len(state["history"]) == len(record.history) == 1
-
-
-def test_file_beside_the_checkpoint():
-    assert record_file(Path("x", "best.pt")) == Path("x", "best_record.json")

@@ -100,10 +100,12 @@ def test_no_file(tmp_path):
         '{"model": {"value": "high", "false_positive_rate": 0.01, "source": ""}}',
         '{"model": {"value": null, "false_positive_rate": 0.01, "source": ""}}',
         '{"model": {"value": NaN, "false_positive_rate": 0.01, "source": ""}}',
+        '{"model": {"value": true, "false_positive_rate": 0.01, "source": ""}}',
+        '{"model": {"value": 0.5, "false_positive_rate": "0.01", "source": ""}}',
     ],
 )
 def test_a_file_of_something_else(tmp_path, text):
     path = tmp_path / "thresholds.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"thresholds\.json holds no thresholds"):
+    with pytest.raises(ValueError, match=r"thresholds\.json (holds no thresholds|is damaged|must hold a JSON object)"):
         load_thresholds(path)

@@ -17,7 +17,8 @@ from monai.transforms import LoadImage
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 WRITTEN_BY_RUNS = shutil.ignore_patterns("trained", "cache", "eval")
-COARSE = {"spacing": [4, 4, 4], "roi_size": [64, 64, 1], "reconstructive_width": 8, "discriminative_width": 8}
+WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
+COARSE = {"spacing": [4, 4, 4], "roi_size": [64, 64, 1], **WIDTHS}
 SHORT = {
     "01_block_in_a_unet": {"EPOCHS": 2},
     "02_train_and_evaluate": {"ITERATIONS": 1, "SETTINGS": {"modalities": ["flair", "t1ce"], **COARSE}},

@@ -1,0 +1,1 @@
+"""Configurations of anomaly detection as MONAI bundles, written from one source."""

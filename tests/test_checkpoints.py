@@ -1,0 +1,255 @@
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks.nets import AutoEncoder
+from torch import nn
+
+from ssmctb_monai.checkpoints import (
+    Settings,
+    beside,
+    check_checkpoint,
+    check_settings,
+    describe_network,
+    load_settings,
+    make_network,
+)
+from ssmctb_monai.files import checksum
+from ssmctb_monai.networks import insert_block
+from ssmctb_monai.networks.blocks import SSPCAB, named_blocks
+from ssmctb_monai.networks.nets import DRAEM, ReconstructionDetector
+
+TINY = {"spatial_dims": 2, "in_channels": 2, "reconstructive_width": 2, "discriminative_width": 2, "block": "sspcab"}
+NETWORK = {"_target_": "ssmctb_monai.networks.nets.DRAEM", **TINY}
+GIVEN = {
+    "system": "draem",
+    "modalities": ["flair", "t1c"],
+    "spatial_dims": 2,
+    "spacing": [2, 2, 2.0],
+    "roi_size": [32, 32, 1],
+    "background": "constant",
+    "smoothing": 3,
+    "block": "sspcab",
+}
+OLD = {  # as version 0.1.0 wrote it
+    "network": "draem",
+    "modalities": ["flair", "t1ce"],
+    "spatial_dims": 2,
+    "spacing": [2.0, 2.0, 2.0],
+    "region": "brain",
+    "smoothing": [3.0, 3.0, 6.0],
+    "block": "sspcab",
+    "block_in": "both",
+    "reconstructive_width": 2,
+    "discriminative_width": 2,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A network and its settings."""
+    file = tmp_path / "best.pt"
+    torch.save(DRAEM(**TINY).state_dict(), file)
+    Settings(**GIVEN, network=NETWORK).save(file, checksum(file))
+    return file
+
+
+def load(file):
+    return load_settings(file, {**GIVEN, "spacing": [9, 9, 9]})
+
+
+def rewrite(checkpoint, **changes):
+    content = json.loads(beside(checkpoint, "settings").read_text())
+    beside(checkpoint, "settings").write_text(json.dumps({**content, **changes}))
+
+
+def test_files_beside_a_checkpoint():
+    assert beside(Path("x", "best.pt"), "settings") == Path("x", "best_settings.json")
+    assert beside("x/best.pt", "record") == Path("x", "best_record.json")
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def test_settings_come_back(checkpoint):
+    settings = load(checkpoint)
+    assert settings == Settings(**GIVEN, network=NETWORK, sha256=checksum(checkpoint))
+    assert (settings.modalities, settings.spacing, settings.smoothing) == (("flair", "t1ce"), (2, 2, 2), (3, 3, 3))
+    assert settings.region == "brain"
+    make_network(settings.network).load_state_dict(torch.load(checkpoint, weights_only=True))
+    rewrite(checkpoint, of_a_later_version=1)
+    assert load(checkpoint) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"spacing": [0, 0, 0]}, r"spacing must be three positive numbers, got \[0, 0, 0\]"),
+        ({"spacing": [1, 1]}, "spacing must be three"),
+        ({"spacing": 2.0}, "spacing must be a list"),
+        ({"spacing": [True, 1, 1]}, "spacing must be three"),
+        ({"roi_size": [32, 32, 0.5]}, "roi_size must be three whole numbers"),
+        ({"smoothing": -1}, "smoothing must be three numbers of at least 0"),
+        ({"smoothing": "3"}, "smoothing must be a list"),
+        ({"modalities": []}, "Give one or more"),
+        ({"modalities": 3}, "modalities must be a list"),
+        ({"spatial_dims": 4}, "spatial_dims must be 2 or 3"),
+        ({"background": "black"}, "background must be one of constant, skull, noise, got 'black'"),
+        ({"block": 3}, "block must be a name, got 3"),
+        ({"system": None}, "system must be a name"),
+        ({"sha256": 5}, "sha256 must be a text"),
+    ],
+)
+def test_values_of_another_kind(checkpoint, changes, words):
+    with pytest.raises(ValueError, match=words):
+        Settings(**{**GIVEN, **changes})
+    rewrite(checkpoint, **changes)
+    with pytest.raises(ValueError, match=rf"best_settings\.json holds no settings of a network: {words}"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["", '{"spacing": [2.0,', "[]", "{}", '{"network": {}}', '{"network": "unet"}'])
+def test_a_file_of_something_else(checkpoint, text):
+    beside(checkpoint, "settings").write_text(text)
+    with pytest.raises(ValueError, match=r"best_settings\.json"):
+        load(checkpoint)
+
+
+def test_file_of_version_0_1(checkpoint):
+    beside(checkpoint, "settings").write_text(json.dumps(OLD))
+    settings = load(checkpoint)
+    assert (settings.system, settings.block, settings.smoothing) == ("draem", "sspcab", (3, 3, 6))
+    assert (settings.roi_size, settings.background, settings.sha256) == ((32, 32, 1), "constant", None)  # the defaults
+    assert settings.network == {**NETWORK, "block_in": "both"}
+    beside(checkpoint, "settings").write_text(json.dumps({**OLD, "region": "head"}))
+    assert load(checkpoint).background == "noise"
+
+
+@pytest.mark.parametrize(
+    ("old", "system"),
+    [
+        ({"network": "autoencoder", "strides": [2, 2, 2, 2, 1], "score": "l2"}, "AutoEncoder"),
+        ({"network": "mae", "masking_ratio": 0.5, "num_heads": [2, 4], "roi_size": [32, 32, 1]}, "MaskedAutoencoder"),
+    ],
+)
+def test_overlays_of_version_0_1(checkpoint, old, system):
+    content = {name: value for name, value in OLD.items() if "width" not in name and name != "block_in"}
+    beside(checkpoint, "settings").write_text(json.dumps({**content, "score": "l1", **old}))
+    network = make_network(load(checkpoint).network)
+    assert type(network.network).__name__ == system
+    assert network.score == old.get("score", "l1")
+    assert [type(block) for block in named_blocks(network).values()] == [SSPCAB]
+    assert network.eval()(torch.rand(1, 2, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_nothing_is_known_of_the_training(tmp_path):
+    settings = load(tmp_path / "model.pt")
+    assert settings.network is None
+    assert check_settings(settings, tmp_path / "model.pt", spacing=[4, 4, 4]).spacing == (4, 4, 4)
+
+
+# ------------------------------------------------------------------------------------------------------- what is given
+
+
+def test_equal_settings_pass(checkpoint):
+    settings = load(checkpoint)
+    given = {**GIVEN, "spacing": (2, 2, 2), "smoothing": [3.0, 3.0, 3.0]}
+    assert check_settings(settings, checkpoint, **given) == settings
+    assert check_settings(settings, checkpoint, background="skull").background == "skull"  # the same region
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("modalities", ["t1ce"], r"modalities \['flair', 't1ce'\], not with modalities \['t1ce'\]"),
+        ("spacing", [1, 1, 1], r"spacing \[2, 2, 2.0\], not with spacing \[1, 1, 1\]"),
+        ("roi_size", [64, 64, 1], r"roi_size \[32, 32, 1\], not with"),
+        ("background", "noise", "region brain, not with region head"),
+        ("block", None, "block sspcab, not with block none"),
+        ("system", "mae", "system draem, not with system mae"),
+        ("spatial_dims", 3, "spatial_dims 2, not with spatial_dims 3"),
+    ],
+)
+def test_other_settings_are_refused(checkpoint, name, value, words):
+    with pytest.raises(ValueError, match=rf"best\.pt was trained with {words}.* best_settings\.json says: leave"):
+        check_settings(load(checkpoint), checkpoint, **{name: value})
+
+
+# ------------------------------------------------------------------------------------------------------- a network only
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"_target_": "os.system", "command": "true"},
+        {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1},
+        {"_target_": "ssmctb_monai.networks.insertion.locate", "path": "os"},
+        {"_target_": "monai.networks.nets.HoVerNet", "pretrained_url": "https://example.org/weights.pt"},
+        {**NETWORK, "block": "$__import__('os').system('true')"},
+        {**NETWORK, "block": "@network"},
+        {**NETWORK, "block": {"_target_": "subprocess.run", "args": "true"}},
+        {**NETWORK, "block": [{"_target_": 5}]},
+        {"_target_": "ssmctb_monai.networks.nets.Nothing"},
+    ],
+)
+def test_no_code_is_run(checkpoint, network):
+    rewrite(checkpoint, network=network)
+    with pytest.raises(ValueError, match=r"best_settings\.json holds no settings of a network: .* is no "):
+        load(checkpoint)
+
+
+def test_description_of_a_network_with_networks_in_it():
+    backbone = partial(AutoEncoder, spatial_dims=2, in_channels=1, out_channels=1, channels=(4, 8), strides=(2, 2))
+    block = partial(insert_block, network=backbone, block="sspcab", sample=[1, 1, 16, 16])
+    description = describe_network(
+        partial(ReconstructionDetector, spatial_dims=2, in_channels=1, network=block, score="l2")
+    )
+    assert description == json.loads(json.dumps(description))
+    assert description["_target_"] == "ssmctb_monai.networks.nets.ReconstructionDetector"
+    assert description["network"]["_target_"] == "ssmctb_monai.networks.insert_block"
+    assert description["network"]["network"]["channels"] == [4, 8]
+    network = make_network(description)
+    assert network.score == "l2"
+    assert [type(block) for block in named_blocks(network).values()] == [SSPCAB]
+    with pytest.raises(TypeError, match=r'plain data, got Identity.*"_mode_": "callable"'):
+        describe_network(partial(ReconstructionDetector, spatial_dims=2, in_channels=1, network=nn.Identity()))
+    with pytest.raises(ValueError, match=r"There is no network x\.y"):
+        make_network({"_target_": "x.y"})
+
+
+# ------------------------------------------------------------------------------------------------------ the checkpoint
+
+
+def test_checkpoint_that_is_whole(checkpoint, caplog):
+    with caplog.at_level("INFO"):
+        assert check_checkpoint(str(checkpoint), load(checkpoint)) == checkpoint
+    assert f"Using the checkpoint {checkpoint}." in caplog.text
+    rewrite(checkpoint, sha256=None)  # of an earlier version
+    assert check_checkpoint(checkpoint, load(checkpoint)) == checkpoint
+
+
+def test_exchanged_or_damaged_checkpoint(checkpoint):
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match=r"best\.pt is not the file that best_settings\.json belongs to"):
+        check_checkpoint(checkpoint, load(checkpoint))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04"])
+def test_checkpoint_that_is_none(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt is damaged, or no checkpoint"):
+        check_checkpoint(tmp_path / "model.pt")
+    torch.save([1], tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt holds no state dict"):
+        check_checkpoint(tmp_path / "model.pt")
+
+
+def test_missing_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.pt: train first, or name a checkpoint by --ckpt_file"):
+        check_checkpoint(tmp_path / "model.pt")
+    with pytest.raises(FileNotFoundError, match=r"writes below bundles/x/trained, and bundles/x/models/model\.pt is"):
+        check_checkpoint(tmp_path / "model.pt", bundle_root="bundles/x")
