@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import secrets
+import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
+ABANDONED = 3600.0  # s after which an unfinished file is one of a killed program
+
+# What the machine lacks, not the file that is being read or written
+_ENVIRONMENT = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "ENOMEM", "EMFILE", "ENFILE", "ESTALE", "ENODEV", "ENXIO")
+    if hasattr(errno, name)
+}
 
 
 @contextmanager
@@ -32,7 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         ...     nibabel.save(image, unfinished)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name[-16:]}")  # a name may have 255 bytes
     try:
         yield unfinished
         unfinished.replace(path)
@@ -120,6 +133,50 @@ def read_json(path: PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
     return content
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what killed programs left of :func:`whole_file`, and nothing that another program may be writing.
+
+    Args:
+        folder: folder, with its subfolders.
+    """
+    for pattern in (f"{UNFINISHED}*", f"*/{UNFINISHED}*"):
+        for leftover in folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                if leftover.is_file() and time.time() - leftover.stat().st_mtime > ABANDONED:
+                    leftover.unlink()
+
+
+def is_undamaged(path: Path) -> bool:
+    """Tells whether all content of a file that ``torch.save`` wrote fits its checksums, which ``torch.load`` ignores.
+
+    Args:
+        path: file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, FileNotFoundError, NotImplementedError, RuntimeError, ValueError, zlib.error):
+        return False
+
+
+def raise_from_environment(error: BaseException) -> None:
+    """Raises an error again where the machine is its cause, such as a full disk: no case is to blame for that.
+
+    Args:
+        error: what a case ended with.
+
+    Raises:
+        OSError, MemoryError: when that is the error or one behind it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError) or (
+            isinstance(cause, OSError) and cause.errno in _ENVIRONMENT
+        ):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def checksum(path: PathLike) -> str:

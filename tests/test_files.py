@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ssmctb_monai.checks import check_file
-from ssmctb_monai.files import checksum, whole_file, write_json
+from ssmctb_monai.files import (
+    checksum,
+    is_undamaged,
+    raise_from_environment,
+    remove_abandoned,
+    whole_file,
+    write_json,
+)
 
 
 def test_json_in_a_new_folder(tmp_path):
@@ -68,3 +79,58 @@ def test_checksum(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")  # the example of FIPS 180-2
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert checksum(tmp_path / "file") == expected
+
+
+def test_whole_file_of_the_longest_name(tmp_path):
+    name = "M" * 248 + ".nii.gz"
+    with whole_file(tmp_path / name) as unfinished:
+        unfinished.touch()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_only_abandoned_files_are_removed(tmp_path):
+    (tmp_path / "maps").mkdir()
+    old, fresh, other = tmp_path / "maps" / ".unfinished-1-a", tmp_path / ".unfinished-2-b", tmp_path / "a"
+    for file in (old, fresh, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (time.time() - 1e5,) * 2)
+    remove_abandoned(tmp_path)
+    assert [file.exists() for file in (old, fresh, other)] == [False, True, True]
+
+
+def test_any_changed_bit_of_the_content_is_noticed(tmp_path):
+    file = tmp_path / "entry.pt"
+    torch.save({"image": torch.arange(1000.0)}, file)
+    data = file.read_bytes()
+    assert is_undamaged(file)
+    start = data.index(torch.arange(1000.0).numpy().tobytes())
+    for place in (start, start + 1999, start + 3999):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert not is_undamaged(file)
+    for content in (b"", data[:-100], b"text"):
+        file.write_bytes(content)
+        assert not is_undamaged(file)
+    assert not is_undamaged(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError(), True),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (ValueError("no volume"), False),
+    ],
+)
+def test_errors_of_the_machine_are_told_from_those_of_a_file(cause, is_raised):
+    error = RuntimeError("applying transform")
+    error.__cause__ = OSError("A cannot be read")
+    error.__cause__.__context__ = cause
+    if is_raised:
+        with pytest.raises(type(cause)):
+            raise_from_environment(error)
+    else:
+        raise_from_environment(error)

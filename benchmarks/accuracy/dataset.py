@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from ssmctb_monai.data import BratsCase, check_cases, find_cases, patient_folds, write_datalist
 from ssmctb_monai.data.brats import walk_files
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, NIFTI_SUFFIXES, affine_difference, read_volume
+from ssmctb_monai.data.readers import NIFTI_SUFFIXES, read_volume
 from ssmctb_monai.data.writers import write_nifti
 
 logger = logging.getLogger(__name__)
 
 FOLDS = 3
 ORIGIN_ONLY = 1e-6  # mm by which the directions of a label to repair may differ
+SHIFTED = 1e-3  # mm; smaller differences between origins are rounding
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,9 @@ def repair_label(case: BratsCase) -> bool:
         image, label = read_volume(next(iter(case.images.values()))), read_volume(case.label)
     except (OSError, ValueError):  # which the check of the case names
         return False
-    directions, origins = (
-        affine_difference(label.affine[:3, part], image.affine[:3, part]) for part in (slice(3), slice(3, 4))
-    )
-    if label.array.shape != image.array.shape or directions > ORIGIN_ONLY or origins <= AFFINE_TOLERANCE:
+    difference = np.abs(label.affine - image.affine)[:3]
+    is_shifted = difference[:, :3].max() <= ORIGIN_ONLY and difference[:, 3].max() > SHIFTED
+    if label.array.shape != image.array.shape or not is_shifted:
         return False
     write_nifti(MetaTensor(torch.from_numpy(label.array)[None], affine=torch.from_numpy(image.affine)), case.label)
     return True

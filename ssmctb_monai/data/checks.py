@@ -6,13 +6,15 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, Volume, affine_difference, read_volume
+from ssmctb_monai.data.readers import Volume, grid_distance, read_volume
+from ssmctb_monai.files import raise_from_environment
 
-__all__ = ["InvalidCasesError", "check_cases", "has_whole_labels", "report_invalid"]
+__all__ = ["InvalidCasesError", "check_cases", "has_gaps", "has_whole_labels", "report_invalid"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +75,9 @@ def check_cases(cases: Iterable[BratsCase], modalities: Sequence[str] | str) -> 
 
     Returns:
         The problems of each case that has any, by case name: no image of a modality, no segmentation, a file that
-        cannot be read, shapes or affines that differ (by more than 0.001 mm), NaN or infinite voxels, a constant
-        image, an empty brain mask, a segmentation with negative or fractional labels.
+        cannot be read, shapes or affines that differ, NaN or infinite voxels (outside of
+        a given brain mask they are background), a constant image, an empty brain mask, a segmentation with negative or
+        fractional labels.
 
     Example:
         >>> check_cases(find_cases("BraTS2020"), ["flair", "t1ce"])  # doctest: +SKIP
@@ -104,6 +107,25 @@ def has_whole_labels(segmentation: np.ndarray) -> bool:
     return is_integer or bool(np.abs(segmentation - np.rint(segmentation)).max() <= LABEL_TOLERANCE)
 
 
+def has_gaps(array: np.ndarray, brain: np.ndarray | None) -> bool:
+    """Tells whether any voxel is NaN or infinite; where the brain is known, any in it.
+
+    Args:
+        array: voxels, with or without a channel dimension.
+        brain: mask of the same shape or without channels, ``None`` where all voxels count.
+
+    Example:
+        >>> has_gaps(np.array([1, np.nan]), None), has_gaps(np.array([1, np.nan]), np.array([True, False]))
+        (True, False)
+    """
+    if np.isfinite(array.min()) and np.isfinite(array.max()):  # both are NaN where any voxel is
+        return False
+    gaps = ~np.isfinite(array)
+    if brain is not None and brain.shape[-3:] == array.shape[-3:]:
+        gaps = gaps & brain
+    return bool(gaps.any())
+
+
 def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
     kinds = {"label": case.label, "brain": case.brain}
     files = {case.images[name]: "image" for name in modalities if name in case.images}
@@ -116,26 +138,35 @@ def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
     if case.label is None:
         problems.append(f"no segmentation{beside}")
     reference: tuple[str, tuple[int, ...], np.ndarray] | None = None
-    for path, kind in files.items():
+    brain: np.ndarray | None = None
+    volumes: dict[Path, Volume] = {}
+    for path, kind in sorted(files.items(), key=lambda file: file[1] != "brain"):  # the mask says which voxels count
         try:
-            volume = read_volume(path)
+            volumes[path] = read_volume(path)
         except (OSError, ValueError) as error:
+            raise_from_environment(error)
             problems.append(str(error))
+        else:
+            brain = volumes[path].array > 0.5 if kind == "brain" else brain
+    for path, kind in files.items():
+        if path not in volumes:
             continue
+        volume = volumes[path]
         channels = [case.channels[name] for name in modalities if name in case.channels] if kind == "image" else []
-        problems += [f"{path}: {problem}" for problem in _check_voxels(volume, kind, channels)]
+        problems += [f"{path}: {problem}" for problem in _check_voxels(volume.array, kind, channels, brain)]
         if reference is None:
             reference = path.name, volume.spatial_shape, volume.affine
         name, shape, affine = reference
         if volume.spatial_shape != shape:
             problems.append(f"{path}: shape {volume.spatial_shape} differs from {shape} of {name}")
-        elif (difference := affine_difference(volume.affine, affine)) > AFFINE_TOLERANCE:
-            problems.append(f"{path}: affine differs from that of {name}, by up to {difference:.6g} mm")
+        elif distance := grid_distance(volume.affine, affine, (*shape, 1)[:3]):
+            problems.append(f"{path}: it lies {distance:.6g} mm off {name}, since their affines differ")
     return problems
 
 
-def _check_voxels(volume: Volume, kind: str, channels: Sequence[int]) -> list[str]:
-    array = volume.array
+def _check_voxels(array: np.ndarray, kind: str, channels: Sequence[int], brain: np.ndarray | None) -> list[str]:
+    if channels and array.ndim == 3:  # a trailing axis of length 1 was left out
+        array = array[..., None]
     dims = 4 if channels else 3
     if array.ndim != dims or not array.size or array.dtype.kind not in "iuf":
         return [f"expected is a {dims}D array of numbers, but it has shape {array.shape} and type {array.dtype}"]
@@ -143,13 +174,15 @@ def _check_voxels(volume: Volume, kind: str, channels: Sequence[int]) -> list[st
         return [f"it has {array.shape[-1]} channels, but dataset.json speaks of channel {max(channels)}"]
     problems = []
     for part in [array[..., channel] for channel in channels] or [array]:
-        low, high = part.min(), part.max()  # both are NaN where any voxel is
-        if not np.isfinite(low) or not np.isfinite(high):
+        finite = np.isfinite(part)
+        known = part[finite] if not finite.all() else part
+        low, high = (known.min(), known.max()) if known.size else (0, 0)
+        if has_gaps(part, None if kind == "brain" else brain):
             problems.append("it has NaN or infinite voxels")
         elif kind == "image" and low == high:
             problems.append(f"it is empty: every voxel is {low}")
         elif kind == "brain" and high <= 0:
             problems.append("the brain mask is empty")
-        elif kind == "label" and not has_whole_labels(part):
+        elif kind == "label" and not has_whole_labels(known):
             problems.append("the segmentation has labels that are negative or not whole numbers")
     return problems

@@ -23,7 +23,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import report_invalid
-from ssmctb_monai.files import UNFINISHED
+from ssmctb_monai.data.series import is_series_file
+from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +33,15 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
     """Computes a hash that changes with an item, with its files and with the package's version.
 
     Args:
-        item: item with absolute paths of files, or of folders with DICOM files; size and time of files stand for their
-            content.
+        item: item with absolute paths of files; a folder or a DICOM file stands for all files of the folder, their size
+            and time for their content.
 
     Returns:
         The hash as hexadecimal digits.
     """
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
     paths = [path for path in paths if path.is_absolute()]  # no name that happens to be that of a file
+    paths = [path.parent if is_series_file(path) else path for path in paths]
     found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
     return pickle_hashing([item, files, __version__])
@@ -72,6 +74,7 @@ class PreparedDataset(PersistentDataset):
 
     Raises:
         InvalidCasesError: when cases cannot be prepared; all are named, and what was prepared stays cached.
+        OSError, MemoryError: when the machine is at fault, such as a full disk; no case is left out for that.
         ValueError: when no case is left.
     """
 
@@ -106,11 +109,14 @@ class PreparedDataset(PersistentDataset):
                     beside._cachecheck(item)
                     (beside.cache_dir / entry.name).replace(entry)
         except Exception as error:
+            raise_from_environment(error)
             return f"it cannot be prepared: {_reason(error)}"
         return None
 
     def _is_whole(self, entry: Path) -> bool:
-        """Tells whether an entry of the cache can be loaded; one may be cut off when a run was killed."""
+        """Tells whether an entry of the cache is what was written; one may be cut off or damaged on the disk."""
+        if not is_undamaged(entry):
+            return False
         try:
             torch.load(entry, weights_only=True)
         except Exception:
@@ -258,6 +264,7 @@ class ValidCases(IterableDataset):
             try:
                 prepared = self._prepare(item)
             except Exception as error:
+                raise_from_environment(error)
                 problem = self.problems[item["case_id"]] = _reason(error)
                 logger.error("%s cannot be used: %s", item["case_id"], problem)
                 logger.debug("The error in full:", exc_info=error)

@@ -5,7 +5,6 @@ The map becomes a Parametric Map, the mask a Segmentation (SEG); viewers and arc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 
 from ssmctb_monai import __version__
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference, read_volume, series_files
+from ssmctb_monai.data.readers import grid_distance
+from ssmctb_monai.data.series import Series, read_series
 from ssmctb_monai.files import whole_file
 
 __all__ = ["write_parametric_map", "write_segmentation"]
@@ -27,9 +27,8 @@ MAP_SERIES_NUMBER, MASK_SERIES_NUMBER = 9001, 9002  # beyond those that scanners
 ORIENTATION_TOLERANCE = 1e-4  # some scanners round the direction cosines of each slice differently
 SCORE_TOLERANCE = 1e-5  # blending of overlapping windows leaves scores slightly above 1
 
-# What places a result on a series. A file that holds all slices at once has the second group elsewhere.
+# What makes a result belong to a series
 REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-REQUIRED_OF_SLICES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 # highdicom demands all of these, and refuses values that break the standard; both keep out anonymised series.
 IDENTITY = (
@@ -47,7 +46,7 @@ def write_parametric_map(anomaly_map: np.ndarray | torch.Tensor, series_dir: Pat
     Args:
         anomaly_map: scores in [0, 1] of shape (x, y, z) or (1, x, y, z), on the grid on which
             :func:`~ssmctb_monai.data.readers.read_volume` reads the series. The affine of a `MetaTensor` is checked.
-        series_dir: folder with the files of one DICOM series.
+        series_dir: folder with the files of one DICOM series, or one of its files.
         path: file to write, outside of ``series_dir``; its folder is made where there is none.
 
     Raises:
@@ -62,8 +61,8 @@ def write_parametric_map(anomaly_map: np.ndarray | torch.Tensor, series_dir: Pat
     highdicom = import_highdicom()
     from pydicom.sr.codedict import codes
 
-    series = _read_series(series_dir, path)
-    array = _on_grid(anomaly_map, "anomaly map", series)
+    target = _read_target(series_dir, path)
+    array = _on_grid(anomaly_map, "anomaly map", target)
     if not ((array >= -SCORE_TOLERANCE) & (array <= 1 + SCORE_TOLERANCE)).all():  # NaN is neither
         raise ValueError(f"An anomaly map has values in [0, 1], got {array.min():.6g} to {array.max():.6g}.")
     mapping = highdicom.pm.RealWorldValueMapping(
@@ -77,7 +76,7 @@ def write_parametric_map(anomaly_map: np.ndarray | torch.Tensor, series_dir: Pat
     _write(
         highdicom.pm.ParametricMap,
         array.clip(0, 1),
-        series,
+        target,
         path,
         series_number=MAP_SERIES_NUMBER,
         series_description=f"Anomaly map ({NAME})",
@@ -98,7 +97,7 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
     Args:
         mask: zeros and ones (or booleans) of shape (x, y, z) or (1, x, y, z), on the grid on which
             :func:`~ssmctb_monai.data.readers.read_volume` reads the series. The affine of a `MetaTensor` is checked.
-        series_dir: folder with the files of one DICOM series.
+        series_dir: folder with the files of one DICOM series, or one of its files.
         path: file to write, outside of ``series_dir``; its folder is made where there is none.
 
     Raises:
@@ -113,8 +112,8 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
     highdicom = import_highdicom()
     from pydicom.sr.codedict import codes
 
-    series = _read_series(series_dir, path)
-    array = _on_grid(mask, "mask", series)
+    target = _read_target(series_dir, path)
+    array = _on_grid(mask, "mask", target)
     if not np.isin(array, (0, 1)).all():
         raise ValueError(f"A mask has the values 0 and 1, got {np.unique(array)[:10].tolist()}.")
     segment = highdicom.seg.SegmentDescription(
@@ -131,7 +130,7 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
     _write(
         highdicom.seg.Segmentation,
         array.astype(np.uint8),
-        series,
+        target,
         path,
         series_number=MASK_SERIES_NUMBER,
         series_description=f"Anomaly segmentation ({NAME})",
@@ -144,11 +143,12 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
 
 
 @dataclass(frozen=True)
-class _Series:
-    folder: Path
-    images: Sequence[Any]  # data sets without pixels, in the order in which the slices are stacked
+class _Target:
+    """The series that a result is laid on."""
+
+    series: Series
+    source: str
     shape: tuple[int, ...]
-    affine: np.ndarray
 
 
 def import_highdicom() -> Any:
@@ -160,27 +160,23 @@ def import_highdicom() -> Any:
     return highdicom
 
 
-def _read_series(series_dir: PathLike, path: PathLike) -> _Series:
+def _read_target(series_dir: PathLike, path: PathLike) -> _Target:
     """Reads what the result takes over from the series, and its grid."""
-    from pydicom import dcmread
-
-    folder = Path(series_dir)
+    source = Path(series_dir)
+    folder = source.parent if source.is_file() else source
     if Path(path).parent.resolve() == folder.resolve():
         raise ValueError(f"{path} would be a second series in the folder of the first: write it to another folder.")
-    volume = read_volume(folder)
-    files = series_files(folder, None)
-    images = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
-    for file, image in zip(files, images, strict=True):
-        is_slice = "PerFrameFunctionalGroupsSequence" not in image
-        required = REQUIRED + (REQUIRED_OF_SLICES if is_slice else ())
-        if lacking := [keyword for keyword in required if not image.get(keyword)]:
+    series = read_series(source)
+    for file, image in zip(series.files, series.headers, strict=True):
+        if lacking := [keyword for keyword in REQUIRED if not image.get(keyword)]:
             raise ValueError(
                 f"{file} has no {', '.join(lacking)}, without which no result can be laid on the series: "
                 "take the series as the scanner or the archive sends it."
             )
-        if is_slice:
-            _harmonise(image, images[0], volume.affine)
-    return _Series(folder, images, volume.spatial_shape, volume.affine)
+        if series.frames is None:
+            _harmonise(image, series.headers[0], series.affine)
+    first = series.headers[0]
+    return _Target(series, str(source), (first.Columns, first.Rows, len(series.frames or series.files)))
 
 
 def _harmonise(image: Any, first: Any, affine: np.ndarray) -> None:
@@ -193,34 +189,35 @@ def _harmonise(image: Any, first: Any, affine: np.ndarray) -> None:
         image.SliceThickness = round(voxel_sizes(affine)[2], 6)
 
 
-def _on_grid(values: np.ndarray | torch.Tensor, name: str, series: _Series) -> np.ndarray:
-    """Returns the voxels as float32 frames in the order of the series: (slice, row, column)."""
+def _on_grid(values: np.ndarray | torch.Tensor, name: str, target: _Target) -> np.ndarray:
+    """Returns the voxels as float32 frames in the order of the series' files: (slice, row, column)."""
     shape = tuple(values.shape)
-    if shape not in (series.shape, (1, *series.shape)):
-        raise ValueError(f"The {name} has shape {shape}, but the series in {series.folder} has {series.shape}.")
+    if shape not in (target.shape, (1, *target.shape)):
+        raise ValueError(f"The {name} has shape {shape}, but the series in {target.source} has {target.shape}.")
     if isinstance(values, MetaTensor):
-        difference = affine_difference(values.affine.numpy(force=True), series.affine)
-        if difference > AFFINE_TOLERANCE:
+        distance = grid_distance(values.affine.numpy(force=True), target.series.affine, target.shape)
+        if distance:
             raise ValueError(
-                f"The affine of the {name} differs from that of the series in {series.folder} by up to "
-                f"{difference:.4g} mm: bring it back to the grid of the series, as MONAI's Invertd does."
+                f"The {name} lies up to {distance:.4g} mm off the series in {target.source}: bring it back to the grid "
+                "of the series, as MONAI's Invertd does."
             )
     array = values.to(torch.float32).numpy(force=True) if isinstance(values, torch.Tensor) else values
-    return np.ascontiguousarray(array.reshape(series.shape).T, dtype=np.float32)
+    frames = np.ascontiguousarray(array.reshape(target.shape).T, dtype=np.float32)
+    return frames if target.series.frames is None else frames[np.argsort(target.series.frames)]
 
 
-def _write(kind: Any, frames: np.ndarray, series: _Series, path: PathLike, **content: Any) -> None:
+def _write(kind: Any, frames: np.ndarray, target: _Target, path: PathLike, **content: Any) -> None:
     """Makes a DICOM object of a kind and writes it."""
     from pydicom.uid import generate_uid
 
-    first = series.images[0]
+    first = target.series.headers[0]
     identity = [first[keyword] for keyword in IDENTITY if keyword in first]
     for keyword in IDENTITY:
         first.pop(keyword, None)
         setattr(first, keyword, None)
     try:
         result = kind(
-            series.images,
+            target.series.headers,
             frames,
             series_instance_uid=generate_uid(),
             sop_instance_uid=generate_uid(),
@@ -232,7 +229,7 @@ def _write(kind: Any, frames: np.ndarray, series: _Series, path: PathLike, **con
             **content,
         )
     except (AttributeError, KeyError, ValueError) as error:
-        raise ValueError(f"No result can be laid on the series in {series.folder}: {error}") from error
+        raise ValueError(f"No result can be laid on the series in {target.source}: {error}") from error
     for element in identity:
         result.add(element)
     with whole_file(Path(path)) as unfinished:

@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from ssmctb_monai.data.checks import has_whole_labels
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
+from ssmctb_monai.data.readers import grid_distance
 
 Array = np.ndarray | Tensor
 
@@ -175,15 +175,15 @@ def _arrays(given: Mapping[str, Array], affine: Array | None) -> tuple[dict[str,
         affines["affine"] = np.asarray(affine, dtype=float)
         if affines["affine"].shape != (4, 4) or not np.linalg.det(affines["affine"]):
             raise ValueError(f"expected an affine of shape (4, 4) with an inverse, got {affines['affine'].tolist()}")
-    for (one, first), (name, other) in pairwise(affines.items()):
-        if (difference := affine_difference(other, first)) > AFFINE_TOLERANCE:
-            raise ValueError(f"the affine of {name} differs from that of {one} by {difference:.4g} mm")
     arrays = {name: _array(value) for name, value in given.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError("shapes differ: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
     if any(len(shape) != 3 for shape in shapes.values()):
         raise ValueError(f"expected arrays of shape (height, width, depth), got {next(iter(shapes.values()))}")
+    for (one, first), (name, other) in pairwise(affines.items()):
+        if distance := grid_distance(other, first, next(iter(shapes.values()))):
+            raise ValueError(f"the affine of {name} differs from that of {one} by {distance:.4g} mm")
     return arrays, next(iter(affines.values()), None)
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from monai.config import PathLike
 from monai.data import ImageReader
-from monai.data.utils import correct_nifti_header_if_necessary, orientation_ras_lps
+from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-__all__ = ["SimpleITKReader", "Volume", "affine_difference", "read_volume", "series_files"]
+from ssmctb_monai.data.nifti import read_nifti
+from ssmctb_monai.data.series import is_series_file, read_series
+from ssmctb_monai.data.streams import check_stream
 
-AFFINE_TOLERANCE = 1e-3  # mm; programs that write the files of one case round differently
-SLICE_TOLERANCE = 0.02  # mm; scanners round the positions of slices
+__all__ = ["SimpleITKReader", "Volume", "grid_distance", "read_volume"]
+
+GRID_TOLERANCE = 0.05  # of a voxel
+VOXEL_SIZES = (0.01, 100)  # mm; others are in another unit, or garbage
+SINGULAR = 1e-3  # volume of a voxel, of that of a box with its sizes
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SUFFIXES = (
@@ -50,21 +55,22 @@ class Volume:
 
 
 def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
-    """Reads an image file or a folder with a DICOM series in full.
+    """Reads an image file or a DICOM series in full, and refuses what is damaged or lies nowhere.
 
     NIfTI files go through nibabel: ITK returns a truncated ``.nii.gz`` without an error, refuses sheared affines, and
-    for some header codes takes the qform where nibabel, and so MONAI, takes the sform.
+    for some header codes takes the qform where nibabel, and so MONAI, takes the sform. Trailing axes of length 1 are
+    left out.
 
     Args:
-        path: file or DICOM folder.
-        series_id: series instance UID, needed where the folder holds more than one series.
+        path: file, DICOM folder, or a DICOM file, which stands for the series that it is of.
+        series_id: series instance UID, needed where a folder holds more than one series.
 
     Returns:
         The image with its affine in RAS.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``, or no DICOM series in it.
-        ValueError: The folder holds several DICOM series, or not the one asked for.
+        ValueError: The folder holds several DICOM series, or not the one asked for, or no single, whole volume.
         OSError: The file cannot be read; its name and the reason are in the message.
 
     Example:
@@ -75,57 +81,41 @@ def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
-    source = series_files(path, series_id) if path.is_dir() else str(path)
+    series = read_series(path, series_id) if path.is_dir() or is_series_file(path) else None
     try:
-        if path.name.lower().endswith(NIFTI_SUFFIXES):
-            image = correct_nifti_header_if_necessary(nib.load(path))
+        if series:
+            volume = Volume(series.pixels(), series.affine, spatial_dims=3)
+        elif path.name.lower().endswith(NIFTI_SUFFIXES):
+            image = read_nifti(path)
             array = np.asanyarray(image.dataobj)
-            return Volume(array, np.array(image.affine), spatial_dims=min(array.ndim, 3))
-        return _from_itk(sitk.ReadImage(source))
+            volume = Volume(array, np.array(image.affine), spatial_dims=min(array.ndim, 3))
+        else:
+            volume = _read_itk(path)
+        return _on_a_grid(volume)
     except Exception as error:  # damaged files raise anything, from EOFError to zlib.error, and most of it nameless
         raise OSError(f"{path} cannot be read: {error}") from error
 
 
-def affine_difference(affine: np.ndarray, other: np.ndarray) -> float:
-    """Returns the largest difference between the entries of two affines, in mm; infinite where one holds NaN.
-
-    Example:
-        >>> affine_difference(np.diag([1.0, 1, 1, 1]), np.diag([1.0, 1, 2, 1]))
-        1.0
-    """
-    return float(np.nan_to_num(np.abs(affine - other), nan=np.inf).max())
-
-
-def series_files(folder: Path, series_id: str | None = None) -> Sequence[str]:
-    """Lists the files of a DICOM series in the order in which its slices are stacked.
+def grid_distance(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Measures how far two voxel grids of one shape lie apart.
 
     Args:
-        folder: folder with the files.
-        series_id: series instance UID, needed where the folder holds more than one series.
+        affine: 4 x 4 matrix from voxel indices to world coordinates in mm.
+        other: matrix of the other grid.
+        shape: number of voxels along each of the three axes.
 
     Returns:
-        Paths of the files.
+        The largest distance between two corners that should be one, in mm; 0 where it is below 0.05 of a voxel, since
+        programs that write the files of one case round differently; infinite where a matrix holds NaN.
 
-    Raises:
-        FileNotFoundError: There is no DICOM series in the folder.
-        ValueError: The folder holds several series, or not the one asked for; or slices are missing.
+    Example:
+        >>> grid_distance(np.eye(4), np.diag([1, 1, 2, 1]), (9, 9, 9))
+        8.0
     """
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no DICOM series.")
-    if series_id is None and len(found) > 1:
-        raise ValueError(f"{folder} holds {len(found)} DICOM series; choose one by series_id: {', '.join(found)}.")
-    if series_id is not None and series_id not in found:
-        raise ValueError(f"{folder} holds no DICOM series {series_id}; found: {', '.join(found)}.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series_id or found[0])
-    distances = np.linalg.norm(np.diff([_origin(file) for file in files], axis=0), axis=1)
-    # ITK takes the first distance for all
-    if len(distances) and (distances.max() - distances.min() > SLICE_TOLERANCE or not distances.min()):
-        raise ValueError(
-            f"The slices of {folder} are {distances.min():.6g} to {distances.max():.6g} mm apart: some are missing, or "
-            "not all are of one volume."
-        )
-    return files
+    corners = np.array([[*corner, 1] for corner in product(*((0, size - 1) for size in shape))]).T
+    distances = np.linalg.norm(((affine - other) @ corners)[:3], axis=0)
+    distance = float(np.nan_to_num(distances, nan=np.inf).max())
+    return 0.0 if distance <= GRID_TOLERANCE * np.linalg.norm(affine[:3, :3], axis=0).min() else distance
 
 
 class SimpleITKReader(ImageReader):
@@ -133,7 +123,7 @@ class SimpleITKReader(ImageReader):
 
     Arrays and affines are those of MONAI's ``NibabelReader``: indexed (x, y, z), channels last, RAS. A list of files is
     stacked along a new first dimension, or concatenated along the channel dimension where the files have one; their
-    affines may differ by 0.001 mm (MONAI's readers stop at rounding errors). Header fields other than the geometry
+    grids may lie 0.05 of a voxel apart (MONAI's readers stop at rounding errors). Header fields other than the geometry
     are left out: they differ from file to file, which breaks collating, and those of DICOM name the patient.
 
     Args:
@@ -192,8 +182,8 @@ class SimpleITKReader(ImageReader):
                 raise ValueError(
                     f"Images of shapes {first.spatial_shape} and {volume.spatial_shape} cannot be stacked: {names}."
                 )
-            if (difference := affine_difference(volume.affine, first.affine)) > AFFINE_TOLERANCE:
-                raise ValueError(f"Images whose affines differ by {difference:.6g} mm cannot be stacked: {names}.")
+            if distance := grid_distance(volume.affine, first.affine, (*first.spatial_shape, 1)[:3]):
+                raise ValueError(f"Images that lie {distance:.6g} mm apart cannot be stacked: {names}.")
 
         arrays = [volume.array for volume in volumes]
         channel_dim: float = -1 if first.array.ndim > first.spatial_dims else float("nan")
@@ -212,7 +202,9 @@ class SimpleITKReader(ImageReader):
         return array, meta
 
 
-def _from_itk(image: sitk.Image) -> Volume:
+def _read_itk(path: Path) -> Volume:
+    check_stream(path)
+    image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image).T  # ITK's arrays are (z, y, x)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, 0, -1)
@@ -225,8 +217,14 @@ def _from_itk(image: sitk.Image) -> Volume:
     return Volume(array, orientation_ras_lps(affine), spatial_dims)
 
 
-def _origin(file: str) -> tuple[float, ...]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
-    return reader.GetOrigin()
+def _on_a_grid(volume: Volume) -> Volume:
+    """Leaves out trailing axes of length 1, and refuses an affine that places nothing."""
+    array, affine = volume.array, volume.affine
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= SINGULAR * sizes.prod():
+        raise ValueError(f"its affine places nothing: {affine[:3].tolist()}; set the right one")
+    if sizes.min() < VOXEL_SIZES[0] or sizes.max() > VOXEL_SIZES[1]:
+        raise ValueError(f"its voxels measure {' x '.join(f'{size:.4g}' for size in sizes)} mm: set their size in mm")
+    return Volume(array, affine, volume.spatial_dims)

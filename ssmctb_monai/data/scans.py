@@ -10,7 +10,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import SimpleITK as sitk
 from monai.config import PathLike
 
 from ssmctb_monai.data.brats import (
@@ -26,6 +25,7 @@ from ssmctb_monai.data.brats import (
     volume_stem,
     walk_files,
 )
+from ssmctb_monai.data.series import find_series, is_dicom
 
 __all__ = ["find_scans"]
 
@@ -53,7 +53,6 @@ _WORDS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CONTRAST = re.compile(r"contrast|gado|post[-_ ]?t1|\+ ?c|(?<![a-z])(?:ce|gad|gd|km|pc|post)(?![a-z])", re.IGNORECASE)
-_DESCRIPTION = "0008|103e"
 
 
 class _Loose(NamedTuple):
@@ -72,6 +71,14 @@ class _Loose(NamedTuple):
     said: set[str]
 
 
+class _Described(NamedTuple):
+    """A DICOM series and what it says of itself."""
+
+    file: Path
+    description: str
+    said: set[str]
+
+
 def find_scans(
     path: PathLike, modalities: Sequence[str] | str, exclude: PathLike | None = None
 ) -> list[dict[str, Any]]:
@@ -81,7 +88,8 @@ def find_scans(
     the one asked for, and one that says nothing is, with a warning.
 
     - A file is one scan. A brain mask beside it, such as ``CASE_brainmask.nii.gz``, is used.
-    - A folder with DICOM files directly in it is one scan, named after the folder.
+    - A folder with DICOM files directly in it is one scan, named after the folder. Of several series in it, those are
+      taken whose descriptions alone speak of the modalities; a file stands for its series then.
     - Below any other folder, found are cases in the layouts of :func:`~ssmctb_monai.data.brats.find_cases` (the
       Decathlon's ``imagesTs`` too), other volumes, and folders with DICOM files directly in them. These folders are
       named as files are, ``P1_flair`` or ``P1/flair``. Passed over is what is hidden or a label, and what is named
@@ -116,9 +124,8 @@ def find_scans(
         raise FileNotFoundError(f"{root} does not exist: name a scan, or a folder of scans.")
     if not root.is_dir():
         items = [_file_item(root, names)]
-    elif series := _first_dicom(sorted(root.glob("[!.]*"))):
-        name = _folder_name(root)
-        items = [_loose_item(_Loose(root, name, name, _said([name, _description(series)])), names)]
+    elif _holds_dicom(root.glob("[!.]*")):
+        items = [_study_item(root, root.parent, _described(root), names)]
     else:
         items = _folder_items(root, names, Path(exclude).expanduser() if exclude else None)
     logger.info(
@@ -128,7 +135,7 @@ def find_scans(
 
 
 def _file_item(path: Path, modalities: Sequence[str]) -> dict[str, Any]:
-    if _first_dicom([path]):
+    if volume_stem(path) is None and is_dicom(path):
         raise ValueError(f"{path} is a DICOM file: name the folder of its series, {path.parent}.")
     stem = volume_stem(path)
     if stem is None:
@@ -152,15 +159,19 @@ def _file_item(path: Path, modalities: Sequence[str]) -> dict[str, Any]:
 
 def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -> list[dict[str, Any]]:
     files = [file for file in _decathlon_beside(root) if file.path.parent == root]
-    volumes = []
+    volumes: list[_Loose] = []
+    studies: list[tuple[Path, dict[str, Any]]] = []
     unread: list[OSError] = []
     for folder, group in groupby(walk_files(root, exclude, unread.append), key=lambda path: path.parent):
         if _holds_results(folder):
             continue
         paths = list(group)
-        if series := _first_dicom(paths):
+        if _holds_dicom(paths):
+            series = _described(folder)
             if named := parse_name(folder, folder.name):
-                files.append(named)
+                files.append(named._replace(path=_chosen(series, named.kind) or folder))
+            elif len(series) > 1:
+                studies.append((folder, _study_item(folder, root, series, modalities)))
             else:
                 volumes.append(_loose(folder, folder.name, root, series))
         for path in paths:
@@ -175,6 +186,7 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
     found = [(next(iter(case.images.values())), _case_item(case, modalities)) for case in cases]
     found += [(scan.path, _loose_item(scan, modalities, masks.get(scan.path.parent / scan.stem))) for scan in loose]
     found += [(Path(error.filename), _unread_item(error, root)) for error in unread]
+    found += studies
     if not found:
         raise NoCasesError(
             f"No scan found below {root}. Looked for are volumes ({', '.join(VOLUME_SUFFIXES)}) and folders with DICOM "
@@ -213,13 +225,12 @@ def _holds_results(folder: Path) -> bool:
     return is_named_so and any((folder.parent / name).is_file() for name in ("summary.csv", "report.json"))
 
 
-def _loose(path: Path, stem: str, root: Path, series: Path | None = None) -> _Loose:
+def _loose(path: Path, stem: str, root: Path, series: Sequence[_Described] = ()) -> _Loose:
     folders = path.parent.relative_to(root).parts
 
     def texts() -> Iterator[str]:
         yield stem
-        if series:
-            yield _description(series)
+        yield from (one.description for one in series)
         yield from reversed(folders)
 
     return _Loose(path, stem, "_".join([*folders, stem]), _said(texts()))
@@ -298,40 +309,54 @@ def _decathlon_beside(folder: Path) -> list[CaseFile]:
     return list(parse_file(dataset, test_images=True)) if is_images else []
 
 
-def _first_dicom(paths: Iterable[Path]) -> Path | None:
-    """Returns the first DICOM file that is neither an index of others nor a result of this package."""
+def _holds_dicom(paths: Iterable[Path]) -> bool:
+    """Tells whether there is a DICOM file that is neither an index of others nor a result of this package."""
     candidates = (path for path in paths if path.name.upper() != "DICOMDIR" and volume_stem(path) is None)
-    return next((path for path in candidates if "label" not in _said([path.stem]) and _is_dicom(path)), None)
+    return any("label" not in _said([path.stem]) and is_dicom(path) for path in candidates)
 
 
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    if path.suffix.lower() == ".dcm":
-        return True
+def _described(folder: Path) -> list[_Described]:
+    """Returns the series in a folder, none where a file is damaged: `_series_problems` says so."""
     try:
-        with path.open("rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError:  # what may not be read is no reason to refuse the other files
-        return False
+        series = find_series(folder).values()
+    except ValueError:
+        return []
+    words = ("SeriesDescription", "ProtocolName")
+    texts = [next((str(header.get(word)) for word in words if header.get(word)), "") for header, _ in series]
+    return [_Described(Path(files[0]), text, _said([text])) for text, (_, files) in zip(texts, series, strict=True)]
 
 
-def _description(series: Path) -> str:
-    """Returns the description of the series that a DICOM file belongs to, empty where it has none."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(series))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # the reader of the scan will say what is wrong
-        return ""
-    return reader.GetMetaData(_DESCRIPTION) if reader.HasMetaDataKey(_DESCRIPTION) else ""
+def _chosen(series: Sequence[_Described], modality: str) -> Path | None:
+    """Returns the one of several series that says a modality."""
+    matching = [one.file for one in series if one.said == {modality}]
+    return matching[0] if len(series) > 1 and len(matching) == 1 else None
+
+
+def _study_item(folder: Path, root: Path, series: Sequence[_Described], modalities: Sequence[str]) -> dict[str, Any]:
+    """Returns the scan in a folder whose name does not end in a modality."""
+    name = "_".join(folder.relative_to(root).parts)
+    if len(series) < 2:
+        return _loose_item(_loose(folder, folder.name, root, series)._replace(case_id=name), modalities)
+    item = {"case_id": name, "patient_id": patient_of(name)}
+    images = [_chosen(series, modality) for modality in modalities]
+    if all(images):
+        logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(str(image) for image in images))
+        return {**item, "image": [str(image) for image in images]}
+    return {**item, "image": [], "problems": [_several_series(folder, series)]}
+
+
+def _several_series(folder: Path, series: Sequence[_Described]) -> str:
+    names = ", ".join(one.description or one.file.name for one in series)
+    return f"{folder} holds {len(series)} DICOM series ({names}): put each series into a folder of its own"
 
 
 def _series_problems(folder: Path) -> list[str]:
-    count = len(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+    try:
+        count = len(find_series(folder))
+    except ValueError as error:
+        return [str(error)]
     if count > 1:
-        return [f"{folder} holds {count} DICOM series: put each series into a folder of its own"]
+        return [_several_series(folder, _described(folder))]
     return [] if count else [f"{folder} holds no DICOM series that can be read"]
 
 

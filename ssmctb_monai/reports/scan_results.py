@@ -16,8 +16,9 @@ from monai.data.utils import pickle_hashing
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.data.dicom import import_highdicom, write_parametric_map, write_segmentation
 from ssmctb_monai.data.oriented_case import OrientedCase
+from ssmctb_monai.data.series import is_series_file
 from ssmctb_monai.data.writers import write_nifti
-from ssmctb_monai.files import UNFINISHED, read_csv, write_csv, write_json
+from ssmctb_monai.files import read_csv, remove_abandoned, write_csv, write_json
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth
 from ssmctb_monai.metrics.settings import EvaluationSettings
 
@@ -103,9 +104,7 @@ class ScanResults:
         Raises:
             ValueError: when the folder holds another ``summary.csv``.
         """
-        for pattern in (f"{UNFINISHED}*", f"*/{UNFINISHED}*"):
-            for leftover in self.output_dir.glob(pattern):
-                leftover.unlink()
+        remove_abandoned(self.output_dir)
         self.rows = self._read_summary()
         write_json(self.settings, self.output_dir / "settings.json")
         if self.threshold is None:
@@ -126,7 +125,10 @@ class ScanResults:
         return {row["case_id"]: row for row in rows}
 
     def _checked(self, scan: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self.save_dicom or scan.get("problems") or Path(scan["image"][0]).is_dir():
+        if not self.save_dicom or scan.get("problems"):
+            return scan
+        image = Path(scan["image"][0])
+        if image.is_dir() or is_series_file(image):
             return scan
         return {**scan, "problems": [f"{scan['image'][0]} is no DICOM series, and from other scans no DICOM is made"]}
 
@@ -189,14 +191,14 @@ class ScanResults:
         images = {"map": anomaly_map, "reconstruction": reconstruction}
         if self.threshold is not None:
             images["mask"] = ((anomaly_map >= self.threshold) & (brain > 0)).to(torch.uint8)
-        series = self.scans[case_id]["image"][0]
+        scan = self.scans[case_id]["image"][0]
         for kind, file in self._wanted(case_id).items():
             if kind == "dicom map":
-                write_parametric_map(anomaly_map, series, file)
+                write_parametric_map(anomaly_map, scan, file)
             elif kind == "dicom mask":
-                write_segmentation(images["mask"], series, file)
+                write_segmentation(images["mask"], scan, file)
             else:
-                write_nifti(images[kind], file)
+                write_nifti(images[kind], file, scan=scan)
         self._store(row)
 
     def fail(self, case_id: str, problem: str) -> None:

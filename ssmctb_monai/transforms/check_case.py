@@ -9,15 +9,18 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_data_type
+from monai.utils import convert_data_type, convert_to_dst_type
 
-from ssmctb_monai.data.checks import has_whole_labels
-from ssmctb_monai.data.readers import AFFINE_TOLERANCE, affine_difference
+from ssmctb_monai.data.checks import has_gaps, has_whole_labels
+from ssmctb_monai.data.readers import grid_distance
 from ssmctb_monai.transforms.brain import source_name
 
 
 class CheckCased(MapTransform):
     """Refuses a case whose files contradict each other or hold values that cannot be; the file is named.
+
+    NaN and infinite values outside of a brain mask that the case brings along are background, as several programs
+    write it: the image gets its lowest value in the brain there, the segmentation 0.
 
     Use it before anything hides the fault: ``AsDiscreted`` makes 0 or 1 of any label, NaN included, and ``Spacingd``
     puts a shifted segmentation on the image's grid as if all were well. A brain mask or an image without any brain is
@@ -26,14 +29,18 @@ class CheckCased(MapTransform):
     Args:
         keys: keys of image, segmentation and brain mask, shape (channels, ...); those that are absent are passed over.
         label_key: key of the segmentation, which has one channel of whole numbers of at least 0.
+        brain_key: key of the brain mask.
 
     Example:
         >>> load = Compose([LoadImaged(["image", "label"], ensure_channel_first=True), CheckCased()])
     """
 
-    def __init__(self, keys: KeysCollection = ("image", "label", "brain"), label_key: str = "label") -> None:
+    def __init__(
+        self, keys: KeysCollection = ("image", "label", "brain"), label_key: str = "label", brain_key: str = "brain"
+    ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.label_key = label_key
+        self.brain_key = brain_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Checks the case.
@@ -42,21 +49,26 @@ class CheckCased(MapTransform):
             data: item as loaded.
 
         Returns:
-            The same item.
+            The item, as it was but for gaps outside of the brain.
 
         Raises:
-            ValueError: when an image is no volume, voxels are NaN or infinite, a segmentation is negative, fractional
-                or has several channels, or shape or affine (by more than 0.001 mm) differ from those of the first key.
+            ValueError: when an image is no volume, voxels of the brain are NaN or infinite, a segmentation is negative,
+                fractional or has several channels, or shape or affine (by more than 0.05 of a voxel at a corner) differ
+                from those of the first key.
         """
         item = dict(data)
+        brain = convert_data_type(item[self.brain_key], np.ndarray)[0] > 0.5 if self.brain_key in item else None
         reference: Any = None
         for key in self.key_iterator(item):
             volume, name = item[key], source_name(item[key])
             array = convert_data_type(volume, np.ndarray)[0]
             if array.ndim != 4:
                 raise ValueError(f"{name} has shape {tuple(array.shape[1:])}, but a volume has three axes.")
-            if not np.isfinite(array).all():
+            if has_gaps(array, None if key == self.brain_key else brain):
                 raise ValueError(f"{name} holds NaN or infinite values: repair or leave out this case.")
+            if not np.isfinite(array).all():
+                array = _filled(array, 0 if key == self.label_key else None)
+                item[key] = volume = convert_to_dst_type(array, volume)[0]
             if key == self.label_key and len(array) != 1:
                 raise ValueError(f"{name} has {len(array)} channels, but a segmentation has one.")
             if key == self.label_key and not has_whole_labels(array):
@@ -68,11 +80,19 @@ class CheckCased(MapTransform):
                     f"{name} has shape {tuple(volume.shape[1:])}, "
                     f"but {source_name(reference)} has {tuple(reference.shape[1:])}."
                 )
-            if isinstance(volume, MetaTensor) and isinstance(reference, MetaTensor):
-                difference = affine_difference(volume.affine.numpy(), reference.affine.numpy())
-                if difference > AFFINE_TOLERANCE:
-                    raise ValueError(
-                        f"{name} lies elsewhere than {source_name(reference)}: "
-                        f"their affines differ by up to {difference:.6g} mm."
-                    )
+            if not isinstance(volume, MetaTensor) or not isinstance(reference, MetaTensor):
+                continue
+            if distance := grid_distance(volume.affine.numpy(), reference.affine.numpy(), volume.shape[1:]):
+                raise ValueError(
+                    f"{name} lies elsewhere than {source_name(reference)}: "
+                    f"their corners are up to {distance:.6g} mm apart."
+                )
         return item
+
+
+def _filled(array: np.ndarray, value: float | None) -> np.ndarray:
+    """Replaces what is not finite by a value, or by the lowest one of the channel."""
+    finite = np.isfinite(array)
+    axes = tuple(range(1, array.ndim))
+    lowest = np.min(array, axis=axes, where=finite, initial=np.inf, keepdims=True) if value is None else value
+    return np.where(finite, array, lowest)

@@ -1,3 +1,4 @@
+import errno
 import logging
 import pickle
 
@@ -5,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ssmctb_monai.data import checks
 from ssmctb_monai.data.brats import BratsCase, find_cases
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases, report_invalid
 
@@ -54,7 +56,7 @@ def test_modality_and_segmentation_missing(case_dir):
 
 NAN = np.where(np.arange(120).reshape(SHAPE) == 7, np.nan, 1.0)
 INF = np.where(np.arange(120).reshape(SHAPE) == 7, np.inf, 1.0)
-SHIFTED = AFFINE + np.eye(4, k=3) * 0.01
+SHIFTED = AFFINE + np.eye(4, k=3) * 0.1
 
 
 @pytest.mark.parametrize(
@@ -62,8 +64,8 @@ SHIFTED = AFFINE + np.eye(4, k=3) * 0.01
     [
         ("t1ce", np.ones((4, 5, 7)), AFFINE, "shape (4, 5, 7) differs from (4, 5, 6) of A_flair.nii.gz"),
         ("seg", np.ones((4, 5, 7)), AFFINE, "shape (4, 5, 7) differs"),
-        ("brainmask", np.ones(SHAPE), SHIFTED, "affine differs from that of A_flair.nii.gz, by up to 0.01 mm"),
-        ("seg", np.ones(SHAPE), SHIFTED, "affine differs"),
+        ("brainmask", np.ones(SHAPE), SHIFTED, "it lies 0.1 mm off A_flair.nii.gz"),
+        ("seg", np.ones(SHAPE), SHIFTED, "affines differ"),
         ("t1ce", np.eye(5), AFFINE, "expected is a 3D array"),
         ("t1ce", np.ones((*SHAPE, 2)), AFFINE, "expected is a 3D array"),
         ("flair", NAN, AFFINE, "NaN or infinite voxels"),
@@ -100,7 +102,7 @@ def test_images_of_other_modalities_are_not_read(case_dir):
     [
         ((*SHAPE, 2), {"flair": 1, "t1": 0}, None),
         ((*SHAPE, 2), {"flair": 1, "t1": 2}, "speaks of channel 2"),
-        (SHAPE, {"flair": 0, "t1": 1}, "expected is a 4D array"),
+        (SHAPE, {"flair": 0, "t1": 1}, "it has 1 channels"),
         ((*SHAPE, 3), {"flair": 2, "t1": 0}, "every voxel is 0"),
     ],
 )
@@ -160,3 +162,26 @@ def test_all_real_cases(real_data):
     without_t1 = {case.case_id for case in brats if "t1" not in case.images}
     assert set(check_cases(brats, ["t1"])) == {"Brats17_TCIA_105_1", *without_t1}
     assert check_cases(find_cases(real_data / "lgg"), ["flair"]) == {}
+
+
+def test_gaps_outside_of_a_given_brain_are_background(case_dir):
+    gaps = np.arange(120, dtype=np.float32).reshape(SHAPE)
+    gaps[0] = np.nan
+    brain = np.ones(SHAPE, np.uint8)
+    brain[0] = 0
+    save(case_dir / "A_flair.nii.gz", gaps)
+    assert "A_flair.nii.gz: it has NaN" in problems_of(case_dir)[0]
+    save(case_dir / "A_brainmask.nii.gz", brain)
+    assert problems_of(case_dir) == []
+    gaps[1, 1, 1] = np.inf
+    save(case_dir / "A_flair.nii.gz", gaps)
+    assert "A_flair.nii.gz: it has NaN" in problems_of(case_dir)[0]
+
+
+def test_full_disk_is_no_fault_of_a_case(case_dir, monkeypatch):
+    def read(path):
+        raise OSError("cannot be read") from OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checks, "read_volume", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        problems_of(case_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -207,6 +208,13 @@ def test_entries_appear_as_a_whole(tmp_path, monkeypatch):
     assert [target.name for target in targets] == [entry.name]
 
 
+def _flip(path):
+    """Change a voxel by what a damaged disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 def _truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -216,6 +224,7 @@ def _truncate(path):
     [
         pytest.param(lambda path: path.write_bytes(b"no checkpoint at all"), id="garbage"),
         pytest.param(_truncate, id="truncated"),
+        pytest.param(_flip, id="another bit"),
         pytest.param(lambda path: path.write_bytes(b""), id="empty"),
     ],
 )
@@ -231,6 +240,22 @@ def test_a_corrupted_cache_file_is_remade(tmp_path, corrupt):
         for item, expected in zip(dataset, cases, strict=True):
             np.testing.assert_array_equal(item["image"], expected["image"])
     assert all(torch.load(path, weights_only=True)["case_id"] in "ab" for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), MemoryError("no memory")])
+def test_a_full_disk_leaves_no_case_out(tmp_path, monkeypatch, error):
+    def fail(*args, **keywords):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(type(error), match=r"no memory|No space left"):
+        PreparedDataset([case("a")], [ENSURE], tmp_path, skip_invalid=True)
+
+    def load(item):
+        raise error
+
+    with pytest.raises(type(error), match=r"no memory|No space left"):
+        list(ValidCases([case("a")], load))
 
 
 # ------------------------------------------------------------------------------------------------- cases left out

@@ -107,7 +107,7 @@ def test_list_of_files_becomes_channels(tmp_path, array, suffix):
 
 @pytest.mark.parametrize(
     ("other_shape", "shift", "message"),
-    [((5, 6, 8), 0, "shapes"), ((5, 6, 7), 0.01, r"affines differ by 0.01 mm cannot be stacked: .*a\.mha, .*b\.mha")],
+    [((5, 6, 8), 0, "shapes"), ((5, 6, 7), 0.1, r"lie 0\.1\d* mm apart cannot be stacked: .*a\.mha, .*b\.mha")],
 )
 def test_files_on_different_grids_are_not_stacked(tmp_path, array, other_shape, shift, message):
     paths = [

@@ -481,13 +481,35 @@ def test_two_series_in_one_folder(tmp_path, name):
     dicom(folder, uid="1.2.4")
     for path in {tmp_path, folder}:
         text = problem(path)
-        assert text == f"{folder} holds 2 DICOM series: put each series into a folder of its own"
+        names = "IM0.1.2.3, IM0.1.2.4"
+        assert text == f"{folder} holds 2 DICOM series ({names}): put each series into a folder of its own"
+
+
+@pytest.mark.parametrize("name", ["P1", "P1_flair", "P1/flair"])
+def test_of_several_series_that_one_is_taken_which_says_the_modality(tmp_path, name):
+    folder = dicom(tmp_path / name, uid="1.2.5", description="t2_FLAIR_tra")
+    dicom(folder, uid="1.2.3", description="localizer")
+    dicom(folder, uid="1.2.4", description="t1_mprage_sag")
+    for path in {tmp_path, folder}:
+        (item,) = find_scans(path, "flair")
+        assert item["image"] == [str(folder / "IM0.1.2.5")]
+        assert "problems" not in item
+        assert read_volume(item["image"][0]).array.shape == (4, 5, 3)
+    dicom(folder, uid="1.2.6", description="FLAIR post")
+    assert "holds 4 DICOM series (localizer, t1_mprage_sag, t2_FLAIR_tra, FLAIR post)" in problem(folder)
+
+
+def test_modalities_of_a_study_in_one_folder(tmp_path):
+    folder = dicom(tmp_path / "P1", uid="1.2.5", description="t2_FLAIR_tra")
+    dicom(folder, uid="1.2.4", description="t1_mprage_sag")
+    (item,) = find_scans(tmp_path, ["t1", "flair"])
+    assert item["image"] == [str(folder / "IM0.1.2.4"), str(folder / "IM0.1.2.5")]
 
 
 @pytest.mark.parametrize("name", ["P1/IM1.dcm", "P1/IM1.DCM"])
 def test_folder_with_damaged_dicom_files(tmp_path, name):
     touch(tmp_path, name)
-    assert problem(tmp_path) == f"{tmp_path / 'P1'} holds no DICOM series that can be read"
+    assert problem(tmp_path) == f"{tmp_path / name} cannot be read: it has no SeriesInstanceUID."
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")

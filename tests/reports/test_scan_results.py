@@ -281,7 +281,9 @@ def test_a_killed_write_leaves_no_map(tmp_path, scans, monkeypatch, kind):
 def test_leftovers_of_a_killed_process_are_removed(tmp_path, scans):
     for folder in ("", "maps"):
         (tmp_path / "out" / folder).mkdir(exist_ok=True, parents=True)
-        (tmp_path / "out" / folder / ".unfinished-77-a.nii.gz").write_text("half")
+        leftover = tmp_path / "out" / folder / ".unfinished-77-a.nii.gz"
+        leftover.write_text("half")
+        os.utime(leftover, (0, 0))
     (tmp_path / "out" / "notes.txt").write_text("mine")
     results(tmp_path).pending(scans)
     assert files(tmp_path) == ["notes.txt", "settings.json"]

@@ -14,6 +14,7 @@ from monai.transforms import Compose, LoadImaged
 
 from ssmctb_monai.data import SimpleITKReader, ValidCases, check_cases, find_cases
 from ssmctb_monai.transforms import CheckCased
+from ssmctb_monai.transforms.brain import source_name
 
 TRAIN = Path(__file__).parents[2] / "bundles" / "brats3d" / "configs" / "train.json"
 SHAPE = (4, 5, 6)
@@ -75,7 +76,7 @@ def with_voxel(value, background=1.0):
     return array
 
 
-SHIFTED = AFFINE + np.eye(4, k=3) * 0.01
+SHIFTED = AFFINE + np.eye(4, k=3) * 0.1
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,8 @@ SHIFTED = AFFINE + np.eye(4, k=3) * 0.01
         ("label", np.zeros((2, *SHAPE)), AFFINE, "has 2 channels"),
         ("label", np.zeros((1, 4, 5, 7)), AFFINE, r"has shape \(4, 5, 7\), but .*case_7_flair.* has \(4, 5, 6\)"),
         ("brain", np.ones((1, 5, 4, 6)), AFFINE, r"has shape \(5, 4, 6\)"),
-        ("label", with_voxel(2), SHIFTED, r"elsewhere than .*case_7_flair.* by up to 0\.01 mm"),
-        ("brain", with_voxel(2), SHIFTED, r"elsewhere than .*case_7_flair.* by up to 0\.01 mm"),
+        ("label", with_voxel(2), SHIFTED, r"elsewhere than .*case_7_flair.* up to 0\.1 mm"),
+        ("brain", with_voxel(2), SHIFTED, r"elsewhere than .*case_7_flair.* up to 0\.1 mm"),
     ],
 )
 def test_bad_volume_is_named(key, array, affine, message):
@@ -184,3 +185,18 @@ def test_real_cases(real_data):
     assert len(list(cases)) == 2
     assert list(cases.problems) == ["Brats17_TCIA_105_1"]
     assert "Brats17_TCIA_105_1_seg.nii.gz lies elsewhere" in cases.problems["Brats17_TCIA_105_1"]
+
+
+def test_gaps_outside_of_a_given_brain_are_background():
+    image, label = with_voxel(np.nan, background=5), with_voxel(-np.inf, background=1)
+    image[0, 0, 0, 0] = -3
+    brain = with_voxel(0)
+    item = CheckCased()(
+        {**sound(), "image": volume("flair", image), "label": volume("seg", label), "brain": volume("brain", brain)}
+    )
+    assert item["image"][0, 1, 2, 3] == -3
+    assert item["image"].sum() == 5 * 118 - 3 - 3
+    assert item["label"][0, 1, 2, 3] == 0
+    assert source_name(item["image"]).endswith("case_7_flair.nii.gz")
+    with pytest.raises(ValueError, match=r"case_7_flair.*NaN or infinite"):
+        CheckCased()({**sound(), "image": volume("flair", image), "brain": volume("brain", np.ones_like(brain))})
