@@ -53,6 +53,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def is_file_name(name: str) -> bool:
+    """Tells whether a name from outside names a file in a folder: no path, nothing hidden, nothing unprintable.
+
+    Args:
+        name: name of a case.
+
+    Example:
+        >>> is_file_name("BraTS2021_00006"), is_file_name("../../evil"), is_file_name("")
+        (True, False, False)
+    """
+    return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\") and name.isprintable()
+
+
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Writes the whole file or nothing.
 

@@ -27,8 +27,8 @@ from benchmarks.accuracy.rows import BUNDLES, MODALITIES, settings_of
 from ssmctb_monai.checkpoints import beside
 from ssmctb_monai.checks import check_file
 from ssmctb_monai.data import BratsCase, InvalidCasesError, PreparedDataset, find_cases, load_datalist, write_datalist
-from ssmctb_monai.data.brats import patient_of
 from ssmctb_monai.data.datasets import fingerprint
+from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.files import checksum, whole_file, write_json
 from ssmctb_monai.metrics import AnomalyEvaluation, Estimate, ResampledMetrics, load_thresholds
 from ssmctb_monai.transforms import RobustScaleIntensity

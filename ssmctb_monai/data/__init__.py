@@ -6,7 +6,6 @@ from ssmctb_monai.data.brats import (
     canonical_modality,
     dataset_folder,
     find_cases,
-    patient_of,
 )
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
 from ssmctb_monai.data.datalist import (
@@ -20,6 +19,7 @@ from ssmctb_monai.data.datalist import (
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, ValidCases
 from ssmctb_monai.data.demo import make_demo_dataset
 from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
+from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.data.scans import find_scans
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from monai.config import PathLike
 from monai.utils import ensure_tuple
+
+from ssmctb_monai.data.patients import patient_of
+from ssmctb_monai.files import is_file_name
 
 __all__ = [
     "MODALITIES",
@@ -24,12 +28,16 @@ __all__ = [
     "dataset_folder",
     "find_cases",
     "group_files",
+    "is_label",
+    "name_problems",
+    "named_path",
     "parse_file",
     "parse_name",
-    "patient_of",
     "volume_stem",
     "walk_files",
 ]
+
+logger = logging.getLogger(__name__)
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -47,18 +55,30 @@ _MODALITY_ALIASES = {name: name for name in MODALITIES} | {
 _KINDS = _MODALITY_ALIASES | {"seg": "label", "truth": "label", "ot": "label", "brainmask": "brain"}
 
 _CASE_NAME = re.compile(r"(?:(?P<case>.+)[-_])?(?P<kind>[a-z0-9]+)", re.IGNORECASE)
-_VSD_FILE = re.compile(r"(?:VSD|SMIR)\.Brain.*\.(?:MR_)?(?P<kind>[a-z0-9]+)\.\d+\.mha", re.IGNORECASE)
+_BRAIN_MASK = re.compile(r"(?:(?P<case>.+)[-_])?(?:brain|bet)[-_]?mask", re.IGNORECASE)
 
-# Case names that end in the number or the date of a scan, after the name of the patient
-_SCANS = re.compile(
-    r"""(?P<patient>
-        BraTS-\w+-\d+(?=-\d+$)              # BraTS-GLI-00002-000
-        | Brats1[789]_\w+(?=_\d+$)          # Brats17_TCIA_639_1
-        | (?:[HL]GG?_)?brats_\w+_pat_?\d+(?=_\d+$)  # HGG_brats_2013_pat0001_1, brats_tcia_pat100_0001
-        | TCGA[-_]\w{2}[-_]\w{4}(?=[-_]\d+$)  # TCGA_CS_4942_19970222
-    )""",
-    re.IGNORECASE | re.VERBOSE,
+# Words in the names of segmentations of lesions that are not named CASE_seg, and of segmentations of something else
+_LABEL_WORDS = re.compile(
+    r"seg(?:m|mentation)?s?|lesions?|lesionseg|masks?|labels?|gtv|roi|truth|groundtruth|gt|wmh|tumou?r"
 )
+_PART_WORDS = re.compile(
+    r"brain|bet|skull|parenchyma|tissues?|[wg]m|csf|ventricles?|aseg|aparc|cortex|probabilit(?:y|ies)"
+)
+_SEGMENTATION = re.compile(r"(?:lesion|tumou?r)?[-_]?(?:seg(?:m|mentation)?|mask|label)", re.IGNORECASE)
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")  # of nnU-Net's files
+_BIDS = re.compile(r"sub-[a-z0-9]+(?:_ses-[a-z0-9]+)?", re.IGNORECASE)
+
+# Folders between that of a patient and the files, and names that every patient's files may have
+_PLAIN_FOLDER = re.compile(r"anat|nii|nifti|mri?|images?|img|raw|scans?|processed|preprocessed", re.IGNORECASE)
+_VISIT_FOLDER = re.compile(
+    r"(?:ses(?:sion)?|visit|tp|time(?:[-_ ]?point)?|scan|study|exam|follow[-_ ]?up|fu|week|month|day|baseline|t|date)"
+    r"[-_ ]?[a-z]?\d*(?:[-_]\d+)*|(?:19|20)\d\d(?:[-_.]?\d\d[-_.]?\d\d)?",
+    re.IGNORECASE,
+)
+_PLAIN_NAME = re.compile(
+    r"\D*|\d{1,2}|(?:scan|image|mri?|exam|series|img|subject|patient|case)[-_ ]?\d{0,3}", re.IGNORECASE
+)
+_VSD_FILE = re.compile(r"(?:VSD|SMIR)\.Brain.*\.(?:MR_)?(?P<kind>[a-z0-9]+)\.\d+\.mha", re.IGNORECASE)
 
 
 class NoCasesError(ValueError):
@@ -76,6 +96,7 @@ class BratsCase:
         label: segmentation of the lesion, ``None`` where there is none.
         brain: brain mask, ``None`` where there is none.
         channels: index of each modality in a 4D file; empty for one file a modality.
+        problems: what is wrong with how the files are named or arranged; the case cannot be used.
     """
 
     case_id: str
@@ -84,6 +105,7 @@ class BratsCase:
     label: Path | None
     brain: Path | None
     channels: Mapping[str, int]
+    problems: tuple[str, ...] = ()
 
 
 class CaseFile(NamedTuple):
@@ -95,6 +117,7 @@ class CaseFile(NamedTuple):
         path: the file, or the folder of a DICOM series.
         channel: index of the modality in a 4D file.
         home: folder that the case has its name from; files in another folder of this name are of another case.
+        patient_id: name of the patient, where folders say it.
     """
 
     case_id: str
@@ -102,6 +125,7 @@ class CaseFile(NamedTuple):
     path: Path
     channel: int | None = None
     home: Path | None = None
+    patient_id: str | None = None
 
 
 def canonical_modality(name: str) -> str:
@@ -148,20 +172,6 @@ def canonical_modalities(modalities: Sequence[str] | str) -> tuple[str, ...]:
     return names
 
 
-def patient_of(case_id: str) -> str:
-    """Returns the patient whom a scan belongs to: the name without the scan's number, where the naming has one.
-
-    Args:
-        case_id: name of the scan.
-
-    Example:
-        >>> patient_of("BraTS-GLI-00002-001"), patient_of("BraTS2021_00006")
-        ('BraTS-GLI-00002', 'BraTS2021_00006')
-    """
-    match = _SCANS.match(case_id)
-    return match["patient"] if match else case_id
-
-
 def dataset_folder(dataset_dir: PathLike) -> Path:
     """Returns the path of a data set's folder, and raises NotADirectoryError if there is no such folder."""
     folder = Path(dataset_dir).expanduser()
@@ -178,20 +188,24 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
 
     Known layouts: ``BRATS_HG0001_FLAIR.mha`` (2012, 2013), ``VSD.Brain.XX.O.MR_Flair.54512.mha`` (2013-2015),
     ``CASE_flair.nii.gz`` (2017-2021, and any data set named in this way), ``CASE-t2f.nii.gz`` (2023 and later), the
-    Decathlon's ``dataset.json`` with 4D files, and ``CASE/flair.nii.gz``, where the case is named after the folder that
-    the files are in. Hidden files and folders are passed over.
+    Decathlon's ``dataset.json`` with 4D files, nnU-Net's of both generations with ``CASE_0000.nii.gz``, BIDS, and
+    ``CASE/flair.nii.gz``, where the case is named after the folder that the files are in; folders of visits and such
+    as ``anat`` stand for those above them. A folder named like a volume counts as the one volume in it. The
+    segmentation of a case may have another public name, such as ``CASE_tumor_segmentation``, ``…_segm``, ``…_gtv``,
+    ``…Mask`` or BIDS's ``…_label-lesion_mask``, where it is the only such file of the case. Hidden files and folders
+    are passed over.
 
     Args:
         dataset_dir: folder to search.
 
     Returns:
-        The cases in the order of their names, with whichever modalities each has.
+        The cases in the order of their names, with whichever modalities each has, and with problems where files or
+        folders contradict each other or cannot be read.
 
     Raises:
         NotADirectoryError: ``dataset_dir`` is not a folder.
         NoCasesError: No case was found.
-        ValueError: A file of a case was found twice, two folders give their name to a case, or a ``dataset.json``
-            cannot be understood.
+        ValueError: A ``dataset.json`` cannot be understood.
 
     Example:
         >>> cases = find_cases("MICCAI_BraTS2020_TrainingData")  # doctest: +SKIP
@@ -199,66 +213,178 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
         ['flair', 't1', 't1ce', 't2']
     """
     root = dataset_folder(dataset_dir)
-    cases = group_files(file for path in walk_files(root) for file in parse_file(path))
+    unread: list[OSError] = []
+    paths = list(walk_files(root, onerror=unread.append))
+    named = {path: list(parse_file(path)) for path in paths}
+    cases = group_files(file for files in named.values() for file in files)
     if not cases:
-        raise NoCasesError(
-            f"No case found below {root}. Expected are files such as CASE_flair.nii.gz, CASE-t2f.nii.gz, "
-            "CASE_FLAIR.mha, VSD.Brain.XX.O.MR_Flair.1.mha, CASE/flair.nii.gz, or a Decathlon folder with dataset.json "
-            "and imagesTr."
+        raise next(
+            iter(unread),
+            NoCasesError(
+                f"No case found below {root}. Expected are files such as CASE_flair.nii.gz, CASE-t2f.nii.gz, "
+                "CASE_FLAIR.mha, VSD.Brain.XX.O.MR_Flair.1.mha, CASE/flair.nii.gz, or a folder of nnU-Net or the "
+                "Decathlon with dataset.json and imagesTr."
+            ),
         )
-    return cases
+    spare = [path for path, files in named.items() if not files and volume_stem(named_path(path))]
+    return sorted([*_with_labels(cases, spare), *_unread_cases(unread, root)], key=lambda case: case.case_id)
+
+
+def _unread_cases(errors: Iterable[OSError], root: Path) -> Iterator[BratsCase]:
+    for error in errors:
+        name = "_".join(Path(error.filename).relative_to(root).parts) or root.name
+        problem = f"the folder {error.filename} cannot be read: {error.strerror}"
+        yield BratsCase(name, patient_of(name), {}, None, None, {}, (problem,))
+
+
+def _with_labels(cases: Sequence[BratsCase], spare: Sequence[Path]) -> list[BratsCase]:
+    """Gives cases without a segmentation the only file that is one by a word in its name."""
+    by_name = {case.case_id: case for case in cases}
+    by_folder: dict[Path, set[str]] = {}
+    by_session: dict[str, set[str]] = {}
+    for case in cases:
+        for image in case.images.values():
+            by_folder.setdefault(named_path(image).parent, set()).add(case.case_id)
+        if match := _BIDS.match(case.case_id):
+            by_session.setdefault(match[0].lower(), set()).add(case.case_id)
+
+    def owner(path: Path) -> str | None:
+        name = named_path(path)
+        stem = str(volume_stem(name))
+        ends = sorted((match.start() for match in re.finditer(r"[-_. ]|(?<=[a-z0-9])(?=[A-Z])", stem)), reverse=True)
+        if found := next((stem[:end] for end in ends if stem[:end] in by_name), None):
+            return found
+        session = _BIDS.match(stem)
+        groups = [by_session.get(session[0].lower(), set()) if session else set(), by_folder.get(name.parent, set())]
+        return next((next(iter(group)) for group in groups if len(group) == 1), None)
+
+    candidates: dict[str, list[Path]] = {}
+    for path in spare:
+        if is_label(str(volume_stem(named_path(path)))) and (case_id := owner(path)):
+            candidates.setdefault(case_id, []).append(path)
+    return [_with_label(case, candidates.get(case.case_id, ())) for case in cases]
+
+
+def _with_label(case: BratsCase, candidates: Sequence[Path]) -> BratsCase:
+    if case.label is not None or not candidates:
+        return case
+    if len(candidates) == 1:
+        logger.info("Taking %s for the segmentation of %s.", candidates[0], case.case_id)
+        return replace(case, label=candidates[0])
+    names = ", ".join(str(path) for path in candidates)
+    problem = f"each of {names} may be the segmentation: rename the right one {case.case_id}_seg"
+    return replace(case, problems=(*case.problems, problem))
+
+
+def is_label(stem: str) -> bool:
+    """Tells whether a name speaks of a segmentation of lesions.
+
+    Args:
+        stem: name of a file without suffix.
+
+    Example:
+        >>> is_label("P1_tumor_segmentation"), is_label("P1_LesionMask"), is_label("P1_brain_mask")
+        (True, True, False)
+    """
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", stem)]
+    is_part = any(_PART_WORDS.fullmatch(word) or word == "brainmask" for word in words)
+    return not is_part and any(_LABEL_WORDS.fullmatch(word) for word in words)
 
 
 def group_files(files: Iterable[CaseFile]) -> list[BratsCase]:
     """Groups files by case.
 
+    Names that say nothing of the patient, such as ``MR_flair`` in the folder of each, are those of several cases, which
+    are named after their folders then.
+
     Args:
         files: what the names of the files say.
 
     Returns:
-        The cases in the order of their names.
-
-    Raises:
-        ValueError: A file of a case was found twice, or two folders give their name to a case; all pairs are named.
+        The cases in the order of their names; one of which a file was found twice, or which two folders give their
+        name to, has that among its problems.
 
     Example:
         >>> (case,) = group_files([CaseFile("A", "t1", Path("A_t1.nii")), CaseFile("A", "label", Path("A_seg.nii"))])
         >>> case.images, case.label
         ({'t1': PosixPath('A_t1.nii')}, PosixPath('A_seg.nii'))
     """
-    kinds: dict[str, dict[str, Path]] = {}
-    channels: dict[str, dict[str, int]] = {}
-    homes: dict[str, CaseFile] = {}
-    doubles = []
+    groups: dict[str, list[CaseFile]] = {}
     for file in files:
-        case_id, kind, path, channel, home = file
-        known = kinds.setdefault(case_id, {})
-        if kind in known:
-            doubles.append(f"{case_id}, {kind}: {known[kind]} and {path}")
-        elif home and (first := homes.setdefault(case_id, file)).home != home:
-            doubles.append(f"{case_id}: {first.path} and {path}")
-        known[kind] = path
-        if channel is not None:
-            channels.setdefault(case_id, {})[kind] = channel
-    if doubles:
-        raise ValueError("Two cases have the same name; keep or rename one of each pair:\n" + "\n".join(doubles))
-    return [
-        BratsCase(
-            case_id=case_id,
-            patient_id=patient_of(case_id),
-            images={modality: found[modality] for modality in MODALITIES if modality in found},
-            label=found.get("label"),
-            brain=found.get("brain"),
-            channels=channels.get(case_id, {}),
-        )
-        for case_id, found in sorted(kinds.items())
-    ]
+        groups.setdefault(file.case_id, []).append(file)
+    for case_id, group in list(groups.items()):
+        if _PLAIN_NAME.fullmatch(case_id) and _doubles(group):
+            folders = [_folder_case((file.home or named_path(file.path)).parent) for file in group]
+            if case_id in [name for name, _ in folders]:
+                continue
+            del groups[case_id]
+            for file, (name, patient_id) in zip(group, folders, strict=True):
+                renamed = file._replace(case_id=f"{name}_{case_id}", patient_id=patient_id)
+                groups.setdefault(renamed.case_id, []).append(renamed)
+    return [_case_of(case_id, group) for case_id, group in sorted(groups.items())]
+
+
+def _doubles(group: Sequence[CaseFile]) -> list[str]:
+    """Pairs of files of which a case can have only one."""
+    kinds: dict[str, Path] = {}
+    home: CaseFile | None = None
+    doubles = []
+    for file in group:
+        if file.kind in kinds:
+            doubles.append(f"{kinds[file.kind]} and {file.path}")
+        elif home and file.home and file.home != home.home:
+            doubles.append(f"{home.path} and {file.path}")
+        kinds[file.kind] = file.path
+        home = home or (file if file.home else None)
+    return doubles
+
+
+def _case_of(case_id: str, group: Sequence[CaseFile]) -> BratsCase:
+    found = {file.kind: file.path for file in group}
+    doubles = _doubles(group)
+    patient_id = next((file.patient_id for file in group if file.patient_id), None)
+    return BratsCase(
+        case_id=case_id,
+        patient_id=patient_id or patient_of(case_id),
+        images={modality: found[modality] for modality in MODALITIES if modality in found},
+        label=found.get("label"),
+        brain=found.get("brain"),
+        channels={file.kind: file.channel for file in group if file.channel is not None},
+        problems=(
+            *(f"two files have its name, keep or rename one: {pair}" for pair in doubles),
+            *name_problems(case_id),
+        ),
+    )
+
+
+def name_problems(case_id: str) -> list[str]:
+    """Says what keeps a case's name from being that of its results.
+
+    Args:
+        case_id: name of the case.
+    """
+    return [] if is_file_name(case_id) else [f"the name {case_id!r} is none for files of results: rename it"]
+
+
+def _folder_case(folder: Path) -> tuple[str, str]:
+    """Names the case and the patient that a folder holds, from those above it where its own name says neither."""
+    folder = Path(os.path.abspath(folder))
+    if folder.parent == folder or not folder.parent.name:
+        return folder.name, folder.name
+    if _PLAIN_FOLDER.fullmatch(folder.name):
+        return _folder_case(folder.parent)
+    if _VISIT_FOLDER.fullmatch(folder.name):
+        name, patient_id = _folder_case(folder.parent)
+        return f"{name}_{folder.name}", patient_id
+    return folder.name, patient_of(folder.name)
 
 
 def walk_files(
     root: Path, exclude: Path | None = None, onerror: Callable[[OSError], object] | None = None
 ) -> Iterator[Path]:
     """Yields the files below a folder, one folder after the other, hidden ones passed over.
+
+    Each folder is entered once, however many links lead to it.
 
     Args:
         root: folder to search.
@@ -270,10 +396,38 @@ def walk_files(
         raise error
 
     excluded = exclude and exclude.resolve()
+    status = root.stat()
+    entered = {(status.st_dev, status.st_ino)}
     for folder, subfolders, names in os.walk(root, onerror=onerror or fail, followlinks=True):
-        visible = sorted(name for name in subfolders if not name.startswith("."))
-        subfolders[:] = [name for name in visible if not excluded or Path(folder, name).resolve() != excluded]
+        visible = []
+        for path in (Path(folder, name) for name in sorted(subfolders) if not name.startswith(".")):
+            try:
+                status = path.stat()
+            except OSError as error:
+                (onerror or fail)(error)
+                continue
+            place = status.st_dev, status.st_ino
+            if place not in entered and not (excluded and path.resolve() == excluded):
+                visible.append(path.name)
+            entered.add(place)
+        subfolders[:] = visible
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def named_path(path: Path) -> Path:
+    """Returns the path whose name counts: the folder's where that is named like a volume and holds this one alone.
+
+    Args:
+        path: a volume.
+
+    Example:
+        >>> named_path(Path("P1_flair.nii/00000057_brain_flair.nii"))  # doctest: +SKIP
+        PosixPath('P1_flair.nii')
+    """
+    if volume_stem(path.parent) is None:
+        return path
+    volumes = [other.name for other in path.parent.glob("[!.]*") if volume_stem(other)]
+    return path.parent if volumes == [path.name] else path
 
 
 def parse_file(path: Path, test_images: bool = False) -> Iterator[CaseFile]:
@@ -299,8 +453,10 @@ def parse_file(path: Path, test_images: bool = False) -> Iterator[CaseFile]:
             is_graded = folder.parent.name.upper() in ("HG", "LG", "HGG", "LGG")
             case_id = f"{folder.parent.name}_{folder.name}" if is_graded else folder.name
             yield CaseFile(case_id, kind, path, home=folder)
-    elif (stem := volume_stem(path)) and (file := parse_name(path, stem)):
-        yield file
+    elif volume_stem(path):
+        name = named_path(path)
+        if file := parse_name(name, str(volume_stem(name))):
+            yield file._replace(path=path)
 
 
 def parse_name(path: Path, stem: str) -> CaseFile | None:
@@ -317,14 +473,19 @@ def parse_name(path: Path, stem: str) -> CaseFile | None:
         >>> parse_name(Path("P1/flair.nii.gz"), "flair").case_id
         'P1'
     """
-    match = _CASE_NAME.fullmatch(stem)
-    kind = _KINDS.get(match["kind"].lower()) if match else None
+    mask = _BRAIN_MASK.fullmatch(stem)
+    match = mask or _CASE_NAME.fullmatch(stem)
+    kind = "brain" if mask else _KINDS.get(match["kind"].lower()) if match else None
     if not match or not kind:
         return None
     if match["case"]:
+        last_word = re.split(r"[-_]", match["case"])[-1]
+        if kind in MODALITIES and last_word != match["case"] and _SEGMENTATION.fullmatch(last_word):
+            return None  # 1-LesionSeg-Flair is no FLAIR
         return CaseFile(match["case"], kind, path)
     home = Path(os.path.abspath(path.parent))
-    return CaseFile(home.name, kind, path, home=home)
+    case_id, patient_id = _folder_case(home)
+    return CaseFile(case_id, kind, path, home=home, patient_id=patient_id if patient_id != case_id else None)
 
 
 def volume_stem(path: Path, suffixes: Sequence[str] = VOLUME_SUFFIXES) -> str | None:
@@ -339,18 +500,33 @@ def volume_stem(path: Path, suffixes: Sequence[str] = VOLUME_SUFFIXES) -> str | 
 
 
 def _parse_decathlon(path: Path, image_folders: Sequence[str]) -> Iterator[CaseFile]:
+    """The cases of a folder of the Decathlon (4D files) or of nnU-Net (CASE_0000.nii.gz for the first channel)."""
     folders = [path.parent / name for name in image_folders if (path.parent / name).is_dir()]
     if not folders:
         return
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["modality"]
-        channels = {canonical_modality(name): int(channel) for channel, name in names.items()}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ending = str(content.get("file_ending", ".nii.gz"))
+        names = content["channel_names"] if "channel_names" in content else content["modality"]
+        known = {int(channel): _MODALITY_ALIASES.get(str(name).lower()) for channel, name in names.items()}
+        channels = {modality: channel for channel, modality in known.items() if modality}
+        if not channels:
+            raise ValueError(f"none of {', '.join(map(str, names.values()))} is known")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} does not say which channel is which modality ("modality"): {error}') from error
-    for image in [image for folder in folders for image in sorted(folder.glob("[!.]*.nii.gz"))]:
-        case_id = image.name.removesuffix(".nii.gz")
-        for modality, channel in channels.items():
-            yield CaseFile(case_id, modality, image, channel)
-        label = path.parent / image.parent.name.replace("images", "labels") / image.name
-        if label.exists():
-            yield CaseFile(case_id, "label", label)
+    for folder in folders:
+        labels = path.parent / folder.name.replace("images", "labels")
+        for image in sorted(path for path in folder.glob("[!.]*") if path.name.endswith(ending)):
+            stem = image.name.removesuffix(ending)
+            channel = _CHANNEL.fullmatch(stem)
+            if channel and ("channel_names" in content or not (labels / image.name).exists()):
+                modality = known.get(int(channel["channel"]))
+                if modality:
+                    yield CaseFile(channel["case"], modality, image)
+                label, is_first = labels / (channel["case"] + ending), int(channel["channel"]) == min(known)
+            else:
+                for modality, index in channels.items():
+                    yield CaseFile(stem, modality, image, index)
+                label, is_first = labels / image.name, True
+            if is_first and label.exists():
+                yield CaseFile(channel["case"] if channel else stem, "label", label)

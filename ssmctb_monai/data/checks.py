@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmctb_monai.data.brats import BratsCase, canonical_modalities
+from ssmctb_monai.data.brats import BratsCase, canonical_modalities, named_path, parse_file, volume_stem
 from ssmctb_monai.data.readers import Volume, grid_distance, read_volume
 from ssmctb_monai.files import raise_from_environment
 
@@ -131,12 +131,12 @@ def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
     files = {case.images[name]: "image" for name in modalities if name in case.images}
     files |= {path: kind for kind, path in kinds.items() if path is not None}
 
-    problems = []
+    problems = list(case.problems)
     beside = next((f" beside {path}" for path in [*case.images.values(), *files]), "")
     if lacking := [name for name in modalities if name not in case.images]:
         problems.append(f"no {', '.join(lacking)} image{beside}")
     if case.label is None:
-        problems.append(f"no segmentation{beside}")
+        problems.append(f"no segmentation{beside}{_not_taken(case)}")
     reference: tuple[str, tuple[int, ...], np.ndarray] | None = None
     brain: np.ndarray | None = None
     volumes: dict[Path, Volume] = {}
@@ -162,6 +162,17 @@ def _check_case(case: BratsCase, modalities: Sequence[str]) -> list[str]:
         elif distance := grid_distance(volume.affine, affine, (*shape, 1)[:3]):
             problems.append(f"{path}: it lies {distance:.6g} mm off {name}, since their affines differ")
     return problems
+
+
+def _not_taken(case: BratsCase) -> str:
+    """Names the volumes in the folder of a case that are not taken for anything."""
+    folders = {named_path(image).parent for image in case.images.values()}
+    volumes = [path for folder in sorted(folders) for path in sorted(folder.glob("[!.]*")) if volume_stem(path)]
+    others = [path.name for path in volumes if next(parse_file(path), None) is None]
+    if not others:
+        return ""
+    rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return f"; not taken for it: {', '.join(others[:5])}{rest}: rename the right one {case.case_id}_seg"
 
 
 def _check_voxels(array: np.ndarray, kind: str, channels: Sequence[int], brain: np.ndarray | None) -> list[str]:

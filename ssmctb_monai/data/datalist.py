@@ -8,15 +8,17 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
 
-from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases, patient_of
+from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases
 from ssmctb_monai.data.checks import check_cases, report_invalid
-from ssmctb_monai.files import write_json
+from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared_stems
+from ssmctb_monai.files import is_file_name, write_json
 
 __all__ = ["load_datalist", "patient_folds", "prepare_datalist", "split_patients", "write_datalist"]
 
@@ -130,6 +132,7 @@ def prepare_datalist(
     test: int | float = 0.2,
     seed: int = 0,
     skip_invalid: bool = False,
+    patients: PathLike | None = None,
 ) -> Path:
     """Returns the datalist to use, and makes it where there is none yet.
 
@@ -146,6 +149,9 @@ def prepare_datalist(
         test: number or share of patients.
         seed: another seed gives another split.
         skip_invalid: leave cases with problems out and log them, instead of raising.
+        patients: table of cases and their patients, see :func:`~ssmctb_monai.data.patients.read_patients`, where names
+            do not say whom a scan is of, as :func:`~ssmctb_monai.data.patients.patient_of` reads them; cases that it
+            lacks are read by their names.
 
     Returns:
         Path of the datalist.
@@ -153,27 +159,35 @@ def prepare_datalist(
     Raises:
         InvalidCasesError: Cases have problems, and ``skip_invalid`` is false.
         NotADirectoryError: ``dataset_dir`` is not a folder.
-        ValueError: As :func:`~ssmctb_monai.data.brats.find_cases` and :func:`split_patients`.
+        ValueError: As :func:`~ssmctb_monai.data.brats.find_cases`, :func:`split_patients` and
+            :func:`~ssmctb_monai.data.patients.read_patients`; or there is a datalist with other patients already.
 
     Example:
         >>> prepare_datalist("BraTS2021", "runs/datalist.json", ["flair"], training=125, test=180)  # doctest: +SKIP
         PosixPath('runs/datalist.json')
     """
     datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
+    table = read_patients(patients) if patients else {}
     if datalist_file.is_file():
+        _check_patients(datalist_file, table)
         logger.info("Using the split of %s; it stays as it is until the file is removed.", datalist_file)
         return datalist_file
     if (own := root / "datalist.json").is_file():
+        _check_patients(own, table)
         write_json(_read_json(own), datalist_file)
         logger.info("Using the split of %s, and copied it to %s.", own, datalist_file)
         return datalist_file
 
     modalities = canonical_modalities(modalities)
-    cases = find_cases(root)
+    cases = [replace(case, patient_id=table.get(case.case_id, case.patient_id)) for case in find_cases(root)]
+    if unknown := sorted(table.keys() - {case.case_id for case in cases}):
+        logger.warning("%s names cases that are not in %s: %s.", patients, root, ", ".join(unknown[:5]))
+    warn_of_shared_stems({case.case_id: case.patient_id for case in cases if case.case_id not in table})
     problems = check_cases(cases, modalities)
+    _add_shared_images(cases, problems)
     report_invalid(problems, skip_invalid)
-    sound = [case for case in cases if case.case_id not in problems]
-    parts = split_patients(sound, training=training, validation=validation, test=test, seed=seed)
+    valid = [case for case in cases if case.case_id not in problems]
+    parts = split_patients(valid, training=training, validation=validation, test=test, seed=seed)
     counts = ", ".join(
         f"{name} {len({case.patient_id for case in part})} patients ({len(part)} cases)" for name, part in parts.items()
     )
@@ -260,6 +274,38 @@ def load_datalist(
     return kept
 
 
+def _check_patients(datalist_file: Path, table: Mapping[str, str]) -> None:
+    """Refuses a table of patients that a datalist, which counts, contradicts."""
+    if not table:
+        return
+    entries = [entry for section in _read_sections(datalist_file).values() for entry in section]
+    listed = {entry["case_id"]: entry["patient_id"] for entry in entries}
+    if differing := [name for name, patient in listed.items() if table.get(name, patient) != patient]:
+        raise ValueError(
+            f"{datalist_file} has other patients than the table for {', '.join(differing[:5])}: remove that file to "
+            "have the cases split anew."
+        )
+
+
+def _add_shared_images(cases: Sequence[BratsCase], problems: dict[str, list[str]]) -> None:
+    """Adds to the problems of cases of different patients that they share a file."""
+    files = {(case.case_id, path): case.patient_id for case in cases for path in case.images.values()}
+    for (case_id, path), others in _shared(files).items():
+        problems.setdefault(case_id, []).append(f"{path} is an image of {', '.join(others)}, too, another patient")
+
+
+def _shared(files: Mapping[tuple[str, Path], str]) -> dict[tuple[str, Path], list[str]]:
+    """Returns for each file of a case the cases of other patients that have it, by whichever name."""
+    owners: dict[Path, dict[str, str]] = {}
+    for (case_id, path), patient_id in files.items():
+        owners.setdefault(path.resolve(), {})[case_id] = patient_id
+    found = {
+        (case_id, path): sorted(name for name, other in owners[path.resolve()].items() if other != patient_id)
+        for (case_id, path), patient_id in files.items()
+    }
+    return {key: others for key, others in found.items() if others}
+
+
 def _ranked_patients(cases: Sequence[BratsCase], seed: int) -> list[str]:
     return sorted(
         {case.patient_id for case in cases}, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -311,8 +357,16 @@ def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in entries:
             if not isinstance(entry, dict) or "case_id" not in entry or not isinstance(entry.get("image"), dict):
                 raise ValueError(f"{path}: a case in {name!r} lacks its case_id or its image by modality: {entry!r}.")
+            if wrong := _wrong_values(entry):
+                raise ValueError(f"{path}: the case {entry['case_id']!r} in {name!r} has {'; '.join(wrong)}.")
             entry.setdefault("patient_id", patient_of(entry["case_id"]))
 
+    entries = [entry for section in sections.values() for entry in section]
+    images = {
+        (entry["case_id"], Path(image)): entry["patient_id"] for entry in entries for image in entry["image"].values()
+    }
+    for (case_id, image), others in _shared(images).items():
+        raise ValueError(f"{path}: {image} is an image of {case_id} and of {', '.join(others)}, another patient.")
     patients = {name: {entry["patient_id"] for entry in entries} for name, entries in sections.items()}
     for one, other in combinations(patients, 2):
         if shared := sorted(patients[one] & patients[other]):
@@ -321,6 +375,25 @@ def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
     if twice := [case_id for case_id, count in listed.items() if count > 1]:
         raise ValueError(f"{path}: cases listed more than once: {', '.join(twice)}.")
     return sections
+
+
+def _wrong_values(entry: Mapping[str, Any]) -> list[str]:
+    """Says which values of a case are not what they stand for."""
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+    wrong = []
+    if not isinstance(entry["case_id"], str) or not is_file_name(entry["case_id"]):
+        wrong.append("a case_id that is no text by which a file can be named")
+    if not is_text(entry.get("patient_id", "default")):
+        wrong.append(f"the patient_id {entry['patient_id']!r}, which is no text")
+    paths = {**entry["image"], **{key: entry[key] for key in ("label", "brain") if entry.get(key) is not None}}
+    wrong += [f"the {key} {value!r}, which is no path" for key, value in paths.items() if not is_text(value)]
+    channels = entry.get("channels") or {}
+    if not isinstance(channels, dict) or not all(type(index) is int and index >= 0 for index in channels.values()):
+        wrong.append(f"the channels {channels!r}, which are no indices by modality")
+    return wrong
 
 
 def _item(entry: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

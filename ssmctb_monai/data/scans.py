@@ -19,12 +19,15 @@ from ssmctb_monai.data.brats import (
     NoCasesError,
     canonical_modalities,
     group_files,
+    is_label,
+    name_problems,
+    named_path,
     parse_file,
     parse_name,
-    patient_of,
     volume_stem,
     walk_files,
 )
+from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.series import find_series, is_dicom
 
 __all__ = ["find_scans"]
@@ -111,8 +114,8 @@ def find_scans(
     Raises:
         FileNotFoundError: There is nothing at ``path``.
         NoCasesError: There is no scan in the folder.
-        ValueError: The file is no volume, its name says something else, or several modalities are asked for; two cases
-            of a data set have the same name; a modality is not known; a ``dataset.json`` cannot be understood.
+        ValueError: The file is no volume, its name says something else, or several modalities are asked for; a modality
+            is not known.
 
     Example:
         >>> find_scans("clinic/P1_flair.nii.gz", "flair")  # doctest: +SKIP
@@ -161,6 +164,7 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
     files = [file for file in _decathlon_beside(root) if file.path.parent == root]
     volumes: list[_Loose] = []
     studies: list[tuple[Path, dict[str, Any]]] = []
+    refused: list[tuple[Path, dict[str, Any]]] = []
     unread: list[OSError] = []
     for folder, group in groupby(walk_files(root, exclude, unread.append), key=lambda path: path.parent):
         if _holds_results(folder):
@@ -175,9 +179,13 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
             else:
                 volumes.append(_loose(folder, folder.name, root, series))
         for path in paths:
-            named_here = list(parse_file(path, test_images=True))
+            try:
+                named_here = list(parse_file(path, test_images=True))
+            except ValueError as error:  # a dataset.json
+                refused.append((path, {**_names(path.parent, root), "image": [], "problems": [str(error)]}))
+                continue
             files += named_here
-            if not named_here and (stem := volume_stem(path)):
+            if not named_here and (stem := volume_stem(named_path(path))):
                 volumes.append(_loose(path, stem, root))
 
     cases = [case for case in group_files(file for file in files if file.kind != "label") if case.images]
@@ -186,7 +194,7 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
     found = [(next(iter(case.images.values())), _case_item(case, modalities)) for case in cases]
     found += [(scan.path, _loose_item(scan, modalities, masks.get(scan.path.parent / scan.stem))) for scan in loose]
     found += [(Path(error.filename), _unread_item(error, root)) for error in unread]
-    found += studies
+    found += studies + refused
     if not found:
         raise NoCasesError(
             f"No scan found below {root}. Looked for are volumes ({', '.join(VOLUME_SUFFIXES)}) and folders with DICOM "
@@ -214,9 +222,13 @@ def _only_one(found: Sequence[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[
 
 
 def _unread_item(error: OSError, root: Path) -> dict[str, Any]:
-    name = "_".join(Path(error.filename).relative_to(root).parts) or _folder_name(root)
     problems = [f"the folder {error.filename} cannot be read: {error.strerror}"]
-    return {"case_id": name, "patient_id": name, "image": [], "problems": problems}
+    return {**_names(Path(error.filename), root), "image": [], "problems": problems}
+
+
+def _names(folder: Path, root: Path) -> dict[str, str]:
+    name = "_".join(folder.relative_to(root).parts) or _folder_name(root)
+    return {"case_id": name, "patient_id": patient_of(name)}
 
 
 def _holds_results(folder: Path) -> bool:
@@ -226,14 +238,15 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _loose(path: Path, stem: str, root: Path, series: Sequence[_Described] = ()) -> _Loose:
-    folders = path.parent.relative_to(root).parts
+    folders = named_path(path).parent.relative_to(root).parts
 
     def texts() -> Iterator[str]:
         yield stem
         yield from (one.description for one in series)
         yield from reversed(folders)
 
-    return _Loose(path, stem, "_".join([*folders, stem]), _said(texts()))
+    said = _said(texts())
+    return _Loose(path, stem, "_".join([*folders, stem]), said | {"label"} if is_label(stem) and not said else said)
 
 
 def _said(texts: Iterable[str]) -> set[str]:
@@ -254,14 +267,15 @@ def _without_belongings(
 ) -> list[_Loose]:
     """Leaves out labels, and what is named after a case or lies in the folder of a case; says so."""
     known = {case.case_id for case in cases}
-    names = {(file.path.parent, file.case_id) for file in files if file.case_id in known}
+    names = {(named_path(file.path).parent, file.case_id) for file in files if file.case_id in known}
     folders = {folder for folder, case_id in names if _folder_name(folder) == case_id}
     used = {file.path for file in files}
     kept: list[_Loose] = []
     left_out: list[_Loose] = []
     for scan in volumes:
         starts = (scan.stem[: match.start()] for match in re.finditer(r"[-_.]", scan.stem))
-        is_owned = scan.path.parent in folders or any((scan.path.parent, start) in names for start in starts)
+        folder = named_path(scan.path).parent
+        is_owned = folder in folders or any((folder, start) in names for start in starts)
         if scan.path not in used:
             (left_out if "label" in scan.said or is_owned else kept).append(scan)
     if left_out:
@@ -274,8 +288,9 @@ def _without_belongings(
 
 def _case_item(case: BratsCase, modalities: Sequence[str]) -> dict[str, Any]:
     images = [case.images[name] for name in modalities if name in case.images]
-    item: dict[str, Any] = {"case_id": case.case_id, "patient_id": case.patient_id, "image": [str(i) for i in images]}
-    problems = []
+    names = {"case_id": _printable(case.case_id), "patient_id": _printable(case.patient_id)}
+    item: dict[str, Any] = {**names, "image": [str(image) for image in images]}
+    problems = list(case.problems) or name_problems(case.case_id)
     if lacking := [name for name in modalities if name not in case.images]:
         problems.append(f"no {', '.join(lacking)} image beside {next(iter(case.images.values()))}")
     if case.channels:
@@ -299,7 +314,7 @@ def _loose_item(scan: _Loose, modalities: Sequence[str], brain: Path | None = No
         f"no {', '.join(modalities)} image: names or series description of {scan.path} say {said}; "
         f"name files, or the folders of series, {_file_names(modalities)}"
     )
-    return {"case_id": scan.case_id, "patient_id": patient_id, "image": [], "problems": [problem]}
+    return {"case_id": _printable(scan.case_id), "patient_id": patient_id, "image": [], "problems": [problem]}
 
 
 def _decathlon_beside(folder: Path) -> list[CaseFile]:
@@ -332,12 +347,16 @@ def _chosen(series: Sequence[_Described], modality: str) -> Path | None:
     return matching[0] if len(series) > 1 and len(matching) == 1 else None
 
 
+def _printable(name: str) -> str:
+    """A name of bytes that are no UTF-8 as text that can be written."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _study_item(folder: Path, root: Path, series: Sequence[_Described], modalities: Sequence[str]) -> dict[str, Any]:
     """Returns the scan in a folder whose name does not end in a modality."""
-    name = "_".join(folder.relative_to(root).parts)
+    item = _names(folder, root)
     if len(series) < 2:
-        return _loose_item(_loose(folder, folder.name, root, series)._replace(case_id=name), modalities)
-    item = {"case_id": name, "patient_id": patient_of(name)}
+        return _loose_item(_loose(folder, folder.name, root, series), modalities)
     images = [_chosen(series, modality) for modality in modalities]
     if all(images):
         logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(str(image) for image in images))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ssmctb_monai.data.brats import NoCasesError, canonical_modalities, canonical_modality, find_cases, patient_of
+from ssmctb_monai.data.brats import NoCasesError, canonical_modalities, canonical_modality, find_cases
+from ssmctb_monai.data.patients import patient_of
 
 
 def touch(root, *names):
@@ -105,6 +106,10 @@ def test_vsd_layout(tmp_path):
     assert set(relative(cases[1], tmp_path)) == {"t1ce", "label"}
 
 
+def problems(folder):
+    return "\n".join(problem for case in find_cases(folder) for problem in case.problems)
+
+
 def test_same_name_in_both_grades_and_smir_names(tmp_path):
     name = "brats_2013_pat0001_1"
     touch(tmp_path, vsd(f"HGG/{name}", "MR_Flair", 1), vsd(f"LGG/{name}", "MR_Flair", 2, study="SMIR.Brain.XX.O"))
@@ -118,8 +123,7 @@ def test_numbered_vsd_folders_of_hg_and_lg_stay_apart(tmp_path):
 
 def test_vsd_folders_of_the_same_name_stay_apart(tmp_path):
     touch(tmp_path, vsd("siteA/pat1", "MR_Flair", 1), vsd("siteB/pat1", "OT", 2))
-    with pytest.raises(ValueError, match="same name"):
-        find_cases(tmp_path)
+    assert "keep or rename one" in problems(tmp_path)
 
 
 def test_case_named_after_its_folder(tmp_path):
@@ -151,10 +155,8 @@ def test_case_named_after_the_data_sets_folder(tmp_path, monkeypatch, path):
 @pytest.mark.parametrize("others", [("B/P1/flair.nii", "A/P1/flair.nii"), ("A/P1/flair.nii", "B/P1/t1.nii")])
 def test_folders_of_the_same_name_are_not_mixed(tmp_path, others):
     touch(tmp_path, *others)
-    with pytest.raises(ValueError, match="same name") as error:
-        find_cases(tmp_path)
     for name in others:
-        assert str(tmp_path / name) in str(error.value)
+        assert str(tmp_path / name) in problems(tmp_path)
 
 
 def decathlon(root, modality):
@@ -209,10 +211,10 @@ def test_linked_folders_are_followed(tmp_path):
 
 def test_two_cases_of_the_same_name_are_all_named(tmp_path):
     touch(tmp_path, "HGG/A/A_flair.nii.gz", "LGG/A/A_flair.nii.gz", "B/B_seg.nii", "B/B_seg.nii.gz")
-    with pytest.raises(ValueError, match="same name") as error:
-        find_cases(tmp_path)
     for name in ("HGG/A/A_flair.nii.gz", "LGG/A/A_flair.nii.gz", "B/B_seg.nii and", "B/B_seg.nii.gz"):
-        assert str(Path(name)) in str(error.value)
+        assert str(Path(name)) in problems(tmp_path)
+    touch(tmp_path, "C/C_flair.nii.gz")
+    assert [case.case_id for case in find_cases(tmp_path) if not case.problems] == ["C"]
 
 
 def test_missing_and_empty_folders(tmp_path):
@@ -289,3 +291,116 @@ def test_canonical_modalities():
     for names in ([], ["t1", "t1n"]):
         with pytest.raises(ValueError, match="one or more different modalities"):
             canonical_modalities(names)
+
+
+# ------------------------------------------------------------------------------------------------- other arrangements
+
+
+def found(folder):
+    """Case, patient, images and label of each case, files relative to the folder."""
+    return {
+        case.case_id: (
+            case.patient_id,
+            *(path.relative_to(folder).as_posix() for path in (*case.images.values(), case.label) if path),
+        )
+        for case in find_cases(folder)
+    }
+
+
+def test_a_folder_named_like_a_volume_counts_as_the_one_in_it(tmp_path):
+    flair, seg = "A1/A1_flair.nii/0057_brain_flair.nii", "A1/A1_seg.nii/0057_final_seg.nii"
+    touch(tmp_path, flair, seg, "A1/A1_t1.nii/a.nii", "A1/A1_t1.nii/b.nii")
+    assert found(tmp_path) == {"A1": ("A1", flair, seg)}
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("A1_tumor_segmentation.nii.gz", "A1_segm.nii.gz", "A1-gtv.nii", "A1_LesionMask.nii.gz", "A1Mask.nii.gz"),
+        *("W39_1998.09.19_Segm.nii", "LesionSeg.nii.gz", "consensus_gt.nii.gz", "A1_ROI.mha", "1-LesionSeg-Flair.nii"),
+    ],
+)
+def test_a_label_of_another_public_name(tmp_path, label):
+    others = ("A1/A1_brain_segmentation.nii.gz", "A1/A1_FLAIR_bias.nii.gz", "A1/A1_wm_mask.nii.gz", "A1/notes_seg.txt")
+    touch(tmp_path, "A1/A1_flair.nii.gz", f"A1/{label}", *others, "B1/B1_flair.nii.gz", "B1/B1_seg.nii.gz")
+    cases = found(tmp_path)
+    assert cases["A1"] == ("A1", "A1/A1_flair.nii.gz", f"A1/{label}")
+    assert cases["B1"][2] == "B1/B1_seg.nii.gz"
+
+
+def test_labels_in_another_folder(tmp_path):
+    touch(tmp_path, "images/A1_11_FLAIR.nii", "images/A1_21_FLAIR.nii", "segm/A1_11_segm.nii", "segm/A1_21_segm.nii")
+    assert {name: files[2] for name, files in found(tmp_path).items()} == {
+        "A1_11": "segm/A1_11_segm.nii",
+        "A1_21": "segm/A1_21_segm.nii",
+    }
+
+
+def test_several_files_that_may_be_the_label_are_named(tmp_path):
+    touch(tmp_path, "A1/A1_flair.nii", "A1/A1_segm.nii", "A1/A1_automated_segm.nii")
+    assert "A1_automated_segm.nii" in problems(tmp_path)
+    assert "A1_segm.nii may be the segmentation: rename the right one A1_seg" in problems(tmp_path)
+    touch(tmp_path, "A1/A1_seg.nii")
+    assert problems(tmp_path) == ""
+
+
+def test_bids(tmp_path):
+    for session in ("ses-1", "ses-2"):
+        touch(tmp_path, f"sub-1/{session}/anat/sub-1_{session}_acq-3d_FLAIR.nii.gz")
+        touch(tmp_path, f"derivatives/sub-1/{session}/anat/sub-1_{session}_label-lesion_mask.nii.gz")
+    touch(tmp_path, "sub-2/anat/sub-2_FLAIR.nii.gz", "sub-2/anat/sub-2_desc-T1lesion_mask.nii.gz")
+    assert found(tmp_path) == {
+        **{
+            f"sub-1_{session}_acq-3d": (
+                "sub-1",
+                f"sub-1/{session}/anat/sub-1_{session}_acq-3d_FLAIR.nii.gz",
+                f"derivatives/sub-1/{session}/anat/sub-1_{session}_label-lesion_mask.nii.gz",
+            )
+            for session in ("ses-1", "ses-2")
+        },
+        "sub-2": ("sub-2", "sub-2/anat/sub-2_FLAIR.nii.gz", "sub-2/anat/sub-2_desc-T1lesion_mask.nii.gz"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "cases"),
+    [
+        (("P1/MR_flair.nii", "P2/MR_flair.nii"), {"P1_MR": "P1", "P2_MR": "P2"}),
+        (("P1/1_flair.nii", "P2/1_flair.nii"), {"P1_1": "P1", "P2_1": "P2"}),
+        (("P1/anat/flair.nii", "P2/anat/flair.nii"), {"P1": "P1", "P2": "P2"}),
+        (
+            ("P1/ses-1/flair.nii", "P1/ses-2/flair.nii", "P2/ses-1/flair.nii"),
+            {"P1_ses-1": "P1", "P1_ses-2": "P1", "P2_ses-1": "P2"},
+        ),
+        (("P1/2019/MR_flair.nii", "P1/2021/MR_flair.nii"), {"P1_2019_MR": "P1", "P1_2021_MR": "P1"}),
+        (("P1/x/flair.nii", "P2/x/flair.nii"), {"P1_x": "P1", "P2_x": "P2"}),
+    ],
+)
+def test_the_same_name_under_each_patient(tmp_path, files, cases):
+    touch(tmp_path, *files)
+    assert {case.case_id: case.patient_id for case in find_cases(tmp_path)} == cases
+    assert problems(tmp_path) == ""
+
+
+def test_nnu_net_of_both_generations(tmp_path):
+    first, second = tmp_path / "Task500_X", tmp_path / "Dataset501_Y"
+    for folder, key, suffix in ((first, "modality", ".nii.gz"), (second, "channel_names", ".nrrd")):
+        name = folder.name[-1]
+        touch(folder, *(f"imagesTr/{name}1_000{channel}{suffix}" for channel in range(3)), f"labelsTr/{name}1{suffix}")
+        touch(folder, f"imagesTs/{name}2_0000{suffix}")
+        channels = {"0": "T1", "1": "FLAIR", "2": "SWI"}
+        (folder / "dataset.json").write_text(json.dumps({key: channels, "file_ending": suffix}))
+    cases = {case.case_id: case for case in find_cases(tmp_path)}
+    assert list(cases) == ["X1", "Y1"]
+    for case, folder, suffix in ((cases["X1"], first, ".nii.gz"), (cases["Y1"], second, ".nrrd")):
+        files = {"flair": f"imagesTr/{case.case_id}_0001{suffix}", "t1": f"imagesTr/{case.case_id}_0000{suffix}"}
+        assert relative(case, folder) == {**files, "label": f"labelsTr/{case.case_id}{suffix}"}
+        assert case.channels == {}
+
+
+def test_links_in_circles_are_entered_once(tmp_path):
+    touch(tmp_path, "A1/A1_flair.nii")
+    (tmp_path / "A1" / "again").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "copy").symlink_to(tmp_path / "A1", target_is_directory=True)
+    assert found(tmp_path) == {"A1": ("A1", "A1/A1_flair.nii")}

@@ -230,10 +230,12 @@ def test_listed_cases_that_lack_something_are_all_named_or_skipped(tmp_path, dat
 def test_listed_cases_that_lack_something_may_be_kept_with_their_problems(folder, caplog):
     entries = [
         entry("A"),
-        entry("B", image={"t1": "image.nii.gz"}, label=None),
-        entry("C", label="moved.nii.gz", brain="gone.nii.gz"),
+        entry("B", image={"t1": "b.nii.gz"}, label=None),
+        entry("C", image={"flair": "c.nii.gz"}, label="moved.nii.gz", brain="gone.nii.gz"),
     ]
-    datalist = write(folder / "d.json", test=entries, other=[entry("D", label=None)])
+    for name in "bcd":
+        (folder / f"{name}.nii.gz").touch()
+    datalist = write(folder / "d.json", test=entries, other=[entry("D", image={"flair": "d.nii.gz"}, label=None)])
     for skip_invalid in (False, True):
         items = load_datalist(datalist, folder, "test", "flair", skip_invalid=skip_invalid, keep_invalid=True)
         assert [item["case_id"] for item in items] == ["A", "B", "C"]
@@ -380,3 +382,32 @@ def test_a_written_datalist_is_loaded(tmp_path):
     (item,) = load_datalist(file, tmp_path, "test", "flair")
     assert item["case_id"] == "P1"
     assert item["label"] == str(tmp_path / "P1_seg.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"case_id": value} for value in ("../../evil", "/evil", "", " ", ".hidden", "a/b", "a\\b", "a\nb", 7, None)),
+        *({"patient_id": value} for value in (7, None, "", ["P"], 7.5, True)),
+        *(
+            {"image": value}
+            for value in ({"flair": 7}, {"flair": None}, {"flair": ""}, {"flair": ["image.nii.gz"]}, [])
+        ),
+        *({"label": value} for value in (7, [], "", True)),
+        *({"channels": value} for value in ({"flair": "0"}, {"flair": -1}, {"flair": True}, [0])),
+    ],
+)
+def test_values_of_a_datalist_are_checked_where_they_are_read(folder, change):
+    datalist = write(folder / "d.json", test=[{**entry("A"), **change}])
+    with pytest.raises(ValueError, match=r"d\.json: "):
+        load_datalist(datalist, folder, "test", "flair", keep_invalid=True)
+
+
+def test_an_image_of_two_patients_is_refused(folder):
+    (folder / "link.nii.gz").symlink_to(folder / "image.nii.gz")
+    for image in ("image.nii.gz", "./image.nii.gz"):
+        datalist = write(folder / "d.json", training=[entry("A")], test=[entry("B", image={"flair": image})])
+        with pytest.raises(ValueError, match=r"d\.json: .*image\.nii\.gz is an image of A and of B, another patient"):
+            load_datalist(datalist, folder, "test", "flair")
+    visits = [entry("A", patient_id="P"), entry("B", patient_id="P")]
+    assert len(load_datalist(write(folder / "d.json", test=visits), folder, "test", "flair")) == 2

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,12 @@ def problem(path, modalities="flair", **keywords):
         ("A/flair.mha", "A"),
         ("VSD.Brain.XX.O.MR_Flair.54512.mha", "folder"),
         ("P1.nii.gz", "P1"),
-        ("P1.v2.MHA", "P1.v2"),
+        ("A.b.MHA", "A.b"),
         ("patient1.nrrd", "patient1"),
         ("subject 12.nhdr", "subject 12"),
         ("P1_FLAIR_brain.mhd", "P1_FLAIR_brain"),
         ("T2_FLAIR_P1.nii", "T2_FLAIR_P1"),
-        ("P1_t10.nii", "P1_t10"),
+        ("A_t10.nii", "A_t10"),
     ],
 )
 def test_one_file(tmp_path, name, case_id):
@@ -154,8 +155,7 @@ def test_brain_mask_beside_file_and_in_folder(tmp_path, image, mask):
 
 def test_two_brain_masks_beside_a_file(tmp_path):
     touch(tmp_path, "P1.nii", "P1_brainmask.nii", "P1_brainmask.mha")
-    with pytest.raises(ValueError, match=r"P1_brainmask\.mha and .*P1_brainmask\.nii"):
-        find_scans(tmp_path / "P1.nii", "flair")
+    assert re.search(r"P1_brainmask\.mha and .*P1_brainmask\.nii", problem(tmp_path / "P1.nii"))
 
 
 def test_file_with_several_modalities_dicom_file_and_what_is_no_volume(tmp_path):
@@ -357,11 +357,11 @@ def test_relative_paths(tmp_path, monkeypatch):
     ],
 )
 def test_two_cases_of_the_same_name_are_named(tmp_path, names):
-    touch(tmp_path, *names)
-    with pytest.raises(ValueError, match="name") as error:
-        find_scans(tmp_path, "flair")
+    touch(tmp_path, *names, "P3.nii")
+    double, other = find_scans(tmp_path, "flair")
+    assert "problems" not in other
     for name in names:
-        assert str(tmp_path / name) in str(error.value)
+        assert str(tmp_path / name) in double["problems"][0]
 
 
 @pytest.mark.parametrize(
@@ -518,6 +518,24 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a_pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "absent")
     assert usable(tmp_path) == {"P1": ["P1.nii"]}
+
+
+def test_what_fails_at_discovery_does_not_stop_the_others(tmp_path):
+    touch(tmp_path, "P1.nii", "D/imagesTr/a.nii.gz", "D/dataset.json")
+    os.close(os.open(os.path.join(os.fsencode(tmp_path), b"P\xff.nii"), os.O_CREAT))
+    (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
+    found = {item["case_id"]: item.get("problems", [""])[0] for item in find_scans(tmp_path, "flair")}
+    assert found.pop("P1") == ""
+    assert "dataset.json does not say" in found.pop("D")
+    assert "rename it" in found.pop("P\\udcff")
+    assert list(found) == ["D_imagesTr_a"]
+
+
+def test_wrapped_scans_and_labels_of_other_names(tmp_path):
+    files = ("A1/A1_flair.nii/00057_brain_flair.nii", "A1/A1_seg.nii/00057_final_seg.nii")
+    others = ("C1_nifti/C1_tumor_segmentation.nii.gz", "D1/lesionMask.nii.gz")
+    touch(tmp_path, *files, *others, "C1_nifti/C1_FLAIR.nii.gz", "D1/scan.nii.gz")
+    assert usable(tmp_path) == {"A1": [files[0]], "C1": ["C1_nifti/C1_FLAIR.nii.gz"], "D1_scan": ["D1/scan.nii.gz"]}
 
 
 # ----------------------------------------------------------------------------------------------------------- real data
