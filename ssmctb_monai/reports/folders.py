@@ -143,10 +143,11 @@ def _folder(folder: PathLike, kind: str) -> Path:
 
 
 def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str, list[str]]]:
-    """Finds the cases that have a label, and the problems of those that have several."""
+    """Finds the cases that have a label, and the problems of those that cannot be used."""
     folder = _folder(label_dir, "labels")
     try:
-        return {case.case_id: case for case in find_cases(folder) if case.label}, {}
+        cases = [case for case in find_cases(folder) if case.label or case.problems]
+        return {case.case_id: case for case in cases}, {case.case_id: [*case.problems] for case in cases}
     except NoCasesError:
         by_stem: dict[str, list[Path]] = {}
         for stem, file in volume_files(folder):

@@ -376,11 +376,11 @@ def with_affine(array, affine):
         ),
         (
             {"label": with_affine(GOOD.label, np.eye(4)), "brain": with_affine(GOOD.brain, np.diag([1, 1, 2, 1]))},
-            "the affine of brain differs from that of label by 1 mm",
+            "the affine of brain differs from that of label by 13 mm",
         ),
         (
             {"label": with_affine(GOOD.label, np.eye(4)), "affine": np.diag([1, 1.25, 1, 1])},
-            "the affine of affine differs from that of label by 0.25 mm",
+            "the affine of affine differs from that of label by 1.75 mm",
         ),
         ({"affine": np.zeros((4, 4))}, ""),
         ({"affine": np.full((4, 4), np.nan)}, ""),

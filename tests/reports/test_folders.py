@@ -534,8 +534,11 @@ def test_two_labels_of_one_case(tmp_path):
 def test_two_cases_of_one_name_in_the_data_set(tmp_path):
     make(tmp_path, layout="brats")
     shutil.copytree(tmp_path / "labels" / "case_2", tmp_path / "labels" / "other" / "case_2")
-    with pytest.raises(ValueError, match=r"Two cases have the same name(?s:.*)case_2"):
-        evaluate(tmp_path)
+    evaluation = evaluate(tmp_path)
+    assert re.search(
+        r"two files have its name, keep or rename one: .*case_2.* and .*other.*", evaluation.failed["case_2"]
+    )
+    assert evaluated(evaluation) == [name for name in NAMES if name != "case_2"]
 
 
 def test_label_that_does_not_fit_the_names_of_the_others(tmp_path):
