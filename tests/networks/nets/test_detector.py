@@ -52,7 +52,7 @@ def name_of(value) -> str:
 
 
 @cache
-def parser_of(files, block="ssmctb", seed=0) -> ConfigParser:
+def parser_of(files, block, seed) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     parser.update({"device": "cpu", "block": block})
@@ -66,7 +66,7 @@ def content_of(parser: ConfigParser, name: str):
 
 
 def network_of(files, block="ssmctb", seed=0) -> Detector:
-    return parser_of(files, block, seed).get_parsed_content("network")
+    return parser_of(files, block, seed=seed).get_parsed_content("network")
 
 
 def size_of(network: nn.Module, odd: bool) -> list[int]:
@@ -121,7 +121,7 @@ def test_every_class_is_reached():
 def test_map_of_a_system(files, block):
     network = network_of(files, block)
     assert isinstance(network, Detector)
-    assert network.spatial_dims == parser_of(files).get_parsed_content("spatial_dims")
+    assert network.spatial_dims == parser_of(files, block, seed=0).get_parsed_content("spatial_dims")
     assert {type(found) for found in named_blocks(network).values()} == BLOCKS[block]
     check_map(network)
 
@@ -129,8 +129,8 @@ def test_map_of_a_system(files, block):
 @pytest.mark.parametrize(("files", "block"), CONFIGURED, ids=name_of)
 def test_training_output_goes_into_the_loss(files, block):
     """Of a batch as the system's own transforms corrupt it."""
-    parser = parser_of(files, block)
-    network, loss = copy.deepcopy((network_of(files, block), parser.get_parsed_content("loss")))
+    parser = parser_of(files, block, seed=0)
+    network, loss = copy.deepcopy((parser.get_parsed_content("network"), parser.get_parsed_content("loss")))
     corrupt = Compose(content_of(parser, "corruption"))
     samples = [{"image": x, "brain": torch.ones_like(x[:1])} for x in image_for(network, odd=False)]
     inputs, targets = content_of(parser, "prepare_batch")(
