@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import GRIDS, ROOT, git_status, messages, process_in_2d, run, write_case
+from bundle_runs import GRIDS, OWN, ROOT, git_status, messages, process_in_2d, run, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -91,7 +91,7 @@ def of_unknown_settings(trained, tmp_path):
 def test_overrides_reach_what_is_shared(bundle, evaluating, tmp_path, of_unknown_settings):
     roi_size = [48, 32, 40] if bundle.name == "brats3d" else [48, 32, 1]
     overrides = {"roi_size": roi_size, "spacing": [3.0, 3.0, 3.0], "slice_score": "max", "slices": "all"}
-    parser = evaluating(tmp_path, ckpt_file=of_unknown_settings, **overrides).parser
+    parser = evaluating(tmp_path, ckpt_file=of_unknown_settings, **OWN, **overrides).parser
     sliding = parser.get_parsed_content("inferer").inferer.inferer
     assert list(sliding.roi_size) == roi_size[: parser["spatial_dims"]]
     settings = parser.get_parsed_content("evaluation").settings
@@ -446,7 +446,9 @@ def test_settings_that_training_did_not_have(evaluating, tmp_path, two_cases, na
 
 
 def test_checkpoint_of_another_network(evaluating, tmp_path, two_cases, of_unknown_settings):
-    made = evaluating(tmp_path / "out", ckpt_file=of_unknown_settings, datalist_file=two_cases, block="none")
+    made = evaluating(
+        tmp_path / "out", ckpt_file=of_unknown_settings, datalist_file=two_cases, **{**OWN, "block": "none"}
+    )
     check_refused(made, tmp_path / "out", "DRAEM")
 
 
