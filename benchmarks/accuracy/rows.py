@@ -21,8 +21,8 @@ class Row:
         title: what it shows, in the table.
         data: data set, of `DATA`.
         bundle: name of the bundle.
-        overlays: names of files in the bundle's ``configs``, such as that of a system, in training and evaluation.
-        overrides: ids of the training, in training and evaluation; those with a ``#`` in training alone.
+        overlays: names of files in the bundle's ``configs`` that the training takes, such as that of a system.
+        overrides: ids of the training. The evaluation takes from the checkpoint what it must know of them.
         modalities: modalities to train and test on; the first one is the baseline.
         reference: row that is subtracted, on the same folds and seeds.
     """
@@ -45,16 +45,10 @@ class Row:
         """Data and modalities, which rows must share to be compared."""
         return f"{DATA[self.data]}, {' + '.join(MODALITIES[name] for name in self.modalities)}"
 
-    def config_files(self, workflow: str) -> list[Path]:
-        """Lists the files of a workflow.
-
-        Args:
-            workflow: ``"train"`` or ``"evaluate"``.
-
-        Returns:
-            The bundle's own file and the overlays.
-        """
-        return [BUNDLES / self.bundle / "configs" / f"{name}.json" for name in (workflow, *self.overlays)]
+    @property
+    def config_files(self) -> list[Path]:
+        """Files of the training: the bundle's own one and the overlays."""
+        return [BUNDLES / self.bundle / "configs" / f"{name}.json" for name in ("train", *self.overlays)]
 
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -65,7 +59,7 @@ def settings_of(*files: Path) -> dict[str, Any]:
     """Reads a configuration without its paths.
 
     Args:
-        files: a workflow's file and its overlays.
+        files: a workflow's file and overlays.
     """
     merged = ConfigParser.load_config_files([str(file) for file in files])
     return {key: value for key, value in merged.items() if key not in PATHS}
@@ -81,6 +75,12 @@ BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-discriminative": ("SSMCTB in the discriminative sub-network", {BLOCK_IN: "discriminative"}, "-none"),
     "-lambda0": ("SSMCTB in the reconstructive sub-network, λ = 0", {"block_weight": 0}, ""),
     "-lambda1": ("SSMCTB in the reconstructive sub-network, λ = 1", {"block_weight": 1}, ""),
+}
+
+# Systems besides that of train.json, by their overlay
+SYSTEMS = {
+    "autoencoder": "autoencoder, SSMCTB",
+    "mae": "masked autoencoder, SSMCTB",
 }
 
 ROWS = {
@@ -101,8 +101,10 @@ ROWS = {
         )
         for dims in (2, 3)
     },
-    "brats2d-autoencoder": Row("2D, autoencoder with SSMCTB", "brats", "brats2d", ("autoencoder",)),
-    "brats3d-autoencoder": Row("3D, autoencoder with SSMCTB", "brats", "brats3d", ("autoencoder",)),
-    "brats2d-mae": Row("2D, masked autoencoder with SSMCTB", "brats", "brats2d", ("mae",)),
+    **{
+        f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))
+        for dims in (2, 3)
+        for system, title in SYSTEMS.items()
+    },
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

@@ -80,9 +80,7 @@ class Run:
     @property
     def evaluation_configuration(self) -> dict[str, Any]:
         """What an evaluation depends on, besides network and cases."""
-        return _plain(
-            {"evaluate.json": settings_of(*self.row.config_files("evaluate")), "overrides": self.row.overrides}
-        )
+        return _plain({"evaluate.json": settings_of(self.bundle / "evaluate.json")})
 
     @property
     def bundle(self) -> Path:
@@ -118,7 +116,7 @@ def check_configuration(run: Run, cases: Cases) -> None:
     file, configuration = run.folder / "configuration.json", _configuration(run, cases)
     unknown = {key.partition("#")[0] for key in run.row.overrides} - set(configuration["train.json"])
     if unknown:
-        files = ", ".join(file.name for file in run.row.config_files("train"))
+        files = ", ".join(file.name for file in run.row.config_files)
         raise ValueError(f"{run.name}: {run.row.bundle} with {files} has no {', '.join(sorted(unknown))}.")
     if not file.is_file():
         return
@@ -164,7 +162,7 @@ def train(run: Run, cases: Cases) -> None:
         **run.row.overrides,
     }
     log = run.folder / "training.log"
-    code = run_training(run.row.config_files("train"), overrides, log)
+    code = run_training(run.row.config_files, overrides, log)
     if code:
         raise RuntimeError(
             f"{run}: training ended with exit code {code}, see {log}. The same command goes on behind its last epoch."
@@ -201,7 +199,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     if run.is_evaluated(score):
         return
     parser = ConfigParser()
-    parser.read_config([str(file) for file in run.row.config_files("evaluate")])
+    parser.read_config(str(run.bundle / "evaluate.json"))
     file = run.metrics_file(score)
     overrides = {
         **_common(run, cases),
@@ -209,7 +207,6 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         "output_dir": str(run.folder / file.stem),
         "viewer": False,
         "evaluation#settings#seed": run.fold,  # of the resamples, which are independent between folds
-        **{key: value for key, value in run.row.overrides.items() if "#" not in key},
     }
     for key, value in overrides.items():
         parser[key] = value
@@ -244,7 +241,7 @@ def _configuration(run: Run, cases: Cases) -> dict[str, dict[str, Any]]:
     """What a training depends on, as JSON has it."""
     return _plain(
         {
-            "train.json": settings_of(*run.row.config_files("train")),
+            "train.json": settings_of(*run.row.config_files),
             "overrides": {**run.row.overrides, "modalities": run.row.modalities},
             "cases": {
                 f"cases of fold {index}": [case.case_id for case in part] for index, part in enumerate(cases.folds)
