@@ -355,7 +355,8 @@ def config_files(named: str, document: Path) -> list[Path]:
     return [next((root / name for root in roots if (root / name).is_file()), ROOT / name) for name in names]
 
 
-DOCUMENTS = [ROOT / "README.md", *(bundle / "docs" / "README.md" for bundle in BUNDLES)]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "evaluation.md"]
+DOCUMENTS = [*PAGES, *(bundle / "docs" / "README.md" for bundle in BUNDLES)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
