@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import json
+import os
 import secrets
 import time
 import zipfile
@@ -19,6 +21,7 @@ import torch
 from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
+LONGEST_NAME = 255  # bytes that file systems allow
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
 ABANDONED = 3600.0  # s after which an unfinished file is one of a killed program
 
@@ -51,6 +54,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def printable(name: str) -> str:
+    """Returns a name as text that can be written, also one of bytes that are no UTF-8.
+
+    Args:
+        name: name of a file, as Python lists it.
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_file_name(name: str) -> bool:
@@ -92,6 +104,22 @@ def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], path: P
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows({column: _as_cell(value) for column, value in row.items()} for row in rows)
+
+
+def append_csv(columns: Sequence[str], row: Mapping[str, Any], path: Path) -> None:
+    """Adds a row to a table that :func:`write_csv` wrote; a killed program leaves at most a part of this line.
+
+    Args:
+        columns: names of the columns, those of the table.
+        row: values by the names of their columns.
+        path: file.
+    """
+    line = io.StringIO(newline="")
+    csv.DictWriter(line, columns).writerow({column: _as_cell(value) for column, value in row.items()})
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        is_cut = file.read(1) != b"\n"
+        file.write((b"\r\n" if is_cut else b"") + line.getvalue().encode("utf-8"))
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

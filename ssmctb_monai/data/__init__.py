@@ -22,6 +22,7 @@ from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.data.scans import find_scans
+from ssmctb_monai.data.shards import process_device, take_shard
 
 __all__ = [
     "BratsCase",
@@ -42,7 +43,9 @@ __all__ = [
     "patient_folds",
     "patient_of",
     "prepare_datalist",
+    "process_device",
     "split_patients",
+    "take_shard",
     "write_datalist",
     "write_parametric_map",
     "write_segmentation",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter
@@ -18,7 +17,7 @@ from monai.config import PathLike
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared_stems
-from ssmctb_monai.files import is_file_name, write_json
+from ssmctb_monai.files import is_file_name, read_json, write_json
 
 __all__ = ["load_datalist", "patient_folds", "prepare_datalist", "split_patients", "write_datalist"]
 
@@ -167,14 +166,14 @@ def prepare_datalist(
         PosixPath('runs/datalist.json')
     """
     datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
-    table = read_patients(patients) if patients else {}
+    table = {} if patients is None else read_patients(patients)
     if datalist_file.is_file():
         _check_patients(datalist_file, table)
         logger.info("Using the split of %s; it stays as it is until the file is removed.", datalist_file)
         return datalist_file
     if (own := root / "datalist.json").is_file():
         _check_patients(own, table)
-        write_json(_read_json(own), datalist_file)
+        write_json(read_json(own), datalist_file)
         logger.info("Using the split of %s, and copied it to %s.", own, datalist_file)
         return datalist_file
 
@@ -340,18 +339,8 @@ def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a datalist: it should hold a JSON object with lists of cases.")
-    return content
-
-
 def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
-    content = _read_json(path)
+    content = read_json(path)
     sections = {name: entries for name, entries in content.items() if isinstance(entries, list)}
     for name, entries in sections.items():
         for entry in entries:

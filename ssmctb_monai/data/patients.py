@@ -81,7 +81,7 @@ def read_patients(file: PathLike) -> dict[str, str]:
         >>> read_patients("patients.csv")  # doctest: +SKIP
         {'scan_1': 'P1', 'scan_2': 'P1'}
     """
-    path = Path(file).expanduser()
+    path = Path(str(file)).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no table of patients {path}: give a file with the columns case,patient.")
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 from monai.config import PathLike
 
 from ssmctb_monai.data.brats import (
+    MODALITIES,
     VOLUME_SUFFIXES,
     BratsCase,
     CaseFile,
@@ -27,8 +30,10 @@ from ssmctb_monai.data.brats import (
     volume_stem,
     walk_files,
 )
+from ssmctb_monai.data.nifti import nifti_header
 from ssmctb_monai.data.patients import patient_of
-from ssmctb_monai.data.series import find_series, is_dicom
+from ssmctb_monai.data.series import find_series, is_dicom, is_series_file
+from ssmctb_monai.files import printable
 
 __all__ = ["find_scans"]
 
@@ -227,7 +232,7 @@ def _unread_item(error: OSError, root: Path) -> dict[str, Any]:
 
 
 def _names(folder: Path, root: Path) -> dict[str, str]:
-    name = "_".join(folder.relative_to(root).parts) or _folder_name(root)
+    name = printable("_".join(folder.relative_to(root).parts) or _folder_name(root))
     return {"case_id": name, "patient_id": patient_of(name)}
 
 
@@ -288,7 +293,7 @@ def _without_belongings(
 
 def _case_item(case: BratsCase, modalities: Sequence[str]) -> dict[str, Any]:
     images = [case.images[name] for name in modalities if name in case.images]
-    names = {"case_id": _printable(case.case_id), "patient_id": _printable(case.patient_id)}
+    names = {"case_id": printable(case.case_id), "patient_id": printable(case.patient_id)}
     item: dict[str, Any] = {**names, "image": [str(image) for image in images]}
     problems = list(case.problems) or name_problems(case.case_id)
     if lacking := [name for name in modalities if name not in case.images]:
@@ -314,7 +319,7 @@ def _loose_item(scan: _Loose, modalities: Sequence[str], brain: Path | None = No
         f"no {', '.join(modalities)} image: names or series description of {scan.path} say {said}; "
         f"name files, or the folders of series, {_file_names(modalities)}"
     )
-    return {"case_id": _printable(scan.case_id), "patient_id": patient_id, "image": [], "problems": [problem]}
+    return {"case_id": printable(scan.case_id), "patient_id": patient_id, "image": [], "problems": [problem]}
 
 
 def _decathlon_beside(folder: Path) -> list[CaseFile]:
@@ -347,11 +352,6 @@ def _chosen(series: Sequence[_Described], modality: str) -> Path | None:
     return matching[0] if len(series) > 1 and len(matching) == 1 else None
 
 
-def _printable(name: str) -> str:
-    """A name of bytes that are no UTF-8 as text that can be written."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _study_item(folder: Path, root: Path, series: Sequence[_Described], modalities: Sequence[str]) -> dict[str, Any]:
     """Returns the scan in a folder whose name does not end in a modality."""
     item = _names(folder, root)
@@ -362,6 +362,28 @@ def _study_item(folder: Path, root: Path, series: Sequence[_Described], modaliti
         logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(str(image) for image in images))
         return {**item, "image": [str(image) for image in images]}
     return {**item, "image": [], "problems": [_several_series(folder, series)]}
+
+
+def said_by_header(path: Path) -> set[str]:
+    """Returns the modalities that header or sidecar of a scan speak of: a DICOM series' description, NIfTI's texts.
+
+    Args:
+        path: file, or folder with a DICOM series.
+    """
+    texts: list[str] = []
+    if path.is_dir() or is_series_file(path):
+        texts = [one.description for one in _described(path if path.is_dir() else path.parent)]
+        texts = texts if len(texts) == 1 else []
+    elif path.is_file() and volume_stem(path):
+        header = nifti_header(path)
+        fields = () if header is None else ("descrip", "intent_name", "aux_file")
+        texts = [header[field].item().decode(errors="replace") for field in fields]
+        sidecar = path.with_name(f"{volume_stem(path)}.json")
+        if sidecar.is_file():
+            with suppress(ValueError, AttributeError):
+                content = json.loads(sidecar.read_text(encoding="utf-8"))
+                texts += [str(content.get(key) or "") for key in ("SeriesDescription", "ProtocolName")]
+    return _said(texts) & set(MODALITIES)
 
 
 def _several_series(folder: Path, series: Sequence[_Described]) -> str:

@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import ValidCases
+from ssmctb_monai.data.shards import wait_for_others
 from ssmctb_monai.progress import Clock
 from ssmctb_monai.reports.scan_results import ScanResults
 
@@ -89,6 +90,8 @@ class SaveResults:
         """
         for case_id, problem in self.dataset.problems.items():
             self.results.fail(case_id, problem)
+        wait_for_others()
+        self.results.finish()
         logger.info("Results: %s", self.results.output_dir)
         if problems := self.results.problems:
             raise InvalidCasesError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from monai.config import PathLike
 from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
+from monai.utils import ensure_tuple
 
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.data.dicom import import_highdicom, write_parametric_map, write_segmentation
 from ssmctb_monai.data.oriented_case import OrientedCase
+from ssmctb_monai.data.scans import said_by_header
 from ssmctb_monai.data.series import is_series_file
 from ssmctb_monai.data.writers import write_nifti
-from ssmctb_monai.files import read_csv, remove_abandoned, write_csv, write_json
+from ssmctb_monai.files import (
+    LONGEST_NAME,
+    append_csv,
+    is_file_name,
+    printable,
+    read_csv,
+    remove_abandoned,
+    write_csv,
+    write_json,
+)
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth
 from ssmctb_monai.metrics.settings import EvaluationSettings
 
@@ -26,8 +39,10 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = (
     *("case_id", "anomaly_score", "threshold", "flagged_ml", "brain_ml", "slice", "slice_axis"),
-    *("image", "made_from", "problem"),
+    *("image", "made_from", "problem", "warning"),
 )
+STOPPED = "it was being written when inference was stopped: run inference again"
+BRAIN_ML = (600, 2200)  # of an adult; beyond, a part of the brain is missing, or more than the brain is there
 
 
 class ScanResults:
@@ -41,7 +56,10 @@ class ScanResults:
     ``threshold`` and ``flagged_ml``, the volume of the brain at or above it; ``brain_ml``; ``slice`` and
     ``slice_axis``, the most suspicious slice as index along that axis of the scan's voxel grid, both counted from 0;
     ``image``, the files, joined by ``;``; ``made_from``, a hash of scan and settings; ``problem``, what was wrong with
-    a scan that has no result.
+    a scan that has no result; ``warning``, what is implausible: a brain outside of 600 to 2200 ml, nothing flagged, an
+    image that calls itself another modality.
+
+    Several programs may write into one folder at a time: each row is added to what the others have written.
 
     Args:
         output_dir: folder of the results.
@@ -86,6 +104,7 @@ class ScanResults:
         self.summary = self.output_dir / "summary.csv"
         self.scans: dict[str, Mapping[str, Any]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
+        self._added = 0
 
     @property
     def problems(self) -> dict[str, str]:
@@ -105,7 +124,10 @@ class ScanResults:
             ValueError: when the folder holds another ``summary.csv``.
         """
         remove_abandoned(self.output_dir)
-        self.rows = self._read_summary()
+        with self._alone():
+            self.rows = self._read_summary()
+            if self.rows:
+                self._write_summary()
         write_json(self.settings, self.output_dir / "settings.json")
         if self.threshold is None:
             logger.warning("There is no threshold: nothing is flagged. Training writes one beside the checkpoint.")
@@ -120,11 +142,17 @@ class ScanResults:
         if not self.summary.is_file():
             return {}
         columns, rows = read_csv(self.summary)
-        if columns != list(COLUMNS):
+        if not {"case_id", "made_from", "problem"} <= set(columns) <= set(COLUMNS):
             raise ValueError(f"{self.summary} is no summary of scans: choose another --output_dir, or remove it.")
-        return {row["case_id"]: row for row in rows}
+        # The last row of a scan counts; one of a killed program may be cut off
+        return {row["case_id"]: row for row in rows if row["made_from"] or row["problem"]}
 
     def _checked(self, scan: Mapping[str, Any]) -> Mapping[str, Any]:
+        name = scan["case_id"]
+        if not is_file_name(name):
+            return {**scan, "problems": [f"{name!r} names no file of results: rename the scan"]}
+        if max(len(file.name.encode()) for file in self._files(name).values()) > LONGEST_NAME:
+            return {**scan, "problems": [f"{name} is too long for the names of results: rename the scan"]}
         if not self.save_dicom or scan.get("problems"):
             return scan
         image = Path(scan["image"][0])
@@ -163,10 +191,11 @@ class ScanResults:
 
     def _remove(self, case_id: str) -> None:
         """Removes the results of an earlier run, the row first: without it, they count as missing."""
-        if self.rows.pop(case_id, None):
-            self._write_summary()
+        if case_id in self.rows:
+            self._put({"case_id": case_id, "problem": STOPPED})
         for file in self._files(case_id).values():
-            file.unlink(missing_ok=True)
+            if len(file.name.encode()) <= LONGEST_NAME:
+                file.unlink(missing_ok=True)
 
     def add(
         self, case_id: str, anomaly_map: MetaTensor, brain: MetaTensor, reconstruction: MetaTensor | None = None
@@ -180,7 +209,8 @@ class ScanResults:
             reconstruction: reconstruction in the scan's intensities, shape (channels, height, width, depth).
 
         Raises:
-            ValueError: when the map holds NaN in the brain, or no axial slice holds 20 voxels of the brain.
+            ValueError: when the map holds NaN in the brain, no axial slice holds 20 voxels of the brain, or the scan's
+                name is too long for files of this disk.
         """
         anomaly_map, brain = anomaly_map.cpu(), brain.cpu()
         try:
@@ -192,13 +222,18 @@ class ScanResults:
         if self.threshold is not None:
             images["mask"] = ((anomaly_map >= self.threshold) & (brain > 0)).to(torch.uint8)
         scan = self.scans[case_id]["image"][0]
-        for kind, file in self._wanted(case_id).items():
-            if kind == "dicom map":
-                write_parametric_map(anomaly_map, scan, file)
-            elif kind == "dicom mask":
-                write_segmentation(images["mask"], scan, file)
-            else:
-                write_nifti(images[kind], file, scan=scan)
+        try:
+            for kind, file in self._wanted(case_id).items():
+                if kind == "dicom map":
+                    write_parametric_map(anomaly_map, scan, file)
+                elif kind == "dicom mask":
+                    write_segmentation(images["mask"], scan, file)
+                else:
+                    write_nifti(images[kind], file, scan=scan)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise ValueError(f"{case_id} is too long for the names of results: rename the scan") from error
         self._store(row)
 
     def fail(self, case_id: str, problem: str) -> None:
@@ -230,13 +265,63 @@ class ScanResults:
             "slice": highest if scan.orientation[axis, 1] > 0 else len(scan.brain) - 1 - highest,
             "slice_axis": axis,
             "made_from": self._made_from(self.scans[case_id]),
+            "warning": "; ".join(self._doubts(case_id, scan, statistics)),
         }
 
+    def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics) -> list[str]:
+        """What is implausible in a result; the log warns of it."""
+        doubts = []
+        wanted, images = ensure_tuple(self.settings.get("modalities", ())), self.scans[case_id]["image"]
+        for image, modality in zip(images, wanted, strict=True) if len(images) == len(wanted) else ():
+            said = said_by_header(Path(image))
+            if said and modality not in said:
+                doubts.append(f"{image} calls itself {', '.join(sorted(said))}, but is taken as {modality}")
+        low, high = BRAIN_ML
+        background = self.settings.get("background")
+        if not low <= statistics.brain_volume <= high and background != "noise":  # of which the mask is the head
+            what = f"the brain measures {statistics.brain_volume:.0f} ml, outside of {low} to {high}"
+            is_head = statistics.brain_volume > high and background != "skull"
+            doubts.append(f"{what}: is there a skull (`--background skull`), or no background?" if is_head else what)
+        if self.threshold is not None and statistics.flagged is not None and not statistics.flagged.normal:
+            is_above = float(scan.anomaly_maps["map"][scan.brain].max()) < self.threshold
+            doubts.append("the threshold lies above every score" if is_above else "nothing is flagged")
+        if doubts:
+            logger.warning("%s: %s.", case_id, "; ".join(doubts))
+        return doubts
+
     def _store(self, row: dict[str, Any]) -> None:
-        """Adds a row to the table."""
-        row["image"] = ";".join(self.scans[row["case_id"]]["image"])
-        self.rows[row["case_id"]] = {column: "" if row.get(column) is None else row[column] for column in COLUMNS}
-        self._write_summary()
+        """Adds the row of a scan to the table."""
+        image = printable(";".join(self.scans[row["case_id"]]["image"]))
+        self._put({**row, "image": image, "problem": printable(row.get("problem") or "")})
+
+    def _put(self, row: Mapping[str, Any]) -> None:
+        """Writes a row, beside those of other programs.
+
+        A long table is written anew once it has grown by a hundredth, and else added to, so that the time of all rows
+        is linear in their number.
+        """
+        row = {column: "" if row.get(column) is None else row[column] for column in COLUMNS}
+        with self._alone():
+            self._added += 1
+            if self._added * 100 >= len(self.rows) or not self.summary.is_file():
+                self.rows = {**self._read_summary(), row["case_id"]: row}
+                self._write_summary()
+            else:
+                self.rows[row["case_id"]] = row
+                append_csv(COLUMNS, row, self.summary)
+
+    def finish(self) -> None:
+        """Puts the table in the order of the scans' names."""
+        with self._alone():
+            self.rows = self._read_summary()
+            if self.rows:
+                self._write_summary()
+
+    def _alone(self) -> FileLock:
+        """Lets one program at a time read and write the table."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.output_dir / ".summary.lock")
 
     def _write_summary(self) -> None:
+        self._added = 0
         write_csv(COLUMNS, [self.rows[name] for name in sorted(self.rows)], self.summary)

@@ -189,7 +189,7 @@ def test_datalist_of_the_data_set_is_used_unless_there_is_an_own_one(tmp_path, d
     shipped.write_text("{}")
     assert json.loads(prepare_datalist(dataset_dir, another, ["flair"]).read_text()) != {}
     shipped.write_text("[]")
-    with pytest.raises(ValueError, match=r"datalist.json is not a datalist"):
+    with pytest.raises(ValueError, match=r"datalist\.json must hold a JSON object"):
         prepare_datalist(dataset_dir, tmp_path / "third.json", ["flair"])
     assert prepare_datalist(dataset_dir, own, ["flair"]) == own
 
@@ -307,8 +307,8 @@ def test_patient_is_known_from_the_case_name_and_may_not_be_in_two_sections(fold
         ('{"training": [], "holdout": []}', "test", "no section 'test'; it has training, holdout"),
         ('{"name": "x"}', "test", "it has none"),
         ('{"test": []}', "test", "Section 'test' of .* has no usable case"),
-        ("{", "test", "not valid JSON"),
-        ("[]", "test", "not a datalist"),
+        ("{", "test", "no JSON file"),
+        ("[]", "test", "must hold a JSON object"),
         ('{"test": [{"image": {}}]}', "test", "lacks its case_id"),
         ('{"test": [{"case_id": "A", "image": "a.nii"}]}', "test", "lacks its case_id or its image by modality"),
         (json.dumps({"test": [entry("A"), entry("A")]}), "test", "more than once: A"),

@@ -58,7 +58,8 @@ def results(folder, **arguments):
 
 
 def files(folder):
-    return sorted(str(file.relative_to(folder / "out")) for file in (folder / "out").rglob("*") if file.is_file())
+    found = sorted(str(file.relative_to(folder / "out")) for file in (folder / "out").rglob("*") if file.is_file())
+    return [name for name in found if name != ".summary.lock"]
 
 
 def names(items):
@@ -243,7 +244,7 @@ def test_kill_between_files_and_row(tmp_path, scans, monkeypatch):
     with pytest.raises(SystemExit):
         other.add("a", *maps()[:2])
     assert "masks/a.nii.gz" in files(tmp_path)
-    assert "a" not in table(tmp_path / "out")
+    assert "run inference again" in table(tmp_path / "out")["a"]["problem"]
     assert "a" in names(results(tmp_path, threshold=0.2, save_mask=True).pending(scans))
 
 
@@ -353,3 +354,82 @@ def test_dicom_of_map_and_mask(tmp_path, scans, monkeypatch):
     assert names(results(tmp_path, threshold=0.3, save_mask=True, save_dicom=True).pending(scans[:1])) == []
     (series / "2.dcm").write_text("slice")  # one more slice
     assert names(results(tmp_path, threshold=0.3, save_mask=True, save_dicom=True).pending(scans[:1])) == ["b"]
+
+
+# ------------------------------------------------------------------------------------------- several programs, many scans
+
+
+def test_programs_that_write_at_a_time_lose_no_row(tmp_path, scans):
+    one, other = results(tmp_path), results(tmp_path)
+    one.pending(scans[:1])
+    other.pending(scans[1:])
+    other.add("a", *maps()[:2])
+    one.add("b", *maps()[:2])
+    other.fail("c", "damaged")
+    one.finish()
+    problems = {name: row["problem"] for name, row in table(tmp_path / "out").items()}
+    assert problems == {"a": "", "b": "", "c": "damaged"}
+    assert {"maps/a.nii.gz", "maps/b.nii.gz"} <= set(files(tmp_path))
+
+
+def test_a_long_table_is_added_to_and_put_in_order_at_the_end(tmp_path, monkeypatch):
+    scans = [{"case_id": f"s{k:04d}", "patient_id": "p", "image": [f"/s{k}.nii"]} for k in range(1200)]
+    saved = results(tmp_path)
+    saved.pending(scans)
+    written = []
+    write_csv = module.write_csv
+    monkeypatch.setattr(module, "write_csv", lambda *given: (written.append(len(given[1])), write_csv(*given)))
+    for scan in reversed(scans):
+        saved.fail(scan["case_id"], "=damaged")
+    assert sum(written) < 110 * len(scans)
+    assert len(table(tmp_path / "out")) == len(scans)
+    with (tmp_path / "out" / "summary.csv").open("a") as file:
+        file.write("s9999,0.5,")  # a program was killed while it wrote
+    saved.fail("s0003", "another")
+    saved.finish()
+    rows = table(tmp_path / "out")
+    assert list(rows) == [scan["case_id"] for scan in scans]
+    assert (rows["s0002"]["problem"], rows["s0003"]["problem"]) == ("'=damaged", "another")
+
+
+@pytest.mark.parametrize("name", ["M" * 230, "M" * 249, "../../evil", ".", "a\nb"])
+def test_a_name_that_no_file_can_have_stops_nobody(tmp_path, scans, name):
+    saved = results(tmp_path)
+    to_do = {scan["case_id"]: scan for scan in saved.pending([*scans, {**scans[0], "case_id": name}])}
+    assert "problems" not in to_do["a"]
+    if name == "M" * 230:
+        saved.add(name, *maps()[:2])
+        assert f"maps/{name}.nii.gz" in files(tmp_path)
+        return
+    assert "rename the scan" in to_do[name]["problems"][0]
+    saved.fail(name, to_do[name]["problems"][0])
+    saved.add("a", *maps()[:2])
+    assert set(table(tmp_path / "out")) == {"a", name}
+    assert not list(tmp_path.rglob("evil*"))
+
+
+# ------------------------------------------------------------------------------------------- what is implausible
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "threshold", "warning"),
+    [
+        (50.0, {}, 0.2, ""),  # 480 voxels of 2 ml each
+        (20.0, {}, 0.2, "the brain measures 384 ml, outside of 600 to 2200"),
+        (200.0, {}, 0.2, "the brain measures 3840 ml, outside of 600 to 2200: is there a skull (`--background skull`)"),
+        (200.0, {"background": "noise"}, 0.2, ""),
+        (50.0, {}, 1.0, "the threshold lies above every score"),
+        (50.0, {"modalities": ["t1"]}, 0.2, "a_flair.nii calls itself flair, but is taken as t1"),
+    ],
+)
+def test_what_is_implausible_is_said(tmp_path, caplog, size, settings, threshold, warning):
+    affine = np.diag([size, 8.0, 5.0, 1])
+    image = nibabel.Nifti1Image(np.zeros(SHAPE, np.float32), affine)
+    image.header["descrip"] = b"t2_FLAIR_tra"
+    nibabel.save(image, tmp_path / "a_flair.nii")
+    saved = results(tmp_path, settings=settings, threshold=threshold)
+    saved.pending([{"case_id": "a", "patient_id": "a", "image": [str(tmp_path / "a_flair.nii")]}])
+    saved.add("a", *maps(affine)[:2])
+    written = table(tmp_path / "out")["a"]["warning"]
+    assert (warning in written) if warning else written == ""
+    assert ("a: " + written in caplog.text) == bool(warning)
