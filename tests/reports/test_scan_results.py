@@ -356,7 +356,7 @@ def test_dicom_of_map_and_mask(tmp_path, scans, monkeypatch):
     assert names(results(tmp_path, threshold=0.3, save_mask=True, save_dicom=True).pending(scans[:1])) == ["b"]
 
 
-# ------------------------------------------------------------------------------------------- several programs, many scans
+# ------------------------------------------------------------------------------------------- many programs, many scans
 
 
 def test_programs_that_write_at_a_time_lose_no_row(tmp_path, scans):
@@ -416,7 +416,7 @@ def test_a_name_that_no_file_can_have_stops_nobody(tmp_path, scans, name):
     [
         (50.0, {}, 0.2, ""),  # 480 voxels of 2 ml each
         (20.0, {}, 0.2, "the brain measures 384 ml, outside of 600 to 2200"),
-        (200.0, {}, 0.2, "the brain measures 3840 ml, outside of 600 to 2200: is there a skull (`--background skull`)"),
+        (200.0, {}, 0.2, "the brain measures 3840 ml, outside of 600 to 2200: is there a skull"),
         (200.0, {"background": "noise"}, 0.2, ""),
         (50.0, {}, 1.0, "the threshold lies above every score"),
         (50.0, {"modalities": ["t1"]}, 0.2, "a_flair.nii calls itself flair, but is taken as t1"),
