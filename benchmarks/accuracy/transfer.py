@@ -6,7 +6,6 @@ python -m benchmarks.accuracy transfer --data_dir SCANS [--bundle BUNDLE ...] [-
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from ssmctb_monai.checks import check_file
 from ssmctb_monai.data import BratsCase, InvalidCasesError, PreparedDataset, find_cases, load_datalist, write_datalist
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.data.patients import patient_of
-from ssmctb_monai.files import checksum, whole_file, write_json
+from ssmctb_monai.files import checksum, read_json, whole_file, write_json
 from ssmctb_monai.metrics import AnomalyEvaluation, Estimate, ResampledMetrics, load_thresholds
 from ssmctb_monai.transforms import RobustScaleIntensity
 
@@ -79,7 +78,7 @@ class Detector:
         if not file.is_file():
             logger.warning("%s: there is no %s, so that none of its training scans is left out.", self.name, file)
             return set()
-        return {patient_of(case_id) for case_id in _read(file)["cases"]}
+        return {patient_of(case_id) for case_id in read_json(file)["cases"]}
 
     @property
     def threshold(self) -> float | None:
@@ -130,7 +129,7 @@ def trained_detector(text: str) -> Detector:
     """
     name, _, path = text.rpartition("=")
     ckpt_file = check_file(path, "name a trained network").absolute()
-    settings = _read(check_file(beside(ckpt_file, "settings"), "training writes it beside the checkpoint"))
+    settings = read_json(check_file(beside(ckpt_file, "settings"), "training writes it beside the checkpoint"))
     folders = [folder for folder in ckpt_file.parts[:-1] if folder not in ("models", "trained")]
     return Detector(name or folders[-1], BUNDLES / f"brats{settings['spatial_dims']}d", ckpt_file)
 
@@ -186,7 +185,7 @@ def transfer(
         overrides = {"background": "skull" if name in skulls else "constant"}
         configuration = {"detectors": described, "overrides": overrides}
         file = folder / f"{name}.json"
-        if file.is_file() and _read(file)["configuration"] == {**configuration, "scans": _fingerprint(cases)}:
+        if file.is_file() and read_json(file)["configuration"] == {**configuration, "scans": _fingerprint(cases)}:
             logger.info("%s: done before", name)
             continue
         logger.info("%s: %d scans", name, len(cases))
@@ -205,7 +204,7 @@ def transfer(
     }
     results = {}
     for name in found:
-        content = _read(file) if (file := folder / f"{name}.json").is_file() else {}
+        content = read_json(file) if (file := folder / f"{name}.json").is_file() else {}
         if content and content["configuration"]["detectors"] == described:
             results[name] = {key: value for key, value in content.items() if key not in ("configuration", "scans")}
     write_json({"detectors": summaries, "sets": results}, folder / "transfer.json")
@@ -253,9 +252,10 @@ class Pipeline:
         self, detector: Detector, overrides: Mapping[str, Any], cases: Sequence[BratsCase], root: Path, work_dir: Path
     ) -> None:
         parser = detector.parser(overrides)
-        modalities, preprocessing, self.inferer, self.postprocessing, self.device, self.settings = (
+        checkpoint, modalities, preprocessing, self.inferer, self.postprocessing, self.device, self.settings = (
             parser.get_parsed_content(name)
             for name in (
+                "checkpoint",
                 "modalities",
                 "preprocessing",
                 "inferer",
@@ -266,7 +266,7 @@ class Pipeline:
         )
         self.name, self.threshold, self.modality = detector.name, detector.threshold, modalities[0]
         self.network = detector.network or parser.get_parsed_content("network").eval()
-        self.network.load_state_dict(torch.load(detector.ckpt_file, map_location=self.device, weights_only=True))
+        self.network.load_state_dict(torch.load(checkpoint, map_location=self.device, weights_only=True))
 
         cache_dir = work_dir / "cache"
         datalist = cache_dir / "datalist.json"
@@ -522,7 +522,3 @@ def _fingerprint(cases: Sequence[BratsCase]) -> str:
     """Changes with the scans and their files."""
     files = [[*case.images.values(), *(file for file in (case.label, case.brain) if file)] for case in cases]
     return pickle_hashing([fingerprint({"files": [str(file) for file in of_case]}) for of_case in files]).decode()
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
