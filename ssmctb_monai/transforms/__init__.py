@@ -39,6 +39,7 @@ from ssmctb_monai.transforms.lesion_free import (
     RandLesionFreeCrop,
     RandLesionFreeCropd,
 )
+from ssmctb_monai.transforms.resolution import RandThickSlices, RandThickSlicesd
 from ssmctb_monai.transforms.scores import (
     CalibrateScores,
     CalibrateScoresd,
@@ -82,6 +83,8 @@ __all__ = [
     "RandLesionFreeCropd",
     "RandPerlinNoise",
     "RandSlicesd",
+    "RandThickSlices",
+    "RandThickSlicesd",
     "RestoreIntensityd",
     "RobustScaleIntensity",
     "RobustScaleIntensityd",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssmctb_monai.transforms.brain import source_name
 
-NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
+REACH = 1e-3  # share of the Gaussian that must lie in the mask
 
 
 class MaskedGaussianSmooth(Transform):
@@ -48,7 +48,8 @@ class MaskedGaussianSmooth(Transform):
             mask: shape (1, height, width[, depth]).
 
         Returns:
-            Image of the same shape, float32; 0 outside the mask.
+            Image of the same shape, float32. Outside the mask it goes on as far as the Gaussian reaches, so that a
+            resampled image does not fade at the rim; beyond that it is 0.
 
         Raises:
             ValueError: when the shapes differ.
@@ -64,7 +65,7 @@ class MaskedGaussianSmooth(Transform):
         sigma = [max(float(deviation), 0.01) for deviation in ensure_tuple_rep(self.sigma, spatial_dims)]
         smooth = GaussianFilter(spatial_dims, sigma).to(plain.device)
         weights = smooth(inside[None].float())[0]
-        smoothed = torch.where(inside, smooth((plain * inside)[None])[0] / weights, 0)
+        smoothed = torch.where(weights > REACH, smooth((plain * inside)[None])[0] / weights.clamp_min(REACH), 0)
         return convert_to_dst_type(smoothed, image, dtype=torch.float32)[0]
 
 
@@ -143,7 +144,7 @@ class CalibrateScores(Transform):
             brain: mask of shape (1, height, width[, depth]).
 
         Returns:
-            Scores of the same shape in [0, 1], float32; 0 outside the brain.
+            Scores of the same shape in [0, 1], float32.
         """
         plain = convert_to_tensor(scores, dtype=torch.float32, track_meta=False)
         inside = convert_to_tensor(brain, track_meta=False).to(plain.device) > 0
@@ -152,7 +153,7 @@ class CalibrateScores(Transform):
         logits = plain.logit(eps=self.least)
         medians = torch.stack([channel[inside[0]].median() for channel in logits])
         offset = torch.tensor(self.normal, device=plain.device).logit() - medians
-        calibrated = (logits + offset.view(-1, *[1] * (plain.ndim - 1))).sigmoid() * inside
+        calibrated = (logits + offset.view(-1, *[1] * (plain.ndim - 1))).sigmoid()
         return convert_to_dst_type(calibrated, scores, dtype=torch.float32)[0]
 
 
