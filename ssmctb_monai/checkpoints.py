@@ -27,11 +27,13 @@ from ssmctb_monai.checks import check_file, check_spatial_dims
 from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.files import checksum, read_json, write_json
 from ssmctb_monai.networks.insertion import insert_block
+from ssmctb_monai.transforms.slices import PLANES, plane_axes
 
 logger = logging.getLogger(__name__)
 
 BACKGROUNDS = ("constant", "skull", "noise")
 _PACKAGES = ("ssmctb_monai.networks.", "monai.networks.nets.", "monai.networks.blocks.")
+_ROI_SIZES_OF_VERSION_0_1 = {2: (96, 96, 1), 3: (32, 32, 32)}
 _PLAIN_TEXT = re.compile(r"[\w.,\- ]*")  # names alone: no expressions, references, paths or addresses
 
 
@@ -62,6 +64,8 @@ class Settings:
         background: how the brain is found where a scan has no mask: ``"constant"``, ``"skull"`` or ``"noise"``.
         smoothing: standard deviation in mm of the Gaussian that smooths anomaly maps; one number, or one an axis.
         block: name of the self-supervised block, ``"none"`` for a network without; ``None`` is the same.
+        planes: planes whose slices a network in 2D runs over, see `PlanesInferer`; ``None``: the axial one.
+        normal_score: score of a scan's median voxel, see `CalibrateScores`; ``None`` where scores are not calibrated.
         network: the network as plain data, see :func:`describe_network`; ``None`` where it is not known.
         sha256: checksum of the checkpoint; ``None`` where it is not known.
 
@@ -77,6 +81,8 @@ class Settings:
     background: str
     smoothing: float | Sequence[float]
     block: str | None
+    planes: Sequence[str] | None = None
+    normal_score: float | None = None
     network: Mapping[str, Any] | None = None
     sha256: str | None = None
 
@@ -90,6 +96,7 @@ class Settings:
             ),
             "smoothing": _three("smoothing", self.smoothing, lambda width: width >= 0, "numbers of at least 0"),
             "block": "none" if self.block is None else self.block,
+            "planes": None if self.spatial_dims == 3 else tuple(PLANES[i] for i in plane_axes(self.planes or "axial")),
         }
         for name, value in normalised.items():
             object.__setattr__(self, name, value)
@@ -97,6 +104,8 @@ class Settings:
         for name in ("system", "block"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a name, got {getattr(self, name)!r}.")
+        if self.normal_score is not None and not (_is_number(self.normal_score) and 0 < self.normal_score < 1):
+            raise ValueError(f"normal_score must be between 0 and 1, got {self.normal_score!r}.")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}.")
         if self.sha256 is not None and not isinstance(self.sha256, str):
@@ -143,7 +152,7 @@ def load_settings(ckpt_file: PathLike, defaults: Mapping[str, Any]) -> Settings:
         if not isinstance(content.get("network"), Mapping):
             content = _of_version_0_1(content, defaults)
         names = {field.name for field in fields(Settings)}
-        if missing := names - {"sha256"} - content.keys():
+        if missing := names - {"sha256", "planes", "normal_score"} - content.keys():
             raise ValueError(f"{', '.join(sorted(missing))} is missing.")
         _check_description(content["network"])
         return Settings(**{name: value for name, value in content.items() if name in names})
@@ -338,7 +347,7 @@ def _of_version_0_1(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
             inner |= {"img_size": content["roi_size"][:dims], "masking_ratio": content["masking_ratio"], **heads}
             inner |= {"hidden_size": 128, "mlp_dim": 512, "decoder_hidden_size": 64, "decoder_mlp_dim": 256}
             inner |= {"decoder_num_layers": 2, "pos_embed_type": "learnable"}
-        size = content.get("roi_size", defaults["roi_size"])[:dims]
+        size = content.get("roi_size", _ROI_SIZES_OF_VERSION_0_1[dims])[:dims]
         block = {"_target_": "ssmctb_monai.networks.insert_block", "network": inner, "block": content["block"]}
         block |= {"sample": [1, channels, *size]}
         detector = "ssmctb_monai.networks.nets.ReconstructionDetector"
@@ -347,7 +356,8 @@ def _of_version_0_1(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     else:
         raise ValueError(f"network must be a description, got {system!r}.")
     background = "noise" if content["region"] == "head" else defaults["background"]
-    return {"roi_size": defaults["roi_size"], "background": background, **content, "system": system, "network": network}
+    roi_size = _ROI_SIZES_OF_VERSION_0_1[dims]
+    return {"roi_size": roi_size, "background": background, **content, "system": system, "network": network}
 
 
 def _three(name: str, value: Any, is_right: Any, kind: str) -> tuple[Any, ...]:

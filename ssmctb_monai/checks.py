@@ -42,6 +42,29 @@ def check_positive(**sizes: float) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}.")
 
 
+def check_choice(choices: Sequence[str], **values: str) -> str:
+    """Accepts a value that is one of several.
+
+    Args:
+        choices: what it may be.
+        values: the value, by the name of its argument or option.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: when it is something else; it is named.
+
+    Example:
+        >>> check_choice(("erase", "avoid"), lesions="erase")
+        'erase'
+    """
+    ((name, value),) = values.items()
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
 def check_whole(least: int, **numbers: int) -> None:
     """Accepts whole numbers from a least one on.
 

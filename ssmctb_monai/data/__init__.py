@@ -17,7 +17,7 @@ from ssmctb_monai.data.datalist import (
     write_datalist,
 )
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, ValidCases
-from ssmctb_monai.data.demo import make_demo_dataset
+from ssmctb_monai.data.demo import is_demo_dataset, make_demo_dataset
 from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
@@ -38,6 +38,7 @@ __all__ = [
     "dataset_folder",
     "find_cases",
     "find_scans",
+    "is_demo_dataset",
     "load_datalist",
     "make_demo_dataset",
     "patient_folds",

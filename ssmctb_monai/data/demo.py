@@ -70,6 +70,19 @@ class _Lesion(NamedTuple):
     strength: float  # of the oedema
 
 
+def is_demo_dataset(folder: str | os.PathLike[str]) -> bool:
+    """Tells whether a folder is that of the demo data, in its default place.
+
+    Args:
+        folder: folder of a data set.
+
+    Example:
+        >>> is_demo_dataset("/data/BraTS2021")
+        False
+    """
+    return Path(folder).name.startswith(f"demo-v{_VERSION}-seed") and Path(folder).parent.name == "ssmctb_monai"
+
+
 def make_demo_dataset(folder: str | os.PathLike[str] | None = None, seed: int = 0) -> Path:
     """Returns the folder of the demo data, which are made on first use (no download).
 
