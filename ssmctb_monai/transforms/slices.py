@@ -21,7 +21,7 @@ Plane = Literal["sagittal", "coronal", "axial"]
 PLANES: tuple[Plane, ...] = get_args(Plane)  # in the order of the axes of a volume in RAS orientation
 
 
-def plane_axes(planes: Sequence[Plane] | Plane) -> list[int]:
+def plane_axes(planes: Sequence[str] | str) -> list[int]:
     """Finds the axes across the slices of planes, in a volume in RAS orientation.
 
     Args:
@@ -117,10 +117,10 @@ class RandSlicesd(Randomizable, MapTransform):
         usable = []
         for axis in self.axes:
             others = [other for other in range(3) if other != axis]
-            share = inside.sum(dim=others) / np.prod(self.roi_size)
+            share = inside.sum(dim=others).numpy() / np.prod(self.roi_size)
             has_lesion = np.convolve(lesion.any(dim=others[1]).any(dim=others[0]), np.ones(2 * self.margin[axis] + 1))
             free = has_lesion[self.margin[axis] :][: len(share)] == 0
-            indices = np.flatnonzero((share.numpy() >= self.min_brain) & free)
+            indices = np.flatnonzero((share >= self.min_brain) & free)
             if len(indices):
                 usable.append((axis, indices))
         return usable
