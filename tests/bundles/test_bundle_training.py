@@ -9,6 +9,8 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from bundle_runs import OWN, ROOT, SMALL, folders, git_status, messages, process_in_2d, run, start
@@ -434,18 +436,14 @@ def follow_lesions(config, margin):
             step["keys"] = [*step["keys"], "truth"]
         if step["_target_"] == "EnsureTyped":
             step["dtype"] = step["dtype"][:-1] + ", torch.float32]"
-    crop, *others = config["train"]["random_transforms"]
-    assert crop["_target_"].endswith("RandLesionFreeCropd")
-    crop["keys"] = ["image", "brain", "truth"]
-    for step in [*others, *config["slicing"]]:
-        if step["_target_"] in ("SqueezeDimd", "RandFlipd"):
-            step["keys"] = [*step["keys"], "truth"]
+    config["sampling"]["keys"] = ["image", "brain", "truth"]
+    flip = config["train"]["random_transforms"][1]
+    assert flip["_target_"] == "RandFlipd"
+    flip["keys"] = [*flip["keys"], "truth"]
+    config["system"]["deformation"] = []  # the truth would have to be interpolated like the image
 
 
-MARGINS = {"brats2d": [0, 0, 1], "brats3d": [1, 1, 1]}  # the slices below and above; all neighbours
-
-
-def check_real_cases(bundle, folder, tmp_path, cases, spacing):
+def check_real_cases(bundle, folder, tmp_path, cases, spacing, lesions):
     entries = [
         {
             "case_id": name,
@@ -457,7 +455,10 @@ def check_real_cases(bundle, folder, tmp_path, cases, spacing):
     (tmp_path / "datalist.json").write_text(json.dumps({"training": entries}))
     parser = ConfigParser()
     parser.read_config(bundle / "train.json")
-    follow_lesions(parser.get(), MARGINS[bundle.name])
+    follow_lesions(parser.get(), [parser["margin"]] * 3)
+    parser["lesions"] = lesions
+    if bundle.name == "brats3d" and lesions == "avoid":  # hardly a larger crop is free of lesions
+        parser["roi_size"] = [32, 32, 32]
     parser["dataset_dir"] = str(folder / "brats")
     parser["datalist_file"] = str(tmp_path / "datalist.json")
     parser["cache_dir"] = str(tmp_path / "cache")
@@ -472,6 +473,10 @@ def check_real_cases(bundle, folder, tmp_path, cases, spacing):
         positions = torch.as_tensor(item["lesion_free_positions"])
         assert len(positions) > 0
         lesion = torch.nonzero(item["truth"][0] > 0)
+        if lesions == "erase":
+            assert (item["image"][:, item["truth"][0] > 0] == 0).all()
+            assert not item["label"].any()
+            continue
         for position in positions[:: max(1, len(positions) // 500)]:
             inside = (lesion >= position) & (lesion < position + torch.tensor(parser["roi_size"]))
             assert not inside.all(dim=1).any()
@@ -479,8 +484,11 @@ def check_real_cases(bundle, folder, tmp_path, cases, spacing):
     for epoch in range(3):
         loader.dataset.set_epoch(epoch)
         for batch in loader:
-            assert batch["truth"].max() == 0
             assert batch["truth"].shape == batch["image_clean"].shape
+            is_lesion = batch["truth"] > 0
+            assert is_lesion.any() == (lesions == "erase")
+            for key in ("image", "image_clean", "brain", "anomaly_mask"):
+                assert not batch[key][is_lesion].any(), key
             assert batch["image_clean"].shape[2:] == crop_shape(parser)
             assert "label" not in batch
             assert batch["image_clean"].std() > 0
@@ -489,13 +497,43 @@ def check_real_cases(bundle, folder, tmp_path, cases, spacing):
 
 
 def test_lesions_never_reach_a_batch(bundle, real_data, tmp_path):
-    check_real_cases(bundle, real_data, tmp_path, REAL_CASES[:1], 2.0)
+    check_real_cases(bundle, real_data, tmp_path, REAL_CASES[:1], 2.0, "erase")
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("spacing", [2.0, 1.5])
-def test_lesions_of_several_cases_never_reach_a_batch(bundle, real_data, tmp_path, spacing):
-    check_real_cases(bundle, real_data, tmp_path, REAL_CASES, spacing)
+@pytest.mark.parametrize(("spacing", "lesions"), [(2.0, "avoid"), (1.5, "erase")])
+def test_lesions_of_several_cases_never_reach_a_batch(bundle, real_data, tmp_path, spacing, lesions):
+    check_real_cases(bundle, real_data, tmp_path, REAL_CASES, spacing, lesions)
+
+
+def test_deformed_slices_hold_nothing_of_lesions(real_data, tmp_path):
+    """An image that is 1 in the lesions alone is 0 in every batch, whatever interpolation and augmentation do."""
+    name = REAL_CASES[1]
+    folder = tmp_path / "marked" / name
+    folder.mkdir(parents=True)
+    scan = nibabel.load(real_data / "brats" / name / f"{name}_flair.nii.gz")
+    seg = nibabel.load(real_data / "brats" / name / f"{name}_seg.nii.gz")
+    lesion, brain = np.asarray(seg.dataobj) > 0, np.asarray(scan.dataobj) > 0
+    noise = np.random.default_rng(0).uniform(0.4, 0.6, brain.shape)  # which scaling needs
+    nibabel.save(
+        nibabel.Nifti1Image(np.where(lesion, 1e4, noise * brain), scan.affine), folder / f"{name}_flair.nii.gz"
+    )
+    nibabel.save(nibabel.Nifti1Image(lesion.astype(np.uint8), scan.affine), folder / f"{name}_seg.nii.gz")
+    entry = {"case_id": name, "image": {"flair": f"{name}/{name}_flair.nii.gz"}, "label": f"{name}/{name}_seg.nii.gz"}
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [entry]}))
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles/brats2d/train.json")
+    given = {
+        "dataset_dir": tmp_path / "marked",
+        "datalist_file": tmp_path / "datalist.json",
+        "cache_dir": tmp_path / "c",
+    }
+    for key, value in given.items():
+        parser[key] = str(value)
+    parser["num_samples"], parser["system#intensity_variation"], parser["anomaly#prob"] = 32, [], 0.0
+    (batch,) = parser.get_parsed_content("train#dataloader")
+    assert 0.6 < batch["image"].max() < 0.99  # the noise, scaled; a lesion would be 1
+    assert parser.get_parsed_content("train#dataset").data
 
 
 # -------------------------------------------------------------------------------------------------- slices, in brats2d

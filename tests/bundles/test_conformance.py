@@ -304,24 +304,27 @@ def test_what_is_trained_and_what_is_shipped_lie_apart(bundle):
 
 
 @over_configs
-def test_maps_are_smoothed_alike_and_first_of_all(files):
+def test_maps_are_smoothed_and_calibrated_alike_and_first_of_all(files):
     """In mm, whatever the voxels; before a map is brought to the grid of the scan, masked, scored or saved."""
     parser = parser_of(*files)
     steps = parser["validate#postprocessing" if "train" in files[0].stem else "postprocessing"]["transforms"]
-    assert steps[0] == "@map_smoothing"
+    assert steps[0] == "@score_transforms"
     assert parser["settings"]["smoothing"] == "@smoothing"
-    parser["smoothing"], parser["spacing"] = 3, [1, 2, 4]
-    smooth = parser.get_parsed_content("map_smoothing")
-    peak = torch.zeros(1, 41, 41, 41)
+    assert parser["settings"]["normal_score"] == "@normal_score"
+    parser["smoothing"], parser["spacing"], parser["normal_score"] = 3, [1, 2, 4], None
+    peak, brain = torch.zeros(1, 41, 41, 41), torch.ones(1, 41, 41, 41)
     peak[0, 20, 20, 20] = 1
-    found = smooth({"pred": peak, "reconstruction": peak})
+    found = parser.get_parsed_content("score_transforms")({"pred": peak, "reconstruction": peak, "brain": brain})
     assert torch.equal(found["reconstruction"], peak)
     places = torch.arange(41.0) - 20
     for axis, voxels in enumerate((3, 1.5, 0.75)):
         along = found["pred"][0].sum(dim=[other for other in range(3) if other != axis])
         assert float((along * places**2).sum() ** 0.5) == pytest.approx((voxels**2 + 1 / 12) ** 0.5, rel=0.01)
     parser["smoothing"] = 0
-    assert torch.equal(parser.get_parsed_content("map_smoothing")({"pred": peak})["pred"], peak)
+    assert torch.equal(parser.get_parsed_content("score_transforms")({"pred": peak, "brain": brain})["pred"], peak)
+    parser["normal_score"] = 0.1
+    calibrated = parser.get_parsed_content("score_transforms")({"pred": 0.3 + 0.4 * peak, "brain": brain})["pred"]
+    assert float(calibrated.median()) == pytest.approx(0.1)
 
 
 def test_workflows_of_a_bundle_prepare_images_alike(bundle, tmp_path):
