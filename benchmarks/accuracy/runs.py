@@ -158,6 +158,8 @@ def train(run: Run, cases: Cases) -> None:
         "seed": run.seed,
         "validation_share": 0,
         "tensorboard": False,
+        "val_interval": 10**6,  # at the end alone, which gives the threshold; nothing else of validation is used
+        "train#handler#validation#exec_at_start": False,
         "resume": (run.checkpoint.parent / "training.pt").is_file(),
         **run.row.overrides,
     }
