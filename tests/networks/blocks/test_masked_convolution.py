@@ -108,6 +108,15 @@ def test_bias_false_has_no_bias(spatial_dims):
     assert not convolution(torch.zeros(1, 2, *[5] * spatial_dims)).any()
 
 
+def test_initialised_as_a_convolution_of_its_taps():
+    torch.manual_seed(0)
+    masked = MaskedConvolution(2, 4)
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(4, 4, kernel_size=2)
+    assert torch.equal(masked.weight, convolution.weight)
+    assert torch.equal(masked.bias, convolution.bias)
+
+
 def test_not_contiguous_input():
     torch.manual_seed(0)
     x = random_input(3, 2).transpose(2, 4)

@@ -83,6 +83,10 @@ def test_layer_equals_the_plain_one(num_heads):
     np.testing.assert_allclose(layer(tokens).detach().numpy(), expected, atol=1e-9, rtol=1e-9)
 
 
+def test_hidden_layer_is_four_tokens_wide():
+    assert TransformerLayer(6, 2).mlp.linear1.weight.shape == (24, 6)
+
+
 def test_residuals():
     """With value maps and the last linear layer at zero, nothing but the residual path is left."""
     layer = TransformerLayer(6, 2)
