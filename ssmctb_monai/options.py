@@ -135,7 +135,8 @@ def _is_argument(parser: ConfigParser, name: str) -> bool:
     if not ConfigComponent.is_instantiable(part):
         return False
     target: Any = locate(str(ConfigComponent(part).resolve_module_name()))
-    functions = [each.__init__ for each in target.__mro__] if inspect.isclass(target) else [target]
+    classes = target.__mro__ if inspect.isclass(target) else ()  # what takes **kwargs hands them to its base
+    functions = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)] or [target]
     return argument == "_disabled_" or any(argument in inspect.signature(each).parameters for each in functions)
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 import signal
 import time
-from functools import partial
 from types import SimpleNamespace
 
 import nibabel
@@ -19,7 +18,7 @@ from monai.utils import set_determinism
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ssmctb_monai.checkpoints import Settings, describe_network, make_network
+from ssmctb_monai.checkpoints import Settings, make_network
 from ssmctb_monai.data.readers import read_volume
 from ssmctb_monai.files import checksum
 from ssmctb_monai.networks.nets import DRAEM
@@ -87,16 +86,23 @@ def write_dicom(folder, array, affine):
         writer.Execute(part)
 
 
-def save(file, dims, channels):
+def save(file, dims, channels, **settings):
     """Saves a network that has not been trained, with its settings."""
-    network = partial(DRAEM, spatial_dims=dims, in_channels=channels, reconstructive_width=8, discriminative_width=8)
-    description = describe_network(network)
+    torch.manual_seed(0)
+    description = {"_target_": "ssmctb_monai.networks.nets.DRAEM", "spatial_dims": dims, "in_channels": channels}
+    description |= {"reconstructive_width": 8, "discriminative_width": 8}
     torch.save(make_network(description).state_dict(), file)
-    window, names = ([96, 96, 1], [32, 32, 32])[dims - 2], ["t1ce", "flair"][-channels:]
-    settings = Settings(
-        "draem", names, dims, [2, 2, 2], window, "constant", ([3, 3, 6], 3)[dims - 2], "ssmctb", description
-    )
-    settings.save(file, checksum(file))
+    given = {
+        "system": "draem",
+        "modalities": ["t1ce", "flair"][-channels:],
+        "spatial_dims": dims,
+        "spacing": [2, 2, 2],
+        "roi_size": [96, 96, 1] if dims == 2 else [32, 32, 32],
+        "background": "constant",
+        "smoothing": [3, 3, 6] if dims == 2 else 3,
+        "block": "ssmctb",
+    }
+    Settings(**{**given, **settings}, network=description).save(file, checksum(file))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +110,6 @@ def bundle(bundle, tmp_path_factory):
     """Each bundle, with the checkpoint of a network that has not been trained."""
     folder = tmp_path_factory.mktemp(bundle.name)
     dims = 2 if bundle.name == "brats2d" else 3
-    torch.manual_seed(0)
     save(folder / "model.pt", dims, 1)
     torch.save({}, folder / "nothing.pt")
     checkpoints = {"ckpt_file": str(folder / "model.pt"), "nothing": str(folder / "nothing.pt")}
@@ -209,14 +214,17 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     shape = (64, 64, 48) if bundle.name == "brats3d" else (96, 96, 12)
     affine = np.diag([2.0, 2, 2, 1])
     array = np.random.default_rng(0).integers(100, 200, shape).astype(np.int16)
-    write_nifti(tmp_path / "scan.nii.gz", array, affine)
+    write_nifti(tmp_path / "scans" / "scan.nii.gz", array, affine)
     brain = np.ones(shape, np.uint8)
-    write_nifti(tmp_path / "scan_brainmask.nii.gz", brain, affine)
-    write_nifti(tmp_path / "scan_flair.nii.gz", array, affine)
-    (tmp_path / "scan.nii.gz").unlink()
-    made = inference(tmp_path, smoothing=0)
+    write_nifti(tmp_path / "scans" / "scan_brainmask.nii.gz", brain, affine)
+    write_nifti(tmp_path / "scans" / "scan_flair.nii.gz", array, affine)
+    (tmp_path / "scans" / "scan.nii.gz").unlink()
+    (tmp_path / "models").mkdir()
+    save(tmp_path / "models/model.pt", bundle.dims, 1, smoothing=0)
+    ckpt_file = str(tmp_path / "models/model.pt")
+    made = inference(tmp_path / "scans", ckpt_file=ckpt_file)
     network = DRAEM(bundle.dims, 1, 8, 8).eval()
-    network.load_state_dict(torch.load(bundle.ckpt_file, weights_only=True))
+    network.load_state_dict(torch.load(ckpt_file, weights_only=True))
     lower, median, upper = np.percentile(array, [25, 50, 75])
     scaled = torch.from_numpy(0.5 + (array - median) / (8 * (upper - lower))).float().clip(0, 1)[None, None]
     with torch.no_grad():
@@ -230,7 +238,8 @@ def test_map_is_what_the_network_says(inference, bundle, tmp_path):
     row = table(tmp_path)["scan"]
     assert float(row["anomaly_score"]) == pytest.approx(top.max(), abs=1e-5)
     assert int(row["slice"]) == top.argmax()
-    inference(tmp_path, smoothing=3.0)  # a rerun, which must not keep the other map
+    save(tmp_path / "models/model.pt", bundle.dims, 1, smoothing=3.0)
+    inference(tmp_path / "scans", ckpt_file=ckpt_file)  # a rerun, which must not keep the other map
     smooth = ndimage.gaussian_filter(found, 1.5, mode="constant")
     np.testing.assert_allclose(load(tmp_path, "scan")[0], smooth, atol=0.05 * np.abs(found - smooth).max())
 
