@@ -105,7 +105,8 @@ class EvaluationReport:
             )
             if is_valid and self.map_dir is not None:
                 first = next(iter(self.maps.values()))
-                write_nifti(item[first], self.map_dir / f"{item['case_id']}.nii.gz")
+                scan = getattr(item[self.image_key], "meta", {}).get("filename_or_obj")
+                write_nifti(item[first], self.map_dir / f"{item['case_id']}.nii.gz", scan)
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.

@@ -15,9 +15,9 @@ from ssmctb_monai.data.brats import (
     NoCasesError,
     canonical_modality,
     find_cases,
-    patient_of,
 )
 from ssmctb_monai.data.datasets import ValidCases
+from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
