@@ -99,9 +99,11 @@ def test_lines_of_a_system_are_counted():
 
 @pytest.mark.process
 def test_a_system_is_added_as_the_page_says(tmp_path):
-    for folder in ("ssmctb_monai", "bundles", "benchmarks"):
+    for folder in ("ssmctb_monai", "bundles", "benchmarks", "tests/networks/nets"):
         ignored = shutil.ignore_patterns("__pycache__", "*.pt", "trained", "eval", "cache")
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     for name, behind, content in FILE.findall(ADD_A_SYSTEM.read_text(encoding="utf-8")):
         file = tmp_path / name
         if behind:
