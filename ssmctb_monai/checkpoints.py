@@ -305,10 +305,10 @@ def make_network(description: Any) -> Any:
 
 def _name_of(target: Any) -> str:
     """Name by which users import a class or function: that of the outermost package that has it."""
-    parts = target.__module__.split(".")
+    parts, name = target.__module__.split("."), target.__name__
     for count in range(2, len(parts) + 1):
-        if getattr(import_module(".".join(parts[:count])), target.__name__, None) is target:
-            return ".".join([*parts[:count], target.__name__])
+        if getattr(import_module(".".join(parts[:count])), name, None) is target:
+            return ".".join([*parts[:count], name])
     raise TypeError(f"{target!r} has no name to import it by.")
 
 

@@ -10,12 +10,7 @@ from monai.config import PathLike
 from monai.transforms import Compose, CopyItemsd, HistogramNormalized, LoadImaged
 from monai.utils import ensure_tuple
 
-from ssmctb_monai.data.brats import (
-    BratsCase,
-    NoCasesError,
-    canonical_modality,
-    find_cases,
-)
+from ssmctb_monai.data.brats import BratsCase, NoCasesError, canonical_modality, find_cases
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader

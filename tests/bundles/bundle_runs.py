@@ -32,7 +32,7 @@ process_in_2d = pytest.mark.parametrize(
     "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.process)], indirect=True
 )
 WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
-SMALL = {"num_samples": 2, **WIDTHS}
+ROI_SIZES = {"brats2d": [96, 96, 1], "brats3d": [32, 32, 32]}  # crops that fit into the made cases
 OWN = {"modalities": ["flair", "t1ce"], "block": "sspcab"}  # what a training is told, and other workflows are not
 EXTENT = np.array([96, 96, 80])  # mm
 OBLIQUE = np.array([[0.96, 0.28, 0], [-0.28, 0.96, 0], [0, 0, 1]])
@@ -124,6 +124,11 @@ def workflows() -> Iterator[Callable[..., ConfigWorkflow]]:
         set_determinism(None)
         root.setLevel(level)
         root.handlers[:] = handlers
+
+
+def small(bundle: str) -> dict[str, Any]:
+    """What makes a training of DRAEM quick."""
+    return {"num_samples": 2, "roi_size": ROI_SIZES[bundle], **WIDTHS}
 
 
 def folders(folder: Path) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from bundle_runs import GRIDS, OWN, ROOT, SMALL, folders, git_status, run, workflows, write_case
+from bundle_runs import GRIDS, OWN, ROOT, folders, git_status, run, small, workflows, write_case
 
 
 @pytest.fixture(scope="session", params=["brats3d", "brats2d"])
@@ -24,7 +24,7 @@ def trained(bundle, dataset_dir, tmp_path_factory):
     """One epoch by the command that users copy; four patients, those of other grids among them, are for the test."""
     folder = tmp_path_factory.mktemp("trained")
     before = git_status()
-    overrides = {"train#trainer#max_epochs": 1, "validation_share": 2, "test_share": 4, **SMALL, **OWN}
+    overrides = {"train#trainer#max_epochs": 1, "validation_share": 2, "test_share": 4, **small(bundle.name), **OWN}
     result = run(bundle.name, "training", dataset_dir=dataset_dir, **folders(folder), **overrides)
     return SimpleNamespace(folder=folder, result=result, before=before, after=git_status())
 

@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import OVERLAYS, ROOT, folders, messages, run, run_on_two, workflows, write_case
+from bundle_runs import OVERLAYS, ROI_SIZES, ROOT, folders, messages, run, run_on_two, workflows, write_case
 from monai.bundle import ConfigParser
 from torch import nn
 
@@ -70,7 +70,7 @@ def small_training(overlay, folder, dataset_dir):
     """Overrides of a training with two patients for validation and four for the test."""
     places = {name: str(path) for name, path in folders(folder).items()}
     shares = {"dataset_dir": str(dataset_dir), "validation_share": 2, "test_share": 4}
-    return {**places, **shares, "num_samples": 2, **overlay.given}
+    return {**places, **shares, "num_samples": 2, "roi_size": ROI_SIZES[overlay.bundle], **overlay.given}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import OWN, ROOT, SMALL, folders, git_status, messages, process_in_2d, run, start
+from bundle_runs import OWN, ROOT, folders, git_status, messages, process_in_2d, run, small, start
 from monai.bundle import ConfigParser
 
 from ssmctb_monai import data
@@ -32,13 +32,13 @@ def training(bundle, workflow):
 
     def make(folder, **overrides):
         places = {name: str(path) for name, path in folders(folder).items()}
-        return workflow(bundle / "train.json", "train", **{**places, **SMALL, **overrides})
+        return workflow(bundle / "train.json", "train", **{**places, **small(bundle.name), **overrides})
 
     return make
 
 
 def train(bundle, folder, **overrides):
-    return run(bundle.name, "training", **{**folders(folder), **SMALL, **overrides})
+    return run(bundle.name, "training", **{**folders(folder), **small(bundle.name), **overrides})
 
 
 def crop_shape(parser):
@@ -101,8 +101,8 @@ def test_every_reference_resolves(training, tmp_path, dataset_dir):
         made.parser.get_parsed_content(key)
     loader = made.parser.get_parsed_content("train#dataloader")
     epochs = made.parser.get_parsed_content("train#trainer").state.max_epochs
-    assert (epochs - 1) * len(loader) < made.parser["iterations"] <= epochs * len(loader)
-    assert made.parser["iterations"] >= 100
+    assert (epochs - 1) * len(loader) < made.parser.get_parsed_content("iterations") <= epochs * len(loader)
+    assert made.parser.get_parsed_content("iterations") >= 100
 
 
 def test_properties_of_monai(training, tmp_path, dataset_dir):
@@ -340,7 +340,7 @@ def test_command_without_a_block(bundle, tmp_path, dataset_dir):
 
 def kill_behind(bundle, folder, line, **overrides):
     """Starts training and kills it as soon as a line is logged."""
-    process = start(bundle.name, "training", **{**folders(folder), **SMALL, **overrides})
+    process = start(bundle.name, "training", **{**folders(folder), **small(bundle.name), **overrides})
     lines = []
     for output in process.stdout:
         lines.append(output)

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bundle_runs import ROOT, SMALL, folders, process_in_2d, run_on_two
+from bundle_runs import ROOT, folders, process_in_2d, run_on_two, small
 
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.reports import report as report_module
 
 pytestmark = process_in_2d
 
-GIVEN = {**SMALL, "batch_size": 2, "training_share": 3, "validation_share": 3, "test_share": 2, "val_interval": 1}
+GIVEN = {"batch_size": 2, "training_share": 3, "validation_share": 3, "test_share": 2, "val_interval": 1}
 STATE = """{
     'network': @network.state_dict(), 'average': @train#handler#weight_average.averaged.state_dict(),
     'parameters': [name for name, _ in @network.named_parameters()],
@@ -33,7 +33,9 @@ def train(bundle, folder, **overrides):
     extra = {"finalize": [saving, "$idist.finalize()"], "lr_scheduler#lr_lambda": "$lambda epoch: 0.5"}
     (folder / "extra.json").write_text(json.dumps(extra))
     files = [f"bundles/{bundle.name}/{name}.json" for name in ("train", "configs/multi_gpu_train")]
-    result = run_on_two("training", *files, folder / "extra.json", **{**folders(folder), **GIVEN, **overrides})
+    result = run_on_two(
+        "training", *files, folder / "extra.json", **{**folders(folder), **small(bundle.name), **GIVEN, **overrides}
+    )
     assert result.returncode == 0, result.stderr
     ranks = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return SimpleNamespace(folder=folder, ckpt=folder / "ckpt", output=result.stdout + result.stderr, ranks=ranks)
@@ -111,7 +113,7 @@ def test_metrics_of_validation_are_those_of_one_process(bundle, runs, workflow, 
         bundle / "train.json",
         "train",
         **{name: str(path) for name, path in folders(tmp_path).items()},
-        **SMALL,
+        **small(bundle.name),
         dataset_dir=str(dataset_dir),
         datalist_file=str(next(ckpt.glob("datalist_*.json"))),
     )
@@ -135,6 +137,7 @@ def test_one_process_goes_on(bundle, runs, workflow, dataset_dir, tmp_path):
         bundle / "train.json",
         "train",
         **{name: str(path) for name, path in folders(tmp_path).items()},
+        **small(bundle.name),
         **GIVEN,
         dataset_dir=str(dataset_dir),
         resume=True,
