@@ -338,7 +338,7 @@ def evaluate(pipelines: Sequence[Pipeline]) -> AnomalyEvaluation:
     thresholds = {pipeline.name: pipeline.threshold for pipeline in pipelines if pipeline.threshold is not None}
     if len(thresholds) == len(pipelines) > 1:
         thresholds[MEAN] = fmean(thresholds.values())
-    evaluation = AnomalyEvaluation(thresholds, pipelines[0].settings if pipelines else None)
+    evaluation = AnomalyEvaluation(thresholds, pipelines[0].settings if pipelines else None, list(SHOWN))
     case_ids = [name for name in (pipelines[0].places if pipelines else ()) if all(name in p.places for p in pipelines)]
     for index, case_id in enumerate(case_ids, start=1):
         items = [pipeline.item(case_id) for pipeline in pipelines]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,11 @@ class AnomalyEvaluation:
         thresholds: label-free threshold of each method, by its name; metrics at the threshold of a method that has none
             are not defined.
         settings: what to count.
+        metrics: names of the metrics, of `METRICS`, to estimate with intervals, which takes most of the time where
+            there are many cases; all by default.
+
+    Raises:
+        KeyError: when a metric is unknown.
 
     Example:
         >>> evaluation = AnomalyEvaluation({"model": 0.5})
@@ -87,7 +92,9 @@ class AnomalyEvaluation:
         self,
         thresholds: Mapping[str, float | LabelFreeThreshold] | None = None,
         settings: EvaluationSettings | None = None,
+        metrics: Sequence[str] = tuple(METRICS),
     ) -> None:
+        self.metrics = {name: METRICS[name] for name in metrics}
         self.thresholds = {
             name: value if isinstance(value, LabelFreeThreshold) else LabelFreeThreshold(float(value), None, "given")
             for name, value in (thresholds or {}).items()
@@ -200,7 +207,7 @@ class AnomalyEvaluation:
             return self
         states: list[Any] = [None] * idist.get_world_size()
         distributed.all_gather_object(states, (self.statistics, self.views, self.failed))
-        joined = AnomalyEvaluation(self.thresholds, self.settings)
+        joined = AnomalyEvaluation(self.thresholds, self.settings, tuple(self.metrics))
         names = {tuple(statistics) for statistics, _, _ in states if statistics}
         if len(names) > 1:
             raise ValueError(f"Processes evaluated different methods: {sorted(names)}.")
@@ -262,7 +269,7 @@ class AnomalyEvaluation:
         return np.array([METRICS[name].values(case, once)[0] for case in self.pooled[method].single_cases])
 
     def estimates(self, method: str) -> dict[str, Estimate]:
-        """Computes all metrics of a method with their intervals.
+        """Computes the metrics of a method with their intervals.
 
         Args:
             method: name of the method.
@@ -326,7 +333,7 @@ class AnomalyEvaluation:
         """
         distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
         values = {
-            method: {name: metric.values(pooled, distinct)[places.ravel()] for name, metric in METRICS.items()}
+            method: {name: metric.values(pooled, distinct)[places.ravel()] for name, metric in self.metrics.items()}
             for method, pooled in self.pooled.items()
         }
         return Named("method", values)

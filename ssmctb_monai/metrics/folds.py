@@ -129,7 +129,7 @@ def difference_over_folds(
     ours, theirs = _means(runs, method), _means(reference_runs, reference)
     if (of_ours := _seeds(runs)) != (of_theirs := _seeds(reference_runs)):
         raise ValueError(f"The folds differ, so that differences are not paired: {of_ours} and {of_theirs}.")
-    return _estimates(runs, {name: ours[name] - theirs[name] for name in ours})
+    return _estimates(runs, {name: ours[name] - theirs[name] for name in ours if name in theirs})
 
 
 def _seeds(runs: Sequence[ResampledMetrics]) -> dict[tuple[str, ...], int]:
@@ -154,7 +154,11 @@ def _means(runs: Sequence[ResampledMetrics], method: str) -> dict[str, np.ndarra
     lengths = {len(array) for fold in folds for values in fold for array in values.values()}
     if len(lengths) > 1:
         raise ValueError(f"Runs differ in their numbers of resamples: {sorted(length - 1 for length in lengths)}.")
-    return {name: np.mean([np.mean([run[name] for run in fold], axis=0) for fold in folds], axis=0) for name in METRICS}
+    return {
+        name: np.mean([np.mean([run[name] for run in fold], axis=0) for fold in folds], axis=0)
+        for name in METRICS
+        if all(name in run for fold in folds for run in fold)
+    }
 
 
 def _estimates(runs: Sequence[ResampledMetrics], means: Mapping[str, np.ndarray]) -> dict[str, Estimate]:

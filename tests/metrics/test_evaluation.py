@@ -19,8 +19,9 @@ VOXELS = EvaluationSettings(top_k=1, min_lesion_size=1, resamples=400)
 NAMES = ("model", "baseline")
 
 
-def two_methods(cases, patients=None, settings=SMALL, thresholds=None):
-    evaluation = AnomalyEvaluation({"model": 0.5, "baseline": 0.3} if thresholds is None else thresholds, settings)
+def two_methods(cases, patients=None, settings=SMALL, thresholds=None, metrics=tuple(METRICS)):
+    thresholds = {"model": 0.5, "baseline": 0.3} if thresholds is None else thresholds
+    evaluation = AnomalyEvaluation(thresholds, settings, metrics)
     for index, case in enumerate(cases):
         maps = {"model": case.anomaly_map, "baseline": np.flip(case.anomaly_map, 0) + case.label}
         patient = None if patients is None else patients[index]
@@ -153,6 +154,16 @@ def test_number_of_resamples():
     values = evaluation.resampled["model"]["pixel_auroc"]
     assert values.shape == (8,)
     assert values[0] == evaluation.value("model", "pixel_auroc")
+
+
+def test_some_metrics():
+    some = two_methods(CASES, metrics=["pixel_auroc", "slice_auroc"])
+    everything = two_methods(CASES).estimates("model")
+    assert some.estimates("model") == {name: everything[name] for name in ("pixel_auroc", "slice_auroc")}
+    assert list(some.differences("model", "baseline")) == ["pixel_auroc", "slice_auroc"]
+    assert some.value("model", "slice_average_precision") > 0
+    with pytest.raises(KeyError, match="typo"):
+        AnomalyEvaluation(metrics=["typo"])
 
 
 # ---------------------------------------------------------------------------------------------------------- differences
