@@ -18,6 +18,7 @@ from ssmctb_monai.files import write_json
 from ssmctb_monai.metrics import Estimate, ResampledMetrics, difference_over_folds, mean_over_folds
 
 RESULTS = Path(__file__).parent / "results"
+FORMER = "lesion_free"  # folder of the results of the recipe before, by lesion-free slices and crops
 SELECTION_FOLD = 0  # recipe decisions were taken on it
 OTHER_FOLDS = f"without fold {SELECTION_FOLD}"
 SHOWN = (
@@ -110,14 +111,17 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
     write_json(_rounded(content), results_file(name, score, seed))
 
 
-def load_results() -> list[dict[str, Any]]:
+def load_results(recipe: str = "") -> list[dict[str, Any]]:
     """Reads the results of all rows and seeds, and averages over the seeds.
+
+    Args:
+        recipe: folder of the results, `FORMER`, or nothing for those of the bundles as they are.
 
     Returns:
         Results in the order of the rows, those of the network before other scores; with what the tables call each one
         (``title``) and what is subtracted from it (``reference``).
     """
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*/seed*.json"))]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((RESULTS / recipe).glob("*/seed*.json"))]
     order = list(ROWS)
     found.sort(key=lambda result: (order.index(result["row"]), result["score"] != "model", result["score"]))
     results = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.accuracy.results import OTHER_FOLDS, load_results
+from benchmarks.accuracy.results import FORMER, OTHER_FOLDS, load_results
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
 
@@ -84,6 +84,8 @@ def highlights(results: Sequence[Mapping[str, Any]]) -> str:
     lines = _head("data", "method", *(COLUMNS[name] for name in HIGHLIGHTED_COLUMNS))
     data = ""
     for name, method in HIGHLIGHTS.items():
+        if name not in by_name:
+            continue
         result = by_name[name]
         head = "" if result["data"] == data else f"{result['data']} ({result['number_of_cases']} cases)"
         data = result["data"]
@@ -92,7 +94,12 @@ def highlights(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-PAGES = {"README.md": highlights, "docs/results.md": tables}
+# What is written into a page, from the results of which recipe
+PAGES = {
+    "README.md": (highlights, ""),
+    "docs/results.md": (tables, ""),
+    "docs/results_lesion_free.md": (tables, FORMER),
+}
 
 
 def updated(text: str, content: str) -> str:
@@ -119,11 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy table", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a page is not up to date, and write nothing")
     is_check = parser.parse_args(arguments).check
-    results = load_results()
-    for name, content_of in PAGES.items():
+    for name, (content_of, recipe) in PAGES.items():
         page = ROOT / name
         text = page.read_text(encoding="utf-8")
-        new = updated(text, content_of(results))
+        new = updated(text, content_of(load_results(recipe)))
         if is_check and new != text:
             sys.exit(f"The tables in {name} are not those of the results: python -m benchmarks.accuracy table")
         if new != text:
