@@ -2,7 +2,7 @@
 
 From the repository's root:
 
-    python -m monai.bundle run inference --config_file bundles/brats3d/inference.json
+    python -m monai.bundle run inference --config_file bundles/brats2d/inference.json
     python docs/images/demo_case.py
 """
 
@@ -15,7 +15,7 @@ from ssmctb_monai.visualize import find_maps, plot_case
 
 CASE = "DemoBraTS_00011"
 
-items = find_maps("bundles/brats3d/eval/inference", make_demo_dataset())
+items = find_maps("bundles/brats2d/eval/inference", make_demo_dataset())
 file = BytesIO()
 plot_case(next(item for item in items if item["case_id"] == CASE)).savefig(file, dpi=120)
 few_colours = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=3)
