@@ -77,6 +77,15 @@ BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-lambda1": ("SSMCTB in the reconstructive sub-network, λ = 1", {"block_weight": 1}, ""),
 }
 
+# One thing of the recipe taken back, minus the bundle as it is shipped
+RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "-avoid": ("lesion-free slices or crops instead of erased lesions", {"lesions": "avoid"}),
+    "-single": ("one anomaly a sample", {"anomaly#count": [1, 1]}),
+    "-offset0.1": ("offsets from 0.1", {"anomaly#sources#offset": [0.1, 0.3]}),
+    "-smoothing3": ("maps smoothed by 3 mm", {"smoothing": 3.0}),
+    "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
+}
+
 # Systems besides that of train.json, by their overlay
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
@@ -95,6 +104,16 @@ ROWS = {
         for dims in (2, 3)
         for name, (title, overrides, reference) in BLOCK_ROWS.items()
     },
+    **{
+        f"brats{dims}d{name}": Row(
+            f"{dims}D, {title}", "brats", f"brats{dims}d", overrides=overrides, reference=f"brats{dims}d"
+        )
+        for dims in (2, 3)
+        for name, (title, overrides) in RECIPE_ROWS.items()
+    },
+    "brats2d-axial": Row(
+        "2D, axial slices alone", "brats", "brats2d", overrides={"planes": ["axial"]}, reference="brats2d"
+    ),
     **{
         f"brats{dims}d-t1ce": Row(
             f"{dims}D, SSMCTB in the reconstructive sub-network", "brats", f"brats{dims}d", modalities=("flair", "t1ce")
