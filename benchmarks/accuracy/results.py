@@ -128,6 +128,7 @@ def load_results(recipe: str = "") -> list[dict[str, Any]]:
     for (name, score), of_seeds in groupby(found, key=lambda result: (result["row"], result["score"])):
         reference = _reference(name, score)
         titles = {
+            "recipe": recipe,
             "title": _title(name, score),
             "reference": None if reference is None else _title(reference, "model"),
         }

@@ -27,13 +27,14 @@ COLUMNS = {
     "dice_at_threshold": "Dice at the label-free threshold",
     "slice_false_alarm_share": "lesion-free slices that fire",
 }
-HIGHLIGHTS = {  # results in the README, by row and score, and what they are called there
-    ("brats2d", "image"): "FLAIR itself, no network",
-    ("brats2d-none", "model"): "DRAEM 2D, no block",
-    ("brats2d", "model"): "DRAEM 2D, SSMCTB (brats2d)",
-    ("brats3d", "model"): "DRAEM 3D, SSMCTB (brats3d)",
-    ("lgg2d", "image"): "FLAIR itself, no network",
-    ("lgg2d", "model"): "DRAEM 2D, SSMCTB (brats2d with lgg.json)",
+HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they are called there
+    ("", "brats2d", "image"): "FLAIR itself, no network",
+    ("", "brats2d", "model"): "DRAEM 2D, SSMCTB (brats2d)",
+    (FORMER, "brats2d-none", "model"): "former recipe: DRAEM 2D, no block",
+    (FORMER, "brats2d", "model"): "former recipe: DRAEM 2D, SSMCTB",
+    (FORMER, "brats3d", "model"): "former recipe: DRAEM 3D, SSMCTB",
+    (FORMER, "lgg2d", "image"): "FLAIR itself, no network",
+    (FORMER, "lgg2d", "model"): "former recipe: DRAEM 2D, SSMCTB, trained on LGG",
 }
 HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
@@ -75,30 +76,30 @@ def highlights(results: Sequence[Mapping[str, Any]]) -> str:
     """Makes the README's table.
 
     Args:
-        results: results of the rows.
+        results: results of the rows, of both recipes.
 
     Returns:
-        Markdown: metrics of `HIGHLIGHTS` over all folds.
+        Markdown: metrics of those of `HIGHLIGHTS` that have all folds.
     """
-    by_name = {(result["row"], result["score"]): result for result in results}
+    whole = {
+        (result["recipe"], result["row"], result["score"]): result for result in results if not result["missing_folds"]
+    }
     lines = _head("data", "method", *(COLUMNS[name] for name in HIGHLIGHTED_COLUMNS))
     data = ""
-    for name, method in HIGHLIGHTS.items():
-        if name not in by_name:
-            continue
-        result = by_name[name]
+    for name in [name for name in HIGHLIGHTS if name in whole]:
+        result = whole[name]
         head = "" if result["data"] == data else f"{result['data']} ({result['number_of_cases']} cases)"
         data = result["data"]
         metrics = result["means"]["all"]["figures"]
-        lines.append(_line(head, method, [_cell(metrics[column]) for column in HIGHLIGHTED_COLUMNS]))
+        lines.append(_line(head, HIGHLIGHTS[name], [_cell(metrics[column]) for column in HIGHLIGHTED_COLUMNS]))
     return "\n".join(lines)
 
 
-# What is written into a page, from the results of which recipe
+# What is written into a page, from the results of which recipes
 PAGES = {
-    "README.md": (highlights, ""),
-    "docs/results.md": (tables, ""),
-    "docs/results_lesion_free.md": (tables, FORMER),
+    "README.md": (highlights, ("", FORMER)),
+    "docs/results.md": (tables, ("",)),
+    "docs/results_lesion_free.md": (tables, (FORMER,)),
 }
 
 
@@ -126,10 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy table", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a page is not up to date, and write nothing")
     is_check = parser.parse_args(arguments).check
-    for name, (content_of, recipe) in PAGES.items():
+    for name, (content_of, recipes) in PAGES.items():
         page = ROOT / name
         text = page.read_text(encoding="utf-8")
-        new = updated(text, content_of(load_results(recipe)))
+        new = updated(text, content_of([result for recipe in recipes for result in load_results(recipe)]))
         if is_check and new != text:
             sys.exit(f"The tables in {name} are not those of the results: python -m benchmarks.accuracy table")
         if new != text:

@@ -548,7 +548,7 @@ def test_check(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(f"{table.BEGIN}\n{table.END}\n")
     monkeypatch.setattr(table, "ROOT", tmp_path)
-    monkeypatch.setattr(table, "PAGES", {"page.md": (table.tables, "")})
+    monkeypatch.setattr(table, "PAGES", {"page.md": (table.tables, ("",))})
     monkeypatch.setattr(table, "load_results", lambda recipe: [result("A", 0.5, (0.375, 0.625))])
     with pytest.raises(SystemExit, match=r"The tables in page\.md are not those of the results"):
         command.main(["table", "--check"])
