@@ -312,6 +312,7 @@ def test_maps_lie_where_the_network_saw_them(evaluating, tmp_path, dataset_dir):
         thresholds_file="none",
         network_def={"_target_": "torch.nn.Identity"},
         smoothing=0,
+        normal_score=None,
         modalities=["flair"],
         save_maps=True,
     ).run()

@@ -124,7 +124,8 @@ def inference(workflow, bundle, tmp_path, monkeypatch):
     def run(dataset_dir, sees=False, **overrides):
         given = {"ckpt_file": bundle.ckpt_file}
         if sees:
-            given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}, "smoothing": 0}
+            given = {"ckpt_file": bundle.nothing, "network_def": {"_target_": "torch.nn.Identity"}}
+            given |= {"smoothing": 0, "normal_score": None}
         given |= {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "out"), "threshold": THRESHOLD}
         made = workflow(bundle.config, "infer", **{**given, **overrides})
         made.run()
