@@ -130,7 +130,7 @@ def test_way_from_file_to_network_and_back(tmp_path, scan):
     item = {"image": [str(tmp_path / "flair.nii.gz")], "label": str(tmp_path / "seg.nii.gz")}
     (batch,) = DataLoader(Dataset([item], prepare), batch_size=1)
     inferer = SlidingWindowInferer(roi_size=(32, 32, 32), overlap=0.5, mode="gaussian")
-    batch["anomaly_map"] = inferer(batch["image"], torch.nn.Identity())
+    batch["anomaly_map"] = inferer(batch["image"], torch.clone)  # which weights in place what it gets
     (item,) = decollate_batch(batch)
     assert item["anomaly_map"].shape != (1, *shape)
     item = ResampleToMatchd("anomaly_map", key_dst="scan", padding_mode="zeros")(item)
