@@ -121,7 +121,8 @@ def test_file_of_version_0_1(checkpoint):
     beside(checkpoint, "settings").write_text(json.dumps(OLD))
     settings = load(checkpoint)
     assert (settings.system, settings.block, settings.smoothing) == ("draem", "sspcab", (3, 3, 6))
-    assert (settings.roi_size, settings.background, settings.sha256) == ((32, 32, 1), "constant", None)  # the defaults
+    assert (settings.roi_size, settings.background, settings.sha256) == ((96, 96, 1), "constant", None)  # the defaults
+    assert (settings.planes, settings.normal_score) == (("axial",), None)  # as it worked
     assert settings.network == {**NETWORK, "block_in": "both"}
     beside(checkpoint, "settings").write_text(json.dumps({**OLD, "region": "head"}))
     assert load(checkpoint).background == "noise"

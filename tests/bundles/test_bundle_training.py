@@ -251,9 +251,9 @@ def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     checkpoint = trained.folder / "ckpt" / "model.pt"
     settings = load_settings(checkpoint, {})
     config = json.loads((bundle / "train.json").read_text())
-    names = ("spatial_dims", "spacing", "roi_size", "background", "smoothing")
+    names = ("spatial_dims", "spacing", "background", "smoothing", "planes", "normal_score")
     given = {"system": "draem", **OWN, **{name: config[name] for name in names}, "network": settings.network}
-    assert settings == Settings(**given, sha256=checksum(checkpoint))
+    assert settings == Settings(**given, roi_size=small(bundle.name)["roi_size"], sha256=checksum(checkpoint))
     assert settings.network.items() >= {"in_channels": 2, "block": "sspcab", "discriminative_width": 8}.items()
     make_network(settings.network).load_state_dict(load(checkpoint))
 
