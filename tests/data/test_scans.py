@@ -571,7 +571,8 @@ def test_real_volume_without_a_name_and_as_a_series(real_data, tmp_path):
         position = "\\".join(map(str, plane.GetOrigin()))
         direction = np.reshape(image.GetDirection(), (3, 3))
         orientation = "\\".join(map(str, [*direction[:, 0], *direction[:, 1]]))
-        for tag, value in {"0020|000e": "1.2.9", "0020|0032": position, "0020|0037": orientation}.items():
+        tags = {"0020|0032": position, "0020|0037": orientation}
+        for tag, value in {"0008|0060": "MR", "0020|000e": "1.2.9", **tags}.items():
             plane.SetMetaData(tag, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
