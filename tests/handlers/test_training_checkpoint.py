@@ -357,7 +357,7 @@ def test_thresholds_belong_to_the_network_beside_them_after_every_epoch(tmp_path
 
 def test_settings_lie_beside_the_network(tmp_path):
     network = {"_target_": "ssmctb_monai.networks.nets.DRAEM", "spatial_dims": 3}
-    settings = Settings("draem", ["flair"], 3, [2, 2, 2], [32, 32, 32], "constant", 3, "ssmctb", network)
+    settings = Settings("draem", ["flair"], 3, [2, 2, 2], [32, 32, 32], "constant", 3, "ssmctb", network=network)
     run(tmp_path, [0.2, 0.7], 2, settings=settings)
     found = load_settings(tmp_path / "model.pt", {})
     assert dataclasses.replace(found, sha256=None) == settings
