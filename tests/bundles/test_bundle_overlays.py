@@ -121,10 +121,11 @@ def using(overlay, workflow, trained, dataset_dir, monkeypatch, tmp_path):
 
 @pytest.fixture
 def unsmoothed(trained, tmp_path):
-    """The checkpoint, as if its maps had never been smoothed."""
+    """The checkpoint, as if its maps had never been smoothed, averaged over planes or calibrated."""
     shutil.copytree(trained.ckpt, tmp_path / "ckpt")
     settings = json.loads((tmp_path / "ckpt/model_settings.json").read_text(encoding="utf-8"))
-    write_json({**settings, "smoothing": 0}, tmp_path / "ckpt/model_settings.json")
+    raw = {"smoothing": 0, "planes": None, "normal_score": None}
+    write_json({**settings, **raw}, tmp_path / "ckpt/model_settings.json")
     return {"ckpt_file": str(tmp_path / "ckpt/model.pt")}
 
 
@@ -379,7 +380,8 @@ def test_reports_of_other_scores(using, trained, two_cases, dataset_dir, tmp_pat
     settings = load_settings(trained.ckpt / "model.pt", {})
     for name in ("model.pt", "model_thresholds.json"):
         shutil.copy(trained.ckpt / name, tmp_path / name)
-    other = dataclasses.replace(settings, smoothing=0, network={**settings.network, "score": score})
+    raw = {"smoothing": 0, "planes": None, "normal_score": None}
+    other = dataclasses.replace(settings, **raw, network={**settings.network, "score": score})
     other.save(tmp_path / "model.pt", settings.sha256)
     given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True}
     made = using(**given)
@@ -407,9 +409,11 @@ def scan(tmp_path):
 
 def test_inference(overlay, using, trained, unsmoothed, scan, tmp_path):
     """The map is the distance of the reconstruction from the scan, in the network's intensities."""
-    threshold = round(load_thresholds(trained.ckpt / "model_thresholds.json")["model"].value, 3)
-    given = {"dataset_dir": str(tmp_path / "scans"), "threshold": threshold}
-    using("inference", save_mask=True, save_reconstruction=True, **given, **unsmoothed).run()
+    given = {"dataset_dir": str(tmp_path / "scans"), **unsmoothed}
+    using("inference", **given).run()
+    map_file = tmp_path / "out/maps/Made_009.nii.gz"
+    threshold = round(float(np.quantile(nibabel.load(map_file).get_fdata()[scan[0] > 0], 0.9)), 3)
+    using("inference", save_mask=True, save_reconstruction=True, threshold=threshold, **given).run()
     found = {
         kind: nibabel.load(tmp_path / "out" / kind / "Made_009.nii.gz").get_fdata()
         for kind in ("maps", "masks", "reconstructions")
@@ -468,9 +472,10 @@ def test_settings_that_training_did_not_have(overlay, using, name):
         "spacing": ([1.5] * 3, "spacing [2.0, 2.0, 2.0], not with spacing [1.5, 1.5, 1.5]"),
         "block": ("none", f"block {block}, not with block none"),
         "roi_size": ([64, 64, 1], f"roi_size [{window}], not with roi_size [64, 64, 1]"),
-        "spatial_dims": (5 - overlay.dims, f"spatial_dims {overlay.dims}, not with spatial_dims {5 - overlay.dims}"),
     }
     for key, (value, words) in others.items():
         parser = using(name, **{key: value}).parser
         check_refused(lambda parser=parser: parser.get_parsed_content("checkpoint"), f"trained with {words}")
+    parser = using(name, spatial_dims=5 - overlay.dims).parser
+    check_refused(lambda: parser.get_parsed_content("checkpoint"), f"trained with spatial_dims {overlay.dims}")
     using(name, block=block).parser.get_parsed_content("checkpoint")
