@@ -94,7 +94,7 @@ class AnomalyEvaluation:
         settings: EvaluationSettings | None = None,
         metrics: Sequence[str] = tuple(METRICS),
     ) -> None:
-        self.metrics = {name: METRICS[name] for name in metrics}
+        self.metrics = tuple(name for name in metrics if METRICS[name])  # whose error lists the names
         self.thresholds = {
             name: value if isinstance(value, LabelFreeThreshold) else LabelFreeThreshold(float(value), None, "given")
             for name, value in (thresholds or {}).items()
@@ -207,7 +207,7 @@ class AnomalyEvaluation:
             return self
         states: list[Any] = [None] * idist.get_world_size()
         distributed.all_gather_object(states, (self.statistics, self.views, self.failed))
-        joined = AnomalyEvaluation(self.thresholds, self.settings, tuple(self.metrics))
+        joined = AnomalyEvaluation(self.thresholds, self.settings, self.metrics)
         names = {tuple(statistics) for statistics, _, _ in states if statistics}
         if len(names) > 1:
             raise ValueError(f"Processes evaluated different methods: {sorted(names)}.")
@@ -333,7 +333,7 @@ class AnomalyEvaluation:
         """
         distinct, places = np.unique(self._weights, axis=0, return_inverse=True)  # few patients have few resamples
         values = {
-            method: {name: metric.values(pooled, distinct)[places.ravel()] for name, metric in self.metrics.items()}
+            method: {name: METRICS[name].values(pooled, distinct)[places.ravel()] for name in self.metrics}
             for method, pooled in self.pooled.items()
         }
         return Named("method", values)

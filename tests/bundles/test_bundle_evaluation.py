@@ -92,7 +92,8 @@ def test_overrides_reach_what_is_shared(bundle, evaluating, tmp_path, of_unknown
     roi_size = [48, 32, 40] if bundle.name == "brats3d" else [48, 32, 1]
     overrides = {"roi_size": roi_size, "spacing": [3.0, 3.0, 3.0], "slice_score": "max", "slices": "all"}
     parser = evaluating(tmp_path, ckpt_file=of_unknown_settings, **OWN, **overrides).parser
-    sliding = parser.get_parsed_content("inferer").inferer.inferer
+    windows = parser.get_parsed_content("inferer").inferer
+    sliding = (windows if bundle.name == "brats3d" else windows.inferers[2]).inferer
     assert list(sliding.roi_size) == roi_size[: parser["spatial_dims"]]
     settings = parser.get_parsed_content("evaluation").settings
     assert (settings.slab_depth, settings.slice_score, settings.slices) == (32, "max", "all")

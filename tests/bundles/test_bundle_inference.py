@@ -401,7 +401,7 @@ def test_killed_command_and_rerun(bundle, tmp_path):
         assert (tmp_path / "out" / "maps" / name).stat().st_mtime_ns == before
     rows = table(tmp_path)
     assert [name for name, row in rows.items() if row["problem"]] == ["b", "c"]
-    assert not list((tmp_path / "out").rglob(".*"))
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".summary.lock"]
     assert f"Using the checkpoint {bundle.ckpt_file}." in result.stdout
 
 
