@@ -425,7 +425,8 @@ def test_inference(overlay, using, trained, unsmoothed, scan, tmp_path):
     distance = np.abs(reconstruction.clip(0, 1) - image).mean(axis=0) * brain.numpy()[0]
     assert distance.max() > 0.1
     if overlay.bundle == "brats3d":  # where windows overlap, the map is the mean of their distances
-        assert np.corrcoef(found["maps"][brain[0]], distance[brain[0]])[0, 1] > 0.9
+        least = 0.8 if overlay.name == "mae" else 0.9  # which hides other patches in each window
+        assert np.corrcoef(found["maps"][brain[0]], distance[brain[0]])[0, 1] > least
     else:
         np.testing.assert_allclose(found["maps"], distance, atol=1e-3)
     np.testing.assert_array_equal(found["masks"], (found["maps"] >= threshold) & brain.numpy()[0])
