@@ -86,6 +86,9 @@ RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
 }
 
+# Several modalities, each with and without a block
+MODALITY_ROWS = {"-t1ce": ("flair", "t1ce"), "-four": ("flair", "t1ce", "t1", "t2")}
+
 # Systems besides that of train.json, by their overlay
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
@@ -115,10 +118,18 @@ ROWS = {
         "2D, axial slices alone", "brats", "brats2d", overrides={"planes": ["axial"]}, reference="brats2d"
     ),
     **{
-        f"brats{dims}d-t1ce": Row(
-            f"{dims}D, SSMCTB in the reconstructive sub-network", "brats", f"brats{dims}d", modalities=("flair", "t1ce")
+        f"brats{dims}d{name}{block}": Row(
+            f"{dims}D, {title}",
+            "brats",
+            f"brats{dims}d",
+            overrides=overrides,
+            modalities=modalities,
+            reference=None if reference is None else f"brats{dims}d{name}{reference}",
         )
         for dims in (2, 3)
+        for name, modalities in MODALITY_ROWS.items()
+        for block, (title, overrides, reference) in BLOCK_ROWS.items()
+        if block in ("-none", "")
     },
     **{
         f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))

@@ -51,7 +51,7 @@ def test_row(name):
 def test_rows_have_lines_of_their_own():
     assert len({(row.group, row.title) for row in ROWS.values()}) == len(ROWS)
     blocks = {f"brats{dims}d-{block}" for dims in (2, 3) for block in ("none", "sspcab", "both")}
-    assert {*blocks, "brats2d", "brats3d", "brats2d-t1ce", "brats3d-mae", "lgg2d"} <= set(ROWS)
+    assert {*blocks, "brats2d", "brats3d", "brats2d-t1ce-none", "brats2d-four", "brats3d-mae", "lgg2d"} <= set(ROWS)
 
 
 def test_an_overlay_changes_the_bundle_but_for_its_paths():

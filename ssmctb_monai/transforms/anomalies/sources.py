@@ -15,9 +15,14 @@ from skimage.util import img_as_float32
 from torch import Tensor
 
 from ssmctb_monai.checks import check_ranges, check_shares
+from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.transforms.anomalies.parts import AnomalySource
 from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
 
+# Shares of lesions that are brighter and darker than the tissue around; the others do not show. Oedema and gliosis hold
+# water, bright on T2 and FLAIR and dark on T1; FLAIR suppresses free fluid alone. On T1ce what takes up contrast is
+# bright, and oedema and necrosis are dark or do not show.
+LESION_CONTRAST = {"flair": (0.9, 0.0), "t1": (0.1, 0.6), "t1ce": (0.2, 0.4), "t2": (0.8, 0.1)}
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -29,26 +34,36 @@ class OffsetSource(AnomalySource):
 
     Args:
         offset: least and largest offset, in units of the image.
-        brighter: probability that an offset is upwards.
-        presence: probability that a channel has an offset; it is drawn again where no channel would have one.
+        brighter: probability that an offset is upwards; ``None``: that of lesions in the ``modalities``
+            (`LESION_CONTRAST`), else 0.5.
+        presence: probability that a channel has an offset; it is drawn again where no channel would have one. ``None``:
+            that of lesions in the ``modalities``, else 1.
         texture: largest standard deviation of the texture, as a share of the offset; drawn from 0.
         cells: least and largest number of cells per axis of the image, of the texture's noise.
+        modalities: names of the channels, of ``"flair"``, ``"t1"``, ``"t1ce"`` and ``"t2"``.
 
     Raises:
-        ValueError: when an argument is outside its range.
+        ValueError: when an argument is outside its range, or a modality is not known.
 
     Example:
         >>> OffsetSource(offset=[[0.03, 0.3], [0.03, 0.2]], brighter=[0.9, 0.35], presence=[1.0, 0.6])
+        >>> OffsetSource(modalities=["flair", "t1ce"])
     """
 
     def __init__(
         self,
         offset: Sequence[float] | Sequence[Sequence[float]] = (0.05, 0.4),
-        brighter: float | Sequence[float] = 0.5,
-        presence: float | Sequence[float] = 1.0,
+        brighter: float | Sequence[float] | None = None,
+        presence: float | Sequence[float] | None = None,
         texture: float | Sequence[float] = 0.5,
         cells: tuple[float, float] = (1, 8),
+        modalities: Sequence[str] | str | None = None,
     ) -> None:
+        names = () if modalities is None else canonical_modalities(modalities)
+        if brighter is None:
+            brighter = [up / (up + down) for up, down in map(LESION_CONTRAST.__getitem__, names)] or 0.5
+        if presence is None:  # an anomaly shows somewhere, and so in an only channel
+            presence = [sum(LESION_CONTRAST[name]) for name in names] if len(names) > 1 else 1.0
         for pair in np.reshape(offset, (-1, 2)):
             check_ranges(np.inf, offset=tuple(pair.tolist()))
         for name, values in (("brighter", brighter), ("presence", presence)):

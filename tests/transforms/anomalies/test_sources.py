@@ -63,6 +63,30 @@ def test_one_rule_per_channel():
         assert shares == pytest.approx([down, absent, up], abs=0.1)  # three standard deviations
 
 
+def signs_of(source, channels, draws=150):
+    changes = [source_of(source, torch.full((channels, 4, 4), 0.5), seed) - 0.5 for seed in range(draws)]
+    return torch.stack(changes).flatten(2).mean(2).sign()
+
+
+def test_lesions_by_their_modality():
+    """Bright on FLAIR and T2, dark on T1; the table's shares, of the anomalies that show in a channel at least."""
+    names = ["t2f", "t1c", "t1", "t2"]
+    signs = signs_of(OffsetSource(texture=0.0, modalities=names), 4)
+    somewhere = 1 - 0.1 * 0.4 * 0.3 * 0.1
+    for channel, (down, up) in enumerate(((0.0, 0.9), (0.4, 0.2), (0.6, 0.1), (0.1, 0.8))):
+        shares = [float((signs[:, channel] == sign).float().mean()) for sign in (-1, 1)]
+        assert shares == pytest.approx([down / somewhere, up / somewhere], abs=0.12)  # three standard deviations
+    image = torch.rand(1, 8, 8)
+    for seed in range(5):  # FLAIR alone is what it was before there were others
+        alone, before = (
+            source_of(OffsetSource(**given), image, seed) for given in ({"modalities": "flair"}, {"brighter": 1.0})
+        )
+        torch.testing.assert_close(alone, before, rtol=0, atol=0)
+    assert (signs_of(OffsetSource(modalities=["flair", "t1ce"], brighter=0.0, presence=1.0), 2, 20) == -1).all()
+    with pytest.raises(ValueError, match="Unknown modality 'ct'"):
+        OffsetSource(modalities=["flair", "ct"])
+
+
 def test_an_anomaly_is_present_in_a_channel_at_least():
     image = torch.full((2, 8, 8), 0.5)
     changes = torch.stack([source_of(OffsetSource(presence=0.2), image, seed) - 0.5 for seed in range(100)])
