@@ -15,7 +15,7 @@ from monai.utils import convert_data_type, convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_li
 
-from ssmctb_monai.transforms.skull import cut_out_brain
+from ssmctb_monai.transforms.skull import HAS_DEEPBET, MIN_SLICES, cut_out_brain, extract_brain
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,9 @@ class BrainMask(Transform):
             Tam, *An iterative algorithm for minimum cross entropy thresholding*, 1998,
             https://doi.org/10.1016/S0167-8655(98)00057-9, of the image smoothed by a standard deviation of a voxel;
             for the noisy air around a head. ``"skull"``: also what lies between that air and the brain, bone and
-            scalp, by the first channel, which must be FLAIR, T1 or T1ce (`cut_out_brain`); voxels without an affine
-            are 1 mm wide, their last axis the body's. Crude: a mask from a tool made for it is better.
+            scalp, by the first channel, which must be FLAIR, T1 or T1ce: by deepbet's network (`extract_brain`), or,
+            where deepbet is not installed or the image is a slice, by thresholds, which are crude
+            (`cut_out_brain`); voxels without an affine are 1 mm wide, their last axis the body's.
 
     Raises:
         ValueError: when ``background`` is unknown, or the image holds NaN or infinite values, or nothing but
@@ -65,6 +66,12 @@ class BrainMask(Transform):
         if background not in get_args(Background):
             raise ValueError(f"background must be one of {get_args(Background)}, got {background!r}.")
         self.background = background
+        self.trained = background == "skull" and HAS_DEEPBET  # an attribute, so that caches tell one from the other
+        if background == "skull" and not HAS_DEEPBET:
+            logger.warning(
+                "Brains are cut out of heads by thresholds, which leave some scalp that is taken for lesions: "
+                'pip install "ssmctb_monai[skull]" brings a network for it, or give brain masks.'
+            )
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Finds the brain.
@@ -107,21 +114,27 @@ class BrainMask(Transform):
             )
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
 
-    @staticmethod
-    def _brain_in_head(image: NdarrayOrTensor, head: NdarrayOrTensor) -> NdarrayOrTensor:
-        """The brain, by axial slices of whichever orientation."""
+    def _brain_in_head(self, image: NdarrayOrTensor, head: NdarrayOrTensor) -> NdarrayOrTensor:
         channel, inside = (convert_data_type(array, np.ndarray)[0][0] for array in (image, head))
         affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
+        if self.trained and channel.ndim == 3 and min(channel.shape) >= MIN_SLICES:
+            brain = extract_brain(channel, affine) & (inside > 0)
+        else:
+            brain = self._brain_by_slices(channel, inside > 0, affine)
+        if not brain.any():
+            raise ValueError(f"No brain was found in the head of {source_name(image)}: give a brain mask.")
+        return convert_to_dst_type(brain[None], image, dtype=torch.uint8)[0]
+
+    @staticmethod
+    def _brain_by_slices(channel: np.ndarray, head: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """The brain, by axial slices of whichever orientation."""
         axes = [*range(channel.ndim)]
         if channel.ndim == 3:
             axes.append(axes.pop(int(np.argmax(nibabel.io_orientation(affine)[:, 0] == 2))))
         spacing = nibabel.affines.voxel_sizes(affine)[axes]
-        channel_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, inside > 0))
+        channel_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, head))
         brain = cut_out_brain(channel_slices, head_slices, (spacing[0], spacing[1]))
-        if not brain.any():
-            raise ValueError(f"No brain was found in the head of {source_name(image)}: give a brain mask.")
-        brain = brain.reshape(channel_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
-        return convert_to_dst_type(brain[None], image, dtype=torch.uint8)[0]
+        return brain.reshape(channel_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
 
     def _differs(self, channel: np.ndarray) -> np.ndarray:
         if self.background != "constant":

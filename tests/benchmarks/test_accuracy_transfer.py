@@ -172,7 +172,8 @@ def test_what_is_left_out(scans, tmp_path, image_detector, caplog):
     assert "unknown: there is no " in caplog.text
 
 
-def test_heads_have_their_brain_cut_out(scans, tmp_path, image_detector):
+def test_heads_have_their_brain_cut_out(scans, tmp_path, image_detector, monkeypatch):
+    monkeypatch.setattr("ssmctb_monai.transforms.brain.HAS_DEEPBET", False)
     transfer([image_detector()], scans, tmp_path / "work", ["second"], skulls=["second"])
     made = json.loads((tmp_path / "work/made/second.json").read_text())
     plain = transfer([image_detector()], scans, tmp_path / "other", ["second"])

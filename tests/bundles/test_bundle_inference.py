@@ -271,8 +271,9 @@ def test_maps_only_unless_more_is_asked_for(inference, bundle, tmp_path):
     assert settings["sha256"] == checksum(bundle.ckpt_file)
 
 
-def test_brain_is_cut_out_of_a_head(inference, tmp_path):
+def test_brain_is_cut_out_of_a_head(inference, tmp_path, monkeypatch):
     """Whichever network of brains it is, as long as it was not trained on heads."""
+    monkeypatch.setattr("ssmctb_monai.transforms.brain.HAS_DEEPBET", False)
     grid = np.stack(np.meshgrid(*(np.arange(size) - size // 2 for size in (80, 96, 40)), indexing="ij"))
     radius = np.sqrt((grid**2 / np.reshape((1, 1.4, 0.3), (3, 1, 1, 1))).sum(axis=0))
     image = np.random.default_rng(0).normal(0, 5, radius.shape) + np.select(

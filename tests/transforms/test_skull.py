@@ -1,17 +1,25 @@
 """The brain in a head: what belongs to it, in whichever orientation and voxel size."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
+from scipy.ndimage import distance_transform_edt
 
 from ssmctb_monai.data import SimpleITKReader
 from ssmctb_monai.transforms import BrainMask, BrainMaskd
-from ssmctb_monai.transforms.skull import cut_out_brain
+from ssmctb_monai.transforms.skull import cut_out_brain, extract_brain
 
 SPACING = (2.0, 2.0, 4.0)
+
+
+@pytest.fixture
+def without_deepbet(monkeypatch):
+    monkeypatch.setattr("ssmctb_monai.transforms.brain.HAS_DEEPBET", False)
 
 
 def made_head(spacing=SPACING, bridge=0.0):
@@ -79,6 +87,7 @@ def test_no_tissue_is_thick_enough():
     assert not cut_out_brain(image, np.ones(image.shape, dtype=bool), (1, 1)).any()
 
 
+@pytest.mark.usefixtures("without_deepbet")
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "ASR", "SRA"])
 def test_mask_in_any_orientation(axcodes):
     image, brain, _ = made_head()
@@ -93,6 +102,47 @@ def test_mask_in_any_orientation(axcodes):
     torch.testing.assert_close(back.as_tensor(), BrainMask("skull")(scan).as_tensor(), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("without_deepbet")
+def test_thresholds_are_said_to_be_crude(caplog):
+    BrainMask("skull")
+    assert (
+        'thresholds, which leave some scalp that is taken for lesions: pip install "ssmctb_monai[skull]"' in caplog.text
+    )
+    caplog.clear()
+    BrainMask("noise")
+    assert not caplog.text
+
+
+@pytest.fixture(scope="module")
+def icbm_head():
+    """T1 of the ICBM 152 brain at 2 mm in dark bone and bright scalp, and the brain."""
+    pytest.importorskip("deepbet")
+    data = pytest.importorskip("nilearn.datasets").__file__
+    file = Path(data).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    image = np.pad(nibabel.load(file).get_fdata(dtype=np.float32)[::2, ::2, ::2], 12)
+    distance = 2 * distance_transform_edt(image == 0)
+    head = np.select([distance == 0, distance <= 6, distance <= 12, distance < 18], [image, 20, 60, 250], 0)
+    return (head + np.random.default_rng(0).normal(0, 4, head.shape)).astype(np.float32), distance == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("axcodes", ["RAS", "LSP"])
+def test_brain_by_the_network_in_any_orientation(icbm_head, axcodes):
+    image, brain = icbm_head
+    scan = MetaTensor(torch.from_numpy(image[None]), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    mask = BrainMask("skull")(Orientation(axcodes=axcodes, labels=None)(scan))
+    assert "".join(nibabel.aff2axcodes(mask.affine)) == axcodes
+    back = Orientation(axcodes="RAS", labels=None)(mask)[0].numpy() > 0
+    assert dice(back, brain) > 0.93
+    assert back[~brain & (image > 200)].mean() < 0.001  # scalp
+
+
+@pytest.mark.process
+def test_network_finds_no_brain_in_air_and_noise():
+    pytest.importorskip("deepbet")
+    assert not extract_brain(np.zeros((20, 20, 20), np.float32), np.eye(4)).any()
+
+
 def test_single_slice_and_first_channel():
     image, brain, _ = made_head((1.0, 1.0, 4.0))
     axial = np.stack([image[..., 22], np.ones_like(image[..., 22])])
@@ -101,6 +151,7 @@ def test_single_slice_and_first_channel():
     assert dice(mask[0] > 0, brain[..., 22]) > 0.9
 
 
+@pytest.mark.usefixtures("without_deepbet")
 def test_head_without_a_brain_is_refused():
     distance = np.hypot(*np.meshgrid(np.arange(160) - 80, np.arange(160) - 80, indexing="ij"))[..., None]
     image = np.where(distance < 70, 40, 0) + np.where((distance > 60) & (distance < 70), 260, 0)
@@ -110,6 +161,7 @@ def test_head_without_a_brain_is_refused():
         BrainMask("skull")(scan)
 
 
+@pytest.mark.usefixtures("without_deepbet")
 def test_dictionary_takes_a_given_mask_instead():
     image, brain, _ = made_head()
     scan = MetaTensor(torch.from_numpy(image[None]), affine=torch.diag(torch.tensor([*SPACING, 1.0])))
@@ -136,6 +188,7 @@ def test_slices_without_head_and_head_at_the_border():
     assert not cut_out_brain(np.ones_like(image), head, SPACING[:2]).any()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case_name", ["TCGA_CS_4942_19970222", "TCGA_CS_4944_20010208", "TCGA_CS_5393_19990606"])
 def test_real_heads(real_data, case_name):
     """The lesion is in the brain; the lowest slices, through the face, hold none of it."""
