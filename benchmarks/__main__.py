@@ -14,7 +14,17 @@ import torch
 
 from benchmarks.measure import HEAD, device
 
-NAMES = ["masked_convolution", "blocks", "anomalies", "training", "inference", "evaluation", "imports", "review"]
+NAMES = [
+    "masked_convolution",
+    "blocks",
+    "anomalies",
+    "training",
+    "inference",
+    "scans",
+    "evaluation",
+    "imports",
+    "review",
+]
 
 
 def main() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import hashlib
 import io
 import json
 import os
 import secrets
+import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ import torch
 from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
+GZIP = b"\x1f\x8b"
+SAMPLE = 16384  # bytes
 LONGEST_NAME = 255  # bytes that file systems allow
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
 ABANDONED = 3600.0  # s after which an unfinished file is one of a killed program
@@ -54,6 +59,55 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """Returns a hidden folder for files that :func:`whole_files` is to put into another one.
+
+    Args:
+        folder: the other one, in which it lies.
+    """
+    return folder / f"{UNFINISHED}{secrets.token_hex(4)}"
+
+
+@contextmanager
+def whole_files(folder: Path, last: str, *unfinished: Path) -> Iterator[Path]:
+    """Lets files be written beside their places, which they take together when all went well.
+
+    Args:
+        folder: folder of the files, which is made where there is none.
+        last: name of the file that tells that the others are there: where there is one of an earlier run, it goes
+            before the first of them is replaced, and the new one comes behind the last, so that a killed program
+            leaves it beside none but its own.
+        unfinished: folders of :func:`unfinished_folder` whose files take their places together with these.
+
+    Yields:
+        Folder to write to.
+
+    Example:
+        >>> with whole_files(Path("report"), "report.json") as unfinished:
+        ...     write_csv(columns, rows, unfinished / "cases.csv")
+        ...     write_json(report, unfinished / "report.json")
+    """
+    remove_abandoned(folder)
+    own = unfinished_folder(folder)
+    try:
+        own.mkdir(parents=True)
+        yield own
+        places = {
+            file: folder / file.relative_to(source)
+            for source in (*unfinished, own)
+            for file in source.rglob("*")
+            if file.is_file()
+        }
+        for place in places.values():
+            place.parent.mkdir(parents=True, exist_ok=True)
+        (folder / last).unlink(missing_ok=True)
+        for file, place in sorted(places.items(), key=lambda pair: pair[1] == folder / last):
+            file.replace(place)
+    finally:
+        for source in (*unfinished, own):
+            shutil.rmtree(source, ignore_errors=True)
 
 
 def printable(name: str) -> str:
@@ -177,7 +231,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes what killed programs left of :func:`whole_file`, and nothing that another program may be writing.
+    """Removes what killed programs left unfinished, and nothing that another program may be writing.
 
     Args:
         folder: folder, with its subfolders.
@@ -185,7 +239,12 @@ def remove_abandoned(folder: Path) -> None:
     for pattern in (f"{UNFINISHED}*", f"*/{UNFINISHED}*"):
         for leftover in folder.glob(pattern):
             with suppress(FileNotFoundError):
-                if leftover.is_file() and time.time() - leftover.stat().st_mtime > ABANDONED:
+                written = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
+                if time.time() - written <= ABANDONED:
+                    continue
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
                     leftover.unlink()
 
 
@@ -218,6 +277,50 @@ def raise_from_environment(error: BaseException) -> None:
         ):
             raise cause
         cause = cause.__cause__ or cause.__context__
+
+
+def content_keys(paths: Iterable[Path]) -> dict[Path, Hashable]:
+    """Returns for each file what those of the same content share, by whichever name and gzip's level of compression.
+
+    Only files that may be copies are read in full: of the others a few bytes tell that they differ, gzip's own checksum
+    or samples.
+
+    Args:
+        paths: files; one that is empty, a folder or not there is like no other.
+    """
+    real = {path: path.resolve() for path in paths}
+    quick = {path: _quick_key(path) for path in set(real.values())}
+    counts = Counter(quick.values())
+    keys = {path: key if counts[key] == 1 else (key, _content_checksum(path)) for path, key in quick.items()}
+    return {path: keys[place] for path, place in real.items()}
+
+
+def _quick_key(path: Path) -> Hashable:
+    try:
+        size = path.stat().st_size
+        if not size or not path.is_file():
+            return path
+        with path.open("rb") as file:
+            if file.read(2) == GZIP:
+                file.seek(-8, os.SEEK_END)
+                return file.read(8)  # checksum and length of the content
+            samples = []
+            for quarter in range(4):
+                file.seek(size * quarter // 4)
+                samples.append(file.read(SAMPLE))
+            return size, hashlib.sha256(b"".join(samples)).digest()
+    except OSError:
+        return path
+
+
+def _content_checksum(path: Path) -> str:
+    """Checksum of what a file holds, uncompressed where it is sound."""
+    digest = hashlib.sha256()
+    with suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
+    return checksum(path)
 
 
 def checksum(path: PathLike) -> str:

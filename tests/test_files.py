@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import math
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssmctb_monai import files
 from ssmctb_monai.checks import check_file
 from ssmctb_monai.files import (
     checksum,
+    content_keys,
     is_undamaged,
     raise_from_environment,
     remove_abandoned,
@@ -91,12 +94,15 @@ def test_whole_file_of_the_longest_name(tmp_path):
 def test_only_abandoned_files_are_removed(tmp_path):
     (tmp_path / "maps").mkdir()
     old, fresh, other = tmp_path / "maps" / ".unfinished-1-a", tmp_path / ".unfinished-2-b", tmp_path / "a"
-    for file in (old, fresh, other):
+    old_folder, fresh_folder = tmp_path / ".unfinished-3", tmp_path / ".unfinished-4"
+    for file in (old, fresh, other, old_folder / "maps" / "a", fresh_folder / "maps" / "a"):
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    for file in (old, other):
-        os.utime(file, (time.time() - 1e5,) * 2)
+    aged = (old, other, old_folder / "maps" / "a", old_folder / "maps", old_folder, fresh_folder / "maps", fresh_folder)
+    for path in aged:
+        os.utime(path, (time.time() - 1e5,) * 2)
     remove_abandoned(tmp_path)
-    assert [file.exists() for file in (old, fresh, other)] == [False, True, True]
+    assert [path.exists() for path in (old, old_folder, fresh, fresh_folder, other)] == [False, False, True, True, True]
 
 
 def test_any_changed_bit_of_the_content_is_noticed(tmp_path):
@@ -134,3 +140,40 @@ def test_errors_of_the_machine_are_told_from_those_of_a_file(cause, is_raised):
             raise_from_environment(error)
     else:
         raise_from_environment(error)
+
+
+def test_what_files_of_the_same_content_share(tmp_path):
+    one, other = b"a" * 200_000, b"a" * 100_000 + b"b" + b"a" * 99_999  # which samples do not tell apart
+    contents = {
+        "one.nii": one,
+        "copy.nii": one,
+        "other.nii": other,
+        "one.nii.gz": gzip.compress(one, 9, mtime=1),
+        "copy.nii.gz": gzip.compress(one, 1, mtime=2),
+        "other.nii.gz": gzip.compress(other),
+        "cut.nii.gz": gzip.compress(one)[:-1],
+        "empty": b"",
+        "also_empty": b"",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to("other.nii")
+    keys = content_keys([*tmp_path.iterdir(), tmp_path, tmp_path / "absent"])
+    groups: dict[object, set[str]] = {}
+    for path, key in keys.items():
+        groups.setdefault(key, set()).add(path.name)
+    shared = sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    assert shared == [["copy.nii", "one.nii"], ["copy.nii.gz", "one.nii.gz"], ["link", "other.nii"]]
+
+
+def test_only_files_that_may_be_copies_are_read(tmp_path, monkeypatch):
+    for k in range(50):
+        (tmp_path / f"{k}.nii").write_bytes(bytes([k]) * 100_000)
+        (tmp_path / f"{k}.nii.gz").write_bytes(gzip.compress(bytes([k]) * 100_000))
+    read = []
+    monkeypatch.setattr(files, "_content_checksum", lambda path: read.append(path.name) or path.read_bytes())
+    content_keys(tmp_path.iterdir())
+    assert read == []
+    (tmp_path / "copy.nii").write_bytes(bytes([7]) * 100_000)
+    content_keys(tmp_path.iterdir())
+    assert sorted(read) == ["7.nii", "copy.nii"]

@@ -31,6 +31,7 @@ __all__ = [
     "is_label",
     "name_problems",
     "named_path",
+    "parse_channels",
     "parse_file",
     "parse_name",
     "volume_stem",
@@ -180,7 +181,7 @@ def dataset_folder(dataset_dir: PathLike) -> Path:
     return folder
 
 
-def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
+def find_cases(dataset_dir: PathLike, modalities: Sequence[str] | str | None = None) -> list[BratsCase]:
     """Finds the cases of a BRATS data set as it was downloaded, in any nesting of folders.
 
     Data: https://www.synapse.org/brats, http://medicaldecathlon.com (Task01_BrainTumour); Menze et al., "The Multimodal
@@ -197,6 +198,8 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
 
     Args:
         dataset_dir: folder to search.
+        modalities: what is looked for; a single one is that of nnU-Net's only channel where there is no
+            ``dataset.json`` to say it.
 
     Returns:
         The cases in the order of their names, with whichever modalities each has, and with problems where files or
@@ -205,7 +208,7 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
     Raises:
         NotADirectoryError: ``dataset_dir`` is not a folder.
         NoCasesError: No case was found.
-        ValueError: A ``dataset.json`` cannot be understood.
+        ValueError: A ``dataset.json`` cannot be understood, or is missing where nnU-Net's channels need it.
 
     Example:
         >>> cases = find_cases("MICCAI_BraTS2020_TrainingData")  # doctest: +SKIP
@@ -216,6 +219,9 @@ def find_cases(dataset_dir: PathLike) -> list[BratsCase]:
     unread: list[OSError] = []
     paths = list(walk_files(root, onerror=unread.append))
     named = {path: list(parse_file(path)) for path in paths}
+    for folder in {path.parent for path in paths if path.parent.name == "imagesTr"}:
+        for file in parse_channels(folder, modalities):
+            named[file.path] = [file]
     cases = group_files(file for files in named.values() for file in files)
     if not cases:
         raise next(
@@ -497,6 +503,39 @@ def volume_stem(path: Path, suffixes: Sequence[str] = VOLUME_SUFFIXES) -> str | 
     """
     name = path.name
     return next((name[: -len(suffix)] for suffix in suffixes if name.lower().endswith(suffix)), None)
+
+
+def parse_channels(folder: Path, modalities: Sequence[str] | str | None) -> Iterator[CaseFile]:
+    """Yields the files of a folder of nnU-Net that lacks its ``dataset.json``, without which only one channel is plain.
+
+    Args:
+        folder: folder with files such as ``CASE_0000.nii.gz``, with its labels in one beside it; another yields none.
+        modalities: what is looked for.
+
+    Raises:
+        ValueError: The channels may be any of several modalities.
+    """
+    stems = {path: volume_stem(path) for path in sorted(folder.glob("[!.]*"))}
+    files = {path: match for path, stem in stems.items() if stem and (match := _CHANNEL.fullmatch(stem))}
+    channels = sorted({match["channel"] for match in files.values()})
+    if "0000" not in channels or (folder.parent / "dataset.json").exists():
+        return
+    names = canonical_modalities(modalities or MODALITIES)
+    if len(channels) > 1 or len(names) > 1:
+        example = json.dumps(
+            {"channel_names": {int(key): name for key, name in zip(channels, MODALITIES, strict=False)}}
+        )
+        raise ValueError(
+            f"{folder} has nnU-Net's channels {', '.join(channels)}, but there is no {folder.parent / 'dataset.json'} "
+            f"to say which is which: write one, such as {example}, or name the files CASE_flair and so on."
+        )
+    logger.warning("Taking the only channel in %s as %s, since there is no dataset.json.", folder, names[0].upper())
+    for path, match in files.items():
+        yield CaseFile(match["case"], names[0], path)
+        name = match["case"] + path.name.removeprefix(match[0])
+        label = folder.with_name(folder.name.replace("images", "labels")) / name
+        if label.exists():
+            yield CaseFile(match["case"], "label", label)
 
 
 def _parse_decathlon(path: Path, image_folders: Sequence[str]) -> Iterator[CaseFile]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from monai.config import PathLike
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared_stems
-from ssmctb_monai.files import is_file_name, read_json, write_json
+from ssmctb_monai.files import content_keys, is_file_name, read_json, write_json
 
 __all__ = ["load_datalist", "patient_folds", "prepare_datalist", "split_patients", "write_datalist"]
 
@@ -168,17 +168,19 @@ def prepare_datalist(
     datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
     table = {} if patients is None else read_patients(patients)
     if datalist_file.is_file():
-        _check_patients(datalist_file, table)
+        _check_patients(datalist_file, root, table)
         logger.info("Using the split of %s; it stays as it is until the file is removed.", datalist_file)
         return datalist_file
     if (own := root / "datalist.json").is_file():
-        _check_patients(own, table)
+        _check_patients(own, root, table)
         write_json(read_json(own), datalist_file)
         logger.info("Using the split of %s, and copied it to %s.", own, datalist_file)
         return datalist_file
 
     modalities = canonical_modalities(modalities)
-    cases = [replace(case, patient_id=table.get(case.case_id, case.patient_id)) for case in find_cases(root)]
+    cases = [
+        replace(case, patient_id=table.get(case.case_id, case.patient_id)) for case in find_cases(root, modalities)
+    ]
     if unknown := sorted(table.keys() - {case.case_id for case in cases}):
         logger.warning("%s names cases that are not in %s: %s.", patients, root, ", ".join(unknown[:5]))
     warn_of_shared_stems({case.case_id: case.patient_id for case in cases if case.case_id not in table})
@@ -256,7 +258,7 @@ def load_datalist(
         ['/data/BraTS2021/BraTS2021_00006/BraTS2021_00006_flair.nii.gz', ...]
     """
     modalities, root = canonical_modalities(modalities), dataset_folder(dataset_dir).absolute()
-    sections = _read_sections(Path(datalist_file))
+    sections = _read_sections(Path(datalist_file), root)
     if section not in sections:
         raise ValueError(f"{datalist_file} has no section {section!r}; it has {', '.join(sections) or 'none'}.")
     items = [_item(entry, root, modalities) for entry in sections[section]]
@@ -273,11 +275,11 @@ def load_datalist(
     return kept
 
 
-def _check_patients(datalist_file: Path, table: Mapping[str, str]) -> None:
+def _check_patients(datalist_file: Path, root: Path, table: Mapping[str, str]) -> None:
     """Refuses a table of patients that a datalist, which counts, contradicts."""
     if not table:
         return
-    entries = [entry for section in _read_sections(datalist_file).values() for entry in section]
+    entries = [entry for section in _read_sections(datalist_file, root).values() for entry in section]
     listed = {entry["case_id"]: entry["patient_id"] for entry in entries}
     if differing := [name for name, patient in listed.items() if table.get(name, patient) != patient]:
         raise ValueError(
@@ -290,16 +292,20 @@ def _add_shared_images(cases: Sequence[BratsCase], problems: dict[str, list[str]
     """Adds to the problems of cases of different patients that they share a file."""
     files = {(case.case_id, path): case.patient_id for case in cases for path in case.images.values()}
     for (case_id, path), others in _shared(files).items():
-        problems.setdefault(case_id, []).append(f"{path} is an image of {', '.join(others)}, too, another patient")
+        problems.setdefault(case_id, []).append(
+            f"{path} is an image of {', '.join(others)}, too, another patient: keep one, or name their patient by a "
+            "table (in a bundle: `--patients FILE`)"
+        )
 
 
 def _shared(files: Mapping[tuple[str, Path], str]) -> dict[tuple[str, Path], list[str]]:
-    """Returns for each file of a case the cases of other patients that have it, by whichever name."""
-    owners: dict[Path, dict[str, str]] = {}
+    """Returns for each file of a case the cases of other patients that have it, by whichever name, or a copy of it."""
+    keys = content_keys(path for _, path in files)
+    owners: defaultdict[Hashable, dict[str, str]] = defaultdict(dict)
     for (case_id, path), patient_id in files.items():
-        owners.setdefault(path.resolve(), {})[case_id] = patient_id
+        owners[keys[path]][case_id] = patient_id
     found = {
-        (case_id, path): sorted(name for name, other in owners[path.resolve()].items() if other != patient_id)
+        (case_id, path): sorted(name for name, other in owners[keys[path]].items() if other != patient_id)
         for (case_id, path), patient_id in files.items()
     }
     return {key: others for key, others in found.items() if others}
@@ -313,7 +319,8 @@ def _ranked_patients(cases: Sequence[BratsCase], seed: int) -> list[str]:
 
 def _cases_of(patients: Sequence[str], cases: Sequence[BratsCase]) -> list[BratsCase]:
     """The cases of some patients, in the order of their names."""
-    return [case for case in sorted(cases, key=lambda case: case.case_id) if case.patient_id in patients]
+    chosen = set(patients)
+    return [case for case in sorted(cases, key=lambda case: case.case_id) if case.patient_id in chosen]
 
 
 def _amount(size: int | float, total: int) -> float:
@@ -339,7 +346,7 @@ def _entry(case: BratsCase, root: Path) -> dict[str, Any]:
     }
 
 
-def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_sections(path: Path, root: Path) -> dict[str, list[dict[str, Any]]]:
     content = read_json(path)
     sections = {name: entries for name, entries in content.items() if isinstance(entries, list)}
     for name, entries in sections.items():
@@ -352,7 +359,7 @@ def _read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
 
     entries = [entry for section in sections.values() for entry in section]
     images = {
-        (entry["case_id"], Path(image)): entry["patient_id"] for entry in entries for image in entry["image"].values()
+        (entry["case_id"], root / image): entry["patient_id"] for entry in entries for image in entry["image"].values()
     }
     for (case_id, image), others in _shared(images).items():
         raise ValueError(f"{path}: {image} is an image of {case_id} and of {', '.join(others)}, another patient.")

@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import report_invalid
 from ssmctb_monai.data.series import is_series_file
-from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment
+from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class PreparedDataset(PersistentDataset):
 
     The cache is filled by threads when the data set is made, and taken as it is by every later one, also after a killed
     run; other files, transforms or versions of this package make other entries. Several processes share the work: each
-    starts at another place of the list, and takes what the others have made.
+    starts at another place of the list, and takes what the others have made. Several trainings may share the cache at
+    a time.
 
     Args:
         data: items with a ``case_id``, such as those of `load_datalist`.
@@ -87,6 +88,7 @@ class PreparedDataset(PersistentDataset):
         skip_invalid: bool = False,
     ) -> None:
         super().__init__(data, transform, cache_dir, hash_func=fingerprint, hash_transform=pickle_hashing)
+        remove_abandoned(Path(cache_dir))
         start = len(data) * idist.get_rank() // idist.get_world_size()
         with ThreadPool(num_workers) as pool:
             results = pool.map(self._prepare, [*data[start:], *data[:start]], chunksize=1)

@@ -10,11 +10,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from ssmctb_monai.files import GZIP
+
 __all__ = ["GEOMETRY_FIELDS", "content_of", "nifti_header", "read_nifti"]
 
 logger = logging.getLogger(__name__)
 
-GZIP = b"\x1f\x8b"
 CODES = range(6)  # of sform and qform; nibabel drops the form of any other code in silence
 KINDS = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header, with which a file begins
 

@@ -25,6 +25,7 @@ from ssmctb_monai.data.brats import (
     is_label,
     name_problems,
     named_path,
+    parse_channels,
     parse_file,
     parse_name,
     volume_stem,
@@ -183,6 +184,13 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
                 studies.append((folder, _study_item(folder, root, series, modalities)))
             else:
                 volumes.append(_loose(folder, folder.name, root, series))
+        if folder.name in ("imagesTr", "imagesTs"):
+            try:
+                files += (channels := list(parse_channels(folder, modalities)))
+            except ValueError as error:
+                refused.append((folder, {**_names(folder, root), "image": [], "problems": [str(error)]}))
+                continue
+            paths = [path for path in paths if path not in {file.path for file in channels}]
         for path in paths:
             try:
                 named_here = list(parse_file(path, test_images=True))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -15,11 +16,14 @@ from torch import distributed
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.writers import write_nifti
+from ssmctb_monai.files import unfinished_folder
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.reports.evaluation_run import VIEWER, EvaluationRun
 from ssmctb_monai.reports.report import FILES, format_report, write_report
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class EvaluationReport:
@@ -34,7 +38,7 @@ class EvaluationReport:
         maps: key of each method's anomaly map, by the name of the method; maps have the shape of the label.
         output_dir: folder of the report.
         description: what is evaluated, in words.
-        map_dir: folder to save the first method's maps in, as ``CASE.nii.gz``; ``None`` saves none.
+        save_maps: whether to save the first method's maps beside the report, as ``maps/CASE.nii.gz``.
         viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
             240x240x155.
         label_key: key of the label.
@@ -52,7 +56,7 @@ class EvaluationReport:
         maps: Mapping[str, str],
         output_dir: PathLike,
         description: str | None = None,
-        map_dir: PathLike | None = None,
+        save_maps: bool = False,
         viewer: bool = True,
         label_key: str = "label",
         brain_key: str = "brain",
@@ -61,11 +65,10 @@ class EvaluationReport:
         self.evaluation = evaluation
         self.dataset = dataset
         self.maps = dict(maps)
-        self.output_dir = output_dir
+        self.output_dir = Path(output_dir)
         self.description = description
         self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
-        self.viewer = viewer
-        self.map_dir = None if map_dir is None else Path(map_dir)
+        self.viewer, self.save_maps = viewer, save_maps
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -84,7 +87,8 @@ class EvaluationReport:
         Args:
             engine: evaluator.
         """
-        self.run = EvaluationRun(self.evaluation, self.dataset, Path(self.output_dir) / VIEWER if self.viewer else None)
+        self.unfinished = unfinished_folder(self.output_dir)
+        self.run = EvaluationRun(self.evaluation, self.dataset, self.unfinished / VIEWER if self.viewer else None)
         self.is_written = False
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -103,10 +107,10 @@ class EvaluationReport:
                 patient_id=item["patient_id"],
                 image=item[self.image_key][:1],
             )
-            if is_valid and self.map_dir is not None:
+            if is_valid and self.save_maps:
                 first = next(iter(self.maps.values()))
                 scan = getattr(item[self.image_key], "meta", {}).get("filename_or_obj")
-                write_nifti(item[first], self.map_dir / f"{item['case_id']}.nii.gz", scan)
+                write_nifti(item[first], self.unfinished / "maps" / f"{item['case_id']}.nii.gz", scan)
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.
@@ -115,7 +119,8 @@ class EvaluationReport:
             engine: evaluator.
         """
         self.run.take_problems()
-        failed = self._write(self.evaluation.gather(), self.description, _gathered(self.run.scans))
+        evaluation = self.evaluation.gather()
+        failed = self._write(evaluation, self.description, _gathered(self.run.scans), _gathered([self.unfinished]))
         idist.barrier()  # a process that ends with an error takes the others with it, also the one that writes
         if failed:
             advice = (
@@ -135,19 +140,22 @@ class EvaluationReport:
             done = f"Interrupted: {len(self.evaluation.cases)} of {len(self.dataset.data)} cases{share}."
             logger.error("%s", done)
             self.run.take_problems()
-            self._write(self.evaluation, f"{done} {self.description or ''}".strip(), self.run.scans)
+            self._write(self.evaluation, f"{done} {self.description or ''}".strip(), self.run.scans, [self.unfinished])
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         raise error
 
-    def _write(self, evaluation: AnomalyEvaluation, description: str | None, scans: Sequence[str]) -> Mapping[str, str]:
+    def _write(
+        self, evaluation: AnomalyEvaluation, description: str | None, scans: Sequence[str], unfinished: Sequence[Path]
+    ) -> Mapping[str, str]:
         """Writes the report in the first process; returns the cases that could not be evaluated."""
         self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
-            report = write_report(evaluation, self.output_dir, description, scans)
+            report = write_report(evaluation, self.output_dir, description, scans, unfinished)
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(FILES))
         return evaluation.failed
 
 
-def _gathered(names: list[str]) -> list[str]:
+def _gathered(names: list[T]) -> list[T]:
     """Joins the lists of all processes."""
     if idist.get_world_size() == 1:
         return names

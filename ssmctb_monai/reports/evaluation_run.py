@@ -34,11 +34,12 @@ class EvaluationRun:
         scans: names of the cases that were written for the viewer.
 
     Example:
-        >>> run = EvaluationRun(evaluation, dataset, Path("report") / VIEWER)
+        >>> unfinished = unfinished_folder(Path("report"))
+        >>> run = EvaluationRun(evaluation, dataset, unfinished / VIEWER)
         >>> for item in dataset:
         ...     run.add(item["case_id"], anomaly_maps={"model": item["pred"]}, label=item["label"], brain=item["brain"])
         >>> run.take_problems()
-        >>> write_report(evaluation, "report", scans=run.scans)
+        >>> write_report(evaluation, "report", scans=run.scans, unfinished=[unfinished])
     """
 
     def __init__(self, evaluation: AnomalyEvaluation, dataset: ValidCases, viewer_dir: PathLike | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ssmctb_monai.data.brats import BratsCase, NoCasesError, canonical_modality,
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
+from ssmctb_monai.files import unfinished_folder
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold
@@ -111,22 +113,27 @@ def evaluate_folders(
                 item["problems"].append(f"{folder} has no file of it, such as {name}.nii.gz")
 
     prepared = ValidCases(list(items.values()), _prepare)
-    run = EvaluationRun(evaluation, prepared, Path(output_dir) / VIEWER if viewer and output_dir is not None else None)
-    for item in prepared:
-        paths = items[item["case_id"]]
-        run.add(
-            item["case_id"],
-            files=[paths[key] for key in ("label", *folders) if key in paths],
-            anomaly_maps={method: item[key] for method, key in maps.items()},
-            label=item["label"],
-            brain=item.get("brain"),
-            patient_id=item["patient_id"],
-            image=item.get("image"),
-        )
-    run.take_problems()
-    if output_dir is not None:
-        described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
-        write_report(evaluation, output_dir, described, run.scans)
+    unfinished = None if output_dir is None else unfinished_folder(Path(output_dir))
+    run = EvaluationRun(evaluation, prepared, unfinished / VIEWER if viewer and unfinished else None)
+    try:
+        for item in prepared:
+            paths = items[item["case_id"]]
+            run.add(
+                item["case_id"],
+                files=[paths[key] for key in ("label", *folders) if key in paths],
+                anomaly_maps={method: item[key] for method, key in maps.items()},
+                label=item["label"],
+                brain=item.get("brain"),
+                patient_id=item["patient_id"],
+                image=item.get("image"),
+            )
+        run.take_problems()
+        if output_dir is not None and unfinished:
+            described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
+            write_report(evaluation, output_dir, described, run.scans, [unfinished])
+    finally:
+        if unfinished:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return evaluation
 
 

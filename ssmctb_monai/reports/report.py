@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from monai.config import PathLike
 
 from ssmctb_monai import __version__
-from ssmctb_monai.files import whole_file, write_csv
+from ssmctb_monai.files import whole_files, write_csv
 from ssmctb_monai.metrics.curves import curves_of
 from ssmctb_monai.metrics.definitions import AUPRO_LIMIT, FROC_PLACES, METRICS
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
@@ -155,16 +154,25 @@ def slice_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
 
 
 def write_report(
-    evaluation: AnomalyEvaluation, output_dir: PathLike, description: str | None = None, scans: Sequence[str] = ()
+    evaluation: AnomalyEvaluation,
+    output_dir: PathLike,
+    description: str | None = None,
+    scans: Sequence[str] = (),
+    unfinished: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Writes ``report.json``, ``cases.csv``, ``slices.csv`` and ``report.html``.
 
+    Files of an earlier report are replaced when all of the new one are written; ``report.json`` goes first and comes
+    last, so that where it is, a killed program left it whole with its tables.
+
     Args:
         evaluation: the evaluation.
-        output_dir: folder to write to; files of an earlier report are replaced, all of them or none.
+        output_dir: folder to write to.
         description: what was evaluated, in words.
         scans: names of the cases that `write_case` wrote to the folder ``viewer`` in ``output_dir``; the page lets one
             scroll through them.
+        unfinished: folders in ``output_dir`` whose files, such as those of the viewer, take their places in it together
+            with the report's, see :func:`~ssmctb_monai.files.unfinished_folder`.
 
     Returns:
         The report.
@@ -172,16 +180,14 @@ def write_report(
     Raises:
         ValueError: when there is no case.
     """
-    folder = Path(output_dir)
     report, cases, slices = build_report(evaluation, description), case_rows(evaluation), slice_rows(evaluation)
     page = render_html(report, cases, slices, evaluation.views, scans)
-    with ExitStack() as finished:  # all files take their places when all are written
-        places = {name: finished.enter_context(whole_file(folder / name)) for name in FILES}
-        places["report.json"].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        write_csv(list(cases[0]), cases, places["cases.csv"])
+    with whole_files(Path(output_dir), "report.json", *unfinished) as folder:
+        (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_csv(list(cases[0]), cases, folder / "cases.csv")
         columns = ["method", "case_id", "patient_id", *evaluation.cases[0].slices]
-        write_csv(columns, slices, places["slices.csv"])
-        places["report.html"].write_text(page, encoding="utf-8")
+        write_csv(columns, slices, folder / "slices.csv")
+        (folder / "report.html").write_text(page, encoding="utf-8")
     return report
 
 

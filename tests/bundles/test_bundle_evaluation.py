@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import GRIDS, OWN, ROOT, git_status, messages, process_in_2d, run, write_case
+from bundle_runs import GRIDS, OWN, ROOT, git_status, messages, process_in_2d, run, start, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -535,6 +536,56 @@ def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
 def test_table_is_printed_in_spite_of_broken_cases(broken):
     assert "2 cases of 2 patients" in broken.result.stdout
     assert f"Written to {broken.folder}: " in broken.result.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- kill
+
+
+def written(folder):
+    """Content of all files that do not wait for the others, without the time of the report."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0][0] != "."]
+    content = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    if "report.json" in content:
+        content["report.json"] = {**read(folder), "created": None}
+        del content["report.html"]  # which says the time in words
+    return content
+
+
+def is_being_written(folder):
+    return any(folder.glob(".unfinished-*/report.json"))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("bundle", ["brats3d"], indirect=True)
+def test_killed_evaluation(bundle, evaluated, dataset_dir, tmp_path):
+    """The report before stays whole, at worst without a report.json, until a run that nobody kills."""
+    before = written(evaluated.folder)
+    given = {"ckpt_file": evaluated.ckpt_file, "dataset_dir": dataset_dir, "save_maps": "true", "slice_score": "max"}
+    unbroken = run(bundle.name, "evaluating", output_dir=tmp_path / "unbroken", **given)
+    assert unbroken.returncode == 0, unbroken.stderr
+    after = written(tmp_path / "unbroken")
+    assert after != before
+    folder = tmp_path / "report"
+    shutil.copytree(evaluated.folder, folder)
+    for line in ("Case 2/4", "Case 4/4", None):
+        process = start(bundle.name, "evaluating", output_dir=folder, **given)
+        if line is None:  # while the report is written
+            while process.poll() is None and not is_being_written(folder):
+                time.sleep(0.001)
+        else:
+            next(output for output in process.stdout if line in output)
+        process.kill()
+        process.wait(60)
+        process.stdout.close()
+        now = written(folder)
+        if line is None:
+            assert "report.json" not in now or now in (before, after)
+        else:
+            assert now == before
+            assert any(folder.glob(".unfinished-*"))
+    again = run(bundle.name, "evaluating", output_dir=folder, **given)
+    assert again.returncode == 0, again.stderr
+    assert written(folder) == after
 
 
 def test_demo_data_without_a_dataset_dir(bundle, workflow, dataset_dir, tmp_path, monkeypatch):

@@ -398,6 +398,25 @@ def test_nnu_net_of_both_generations(tmp_path):
         assert case.channels == {}
 
 
+def test_nnu_net_without_its_dataset_json(tmp_path):
+    """One channel is the one modality that is asked for; which of several is which, nobody knows."""
+    touch(tmp_path, "imagesTr/A_0000.nii.gz", "labelsTr/A.nii.gz", "imagesTs/B_0000.nii.gz")
+    (case,) = find_cases(tmp_path, "t2f")
+    assert (case.case_id, relative(case, tmp_path)) == (
+        "A",
+        {"flair": "imagesTr/A_0000.nii.gz", "label": "labelsTr/A.nii.gz"},
+    )
+    advice = r"imagesTr has nnU-Net's channels 0000.*no .*dataset.json.*write one, such as {\"channel_names\": {\"0\": "
+    for modalities in (None, ["flair", "t1"]):
+        with pytest.raises(ValueError, match=advice):
+            find_cases(tmp_path, modalities)
+    touch(tmp_path, "imagesTr/A_0001.nii.gz")
+    with pytest.raises(ValueError, match=r"channels 0000, 0001.*name the files CASE_flair"):
+        find_cases(tmp_path, "flair")
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "FLAIR"}}))
+    assert sorted(find_cases(tmp_path)[0].images) == ["flair", "t1"]
+
+
 def test_links_in_circles_are_entered_once(tmp_path):
     touch(tmp_path, "A1/A1_flair.nii")
     (tmp_path / "A1" / "again").symlink_to(tmp_path, target_is_directory=True)

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import logging
@@ -409,5 +410,10 @@ def test_an_image_of_two_patients_is_refused(folder):
         datalist = write(folder / "d.json", training=[entry("A")], test=[entry("B", image={"flair": image})])
         with pytest.raises(ValueError, match=r"d\.json: .*image\.nii\.gz is an image of A and of B, another patient"):
             load_datalist(datalist, folder, "test", "flair")
+    (folder / "image.nii.gz").write_bytes(gzip.compress(b"voxels" * 99, mtime=1))
+    (folder / "copy.nii.gz").write_bytes(gzip.compress(b"voxels" * 99, compresslevel=1, mtime=2))
+    datalist = write(folder / "d.json", training=[entry("A")], test=[entry("B", image={"flair": "copy.nii.gz"})])
+    with pytest.raises(ValueError, match=r"d\.json: .*image\.nii\.gz is an image of A and of B, another patient"):
+        load_datalist(datalist, folder, "test", "flair")
     visits = [entry("A", patient_id="P"), entry("B", patient_id="P")]
     assert len(load_datalist(write(folder / "d.json", test=visits), folder, "test", "flair")) == 2

@@ -28,6 +28,7 @@ from ssmctb_monai.data import (
     load_datalist,
 )
 from ssmctb_monai.data.datasets import fingerprint
+from ssmctb_monai.files import is_undamaged
 from ssmctb_monai.transforms import (
     DonorSource,
     LesionFreePositionsd,
@@ -126,7 +127,7 @@ from ssmctb_monai.data import LesionFreeDataset, SimpleITKReader
 from ssmctb_monai.transforms import BrainMaskd, LesionFreePositionsd, RandLesionFreeCropd, RobustScaleIntensityd
 
 def make(folder):
-    items = [{"case_id": n, "image": f"{folder}/{n}.nii", "label": f"{folder}/{n}_seg.nii"} for n in ("a", "b", "c")]
+    items = [{"case_id": n, "image": f"{folder}/{n}.nii", "label": f"{folder}/{n}_seg.nii"} for n in sys.argv[2]]
     keys = ["image", "label", "brain"]
     return LesionFreeDataset(items, Compose([
         LoadImaged(keys, reader=SimpleITKReader(), ensure_channel_first=True, allow_missing_keys=True),
@@ -140,33 +141,44 @@ def make(folder):
         RandLesionFreeCropd(roi_size=4),
     ]), f"{folder}/cache", seed=3)
 
-print(float(make(sys.argv[1])[1][0]["image"].sum()))
+print([float(crops[0]["image"].sum()) for crops in make(sys.argv[1])])
 """
 
 
 @pytest.mark.process
-def test_cache_is_used_again_by_another_process(tmp_path):
-    """Names of cache files depend neither on the process nor on its hash seed; neither do samples."""
-    for name in "abc":
+def test_processes_share_a_cache(tmp_path):
+    """Two trainings at a time, and one after them: names of entries and samples depend on none; no entry is torn."""
+    names = "abcdefghijkl"
+    for name in names:
         volume = np.random.default_rng(ord(name)).integers(1, 999, (12, 12, 12)).astype(np.int16)
         nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii")
         nib.save(nib.Nifti1Image(np.zeros_like(volume), np.eye(4)), tmp_path / f"{name}_seg.nii")
     (tmp_path / "script.py").write_text(SCRIPT)
+    killed, running = (tmp_path / "cache" / f".unfinished-{name}" for name in ("killed", "running"))
+    for folder in (killed, running):
+        folder.mkdir(parents=True)
+        (folder / "half.pt").write_text("half")
+    for path in (killed / "half.pt", killed):
+        os.utime(path, (0, 0))
+
+    def start(hash_seed):
+        words = [sys.executable, tmp_path / "script.py", tmp_path, names]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     written, outputs = [], []
-    for hash_seed in ("1", "2"):
-        result = subprocess.run(
-            [sys.executable, tmp_path / "script.py", tmp_path],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert result.returncode == 0, result.stderr
-        outputs.append(result.stdout.splitlines()[-1])
-        written.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()})
-    assert len(written[0]) == 3
+    for hash_seeds in ("12", "3"):
+        processes = [start(hash_seed) for hash_seed in hash_seeds]
+        for process in processes:
+            output, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+            outputs.append(output.splitlines()[-1])
+        written.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.pt")})
+    assert len(written[0]) == len(names)
     assert written[0] == written[1]
-    assert outputs[0] == outputs[1]
+    assert all(is_undamaged(entry) for entry in written[1])
+    assert outputs == outputs[:1] * 3
+    assert [path.name for path in (tmp_path / "cache").glob(".*")] == [running.name]
 
 
 @pytest.mark.parametrize("failing", ["a", "d", "f"])

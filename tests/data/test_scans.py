@@ -531,6 +531,17 @@ def test_what_fails_at_discovery_does_not_stop_the_others(tmp_path):
     assert list(found) == ["D_imagesTr_a"]
 
 
+def test_nnu_net_without_its_dataset_json(tmp_path):
+    touch(tmp_path, "D/imagesTs/A_0000.nii.gz", "D/imagesTs/B_0000.nii.gz", "D/labelsTs/A.nii.gz", "P1.nii")
+    expected = {"A": ["D/imagesTs/A_0000.nii.gz"], "B": ["D/imagesTs/B_0000.nii.gz"], "P1": ["P1.nii"]}
+    assert usable(tmp_path) == expected
+    touch(tmp_path, "D/imagesTs/A_0001.nii.gz", "D/imagesTs/B_0001.nii.gz")
+    found = {item["case_id"]: item.get("problems", [""])[0] for item in find_scans(tmp_path, "flair")}
+    assert list(found) == ["D_imagesTs", "P1"]
+    assert "channels 0000, 0001, but there is no" in found["D_imagesTs"]
+    assert "channels 0000, 0001" in problem(tmp_path / "D" / "imagesTs")
+
+
 def test_wrapped_scans_and_labels_of_other_names(tmp_path):
     files = ("A1/A1_flair.nii/00057_brain_flair.nii", "A1/A1_seg.nii/00057_final_seg.nii")
     others = ("C1_nifti/C1_tumor_segmentation.nii.gz", "D1/lesionMask.nii.gz")

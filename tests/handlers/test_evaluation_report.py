@@ -213,9 +213,9 @@ def test_viewer_shows_the_first_modality(tmp_path, items):
 
 def test_no_viewer_unless_wanted(tmp_path, items, monkeypatch):
     monkeypatch.setattr(report_module, "render_html", render_html)
-    run(items, tmp_path, viewer=False, map_dir=tmp_path / "maps")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
-    assert len(list((tmp_path / "maps").iterdir())) == 4
+    run(items, tmp_path, viewer=False, save_maps=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES, "maps"])
+    assert len(list((tmp_path / "out" / "maps").iterdir())) == 4
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert 'id="viewer"' not in page
@@ -331,12 +331,12 @@ def test_other_keys(tmp_path, items):
 
 
 def test_maps_are_saved_on_the_grid_of_their_scans(tmp_path, items):
-    run(items, tmp_path, map_dir=tmp_path / "new" / "maps")
-    saved = sorted(path.name for path in (tmp_path / "new" / "maps").iterdir())
+    run(items, tmp_path, save_maps=True)
+    saved = sorted(path.name for path in (tmp_path / "out" / "maps").iterdir())
     assert saved == sorted(f"{name}.nii.gz" for name in NAMES)
     for item in items:
         image, found = (
-            nibabel.load(path) for path in (item["image"], tmp_path / "new" / "maps" / f"{item['case_id']}.nii.gz")
+            nibabel.load(path) for path in (item["image"], tmp_path / "out" / "maps" / f"{item['case_id']}.nii.gz")
         )
         np.testing.assert_allclose(found.affine, image.affine, atol=1e-5)
         assert found.shape == image.shape
@@ -389,7 +389,7 @@ def test_a_case_that_is_not_sound(tmp_path, items, caplog, break_case, index):
     """Whichever it is, the report of the others is written before it is raised."""
     break_case(items[index])
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"), pytest.raises(InvalidCasesError) as caught:
-        run(items, tmp_path, map_dir=tmp_path / "maps")
+        run(items, tmp_path, save_maps=True)
     name, others = NAMES[index], [item for item in items if item is not items[index]]
     assert list(caught.value.problems) == [name]
     report = read(tmp_path)
@@ -399,7 +399,7 @@ def test_a_case_that_is_not_sound(tmp_path, items, caplog, break_case, index):
     assert cases_in(tmp_path) == [item["case_id"] for item in others]
     metrics = {name: item.value for name, item in expected(others).estimates("model").items()}
     assert {name: item["value"] for name, item in report["methods"]["model"]["figures"].items()} == metrics
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "out" / "maps").iterdir()) == sorted(
         f"{item['case_id']}.nii.gz" for item in others
     )
     assert [message for message in messages(caplog, logging.ERROR) if name in message]
@@ -446,13 +446,13 @@ def test_error_says_nothing_of_skipping(tmp_path, items):
 @pytest.mark.parametrize("loader", [ThreadDataLoader, DataLoader])
 def test_interruption_at_the_third_case(tmp_path, items, caplog, loader, accident):
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"), pytest.raises(type(accident)) as caught:
-        run(items, tmp_path, Brightness(accident), loader, map_dir=tmp_path / "maps")
+        run(items, tmp_path, Brightness(accident), loader, save_maps=True)
     assert caught.value is accident
     assert cases_in(tmp_path) == ["a", "b.1"]
     assert read(tmp_path)["cases"] == 2
     metrics = {name: item.value for name, item in expected(items[:2]).estimates("model").items()}
     assert {name: item["value"] for name, item in read(tmp_path)["methods"]["model"]["figures"].items()} == metrics
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.nii.gz", "b.1.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out" / "maps").iterdir()) == ["a.nii.gz", "b.1.nii.gz"]
     assert "Interrupted: 2 of 4 cases." in messages(caplog, logging.ERROR)
 
 
@@ -491,12 +491,40 @@ def test_interruption_before_the_first_case(tmp_path, items):
     assert not (tmp_path / "out").exists()
 
 
-def test_map_that_cannot_be_saved(tmp_path, items):
+def test_map_that_cannot_be_saved(tmp_path, items, monkeypatch):
     """It is an interruption like any other: what was evaluated is reported."""
-    (tmp_path / "maps").write_text("a file, where the folder should be")
-    with pytest.raises(OSError, match="maps"):
-        run(items, tmp_path, map_dir=tmp_path / "maps")
+
+    def fill(image, path, scan):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluation_report, "write_nifti", fill)
+    with pytest.raises(OSError, match=r"No space left on device.*a.nii.gz"):
+        run(items, tmp_path, save_maps=True)
     assert cases_in(tmp_path) == ["a"]
+
+
+def test_what_stands_beside_a_report_comes_with_it(tmp_path, items, monkeypatch):
+    """Until the report of a run is written, maps and viewer are those of the report that is there."""
+    out = tmp_path / "out"
+    run(items, tmp_path, save_maps=True)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for item in items:
+        image = nibabel.load(item["image"])
+        nibabel.save(nibabel.Nifti1Image(-image.get_fdata(dtype=np.float32), image.affine), item["image"])
+    write_report = evaluation_report.write_report
+    seen = []
+
+    def look(*arguments):
+        seen.append({path: path.read_bytes() for path in before})
+        seen.append(sorted(path.name for path in out.glob("[!.]*")))
+        return write_report(*arguments)
+
+    monkeypatch.setattr(evaluation_report, "write_report", look)
+    run(items, tmp_path, save_maps=True)
+    assert seen == [before, sorted([*FILES, "maps", "viewer"])]
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    assert changed == before.keys() - {out / "report.html"}  # which is not drawn here
+    assert not [*out.glob(".*")]
 
 
 # ------------------------------------------------------------------------------------------------------------ processes

@@ -496,6 +496,31 @@ def test_full_disk_leaves_the_earlier_report(tmp_path, no_page, monkeypatch, nam
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_killed_while_files_take_their_places(tmp_path, no_page, monkeypatch):
+    """No report.json stands beside the tables of another report."""
+    one, two = evaluate("a", methods=["model"]), evaluate("ab", methods=["model"])
+    replace = Path.replace
+    for done in range(4):
+        placed = []
+
+        def place(path, to, done=done, placed=placed):
+            if to.parent == tmp_path:
+                if len(placed) == done:
+                    raise SystemExit
+                placed.append(to.name)
+            return replace(path, to)
+
+        write_report(one, tmp_path, "first")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", place)
+            with pytest.raises(SystemExit):
+                write_report(two, tmp_path, "second")
+        assert not (tmp_path / "report.json").exists()
+    write_report(two, tmp_path, "second")
+    assert sorted(file.name for file in tmp_path.iterdir()) == FILES
+    assert read(tmp_path)["cases"] == len(table(tmp_path / "cases.csv")) == 2
+
+
 # ------------------------------------------------------------------------------------------------------------ terminal
 
 
