@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import OWN, ROOT, folders, git_status, messages, process_in_2d, run, small, start
+from bundle_runs import OWN, ROOT, folders, git_status, in_2d, in_3d, messages, run, small, start
 from monai.bundle import ConfigParser
 
 from ssmctb_monai import data
@@ -313,6 +313,7 @@ def test_missing_data_set(training, tmp_path):
 
 
 @pytest.mark.process
+@in_3d
 def test_command_names_a_missing_data_set(bundle, tmp_path):
     result = train(bundle, tmp_path, dataset_dir=tmp_path / "nowhere")
     assert result.returncode != 0
@@ -327,6 +328,7 @@ def test_folder_without_cases(training, tmp_path):
 
 
 @pytest.mark.process
+@in_2d
 def test_command_without_a_block(bundle, tmp_path, dataset_dir):
     overrides = {"block": "none", "val_interval": 1, "train#trainer#max_epochs": 1}
     result = train(bundle, tmp_path, dataset_dir=dataset_dir, **overrides)
@@ -392,12 +394,13 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
     assert sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir()) == cached
 
 
-@process_in_2d
+@in_3d
 def test_killed_and_resumed_training_is_unbroken_training(bundle, tmp_path, dataset_dir):
     check_kill_and_resume(bundle, tmp_path, dataset_dir)
 
 
 @pytest.mark.process
+@in_2d
 def test_killed_and_resumed_training_with_workers(bundle, tmp_path, dataset_dir):
     check_kill_and_resume(bundle, tmp_path, dataset_dir, num_workers=2, block="sspcab", amp=False)
 
@@ -537,8 +540,6 @@ def test_deformed_slices_hold_nothing_of_lesions(real_data, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- slices, in brats2d
-
-in_2d = pytest.mark.parametrize("bundle", ["brats2d"], indirect=True)
 
 
 def extent(mask):

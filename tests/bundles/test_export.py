@@ -178,6 +178,7 @@ def torchscript(bundle):
     return bundle.folder / "models" / "model.ts"
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_torchscript_gives_what_the_network_gives(bundle, torchscript):
     exported = torch.jit.load(torchscript)
@@ -185,6 +186,7 @@ def test_torchscript_gives_what_the_network_gives(bundle, torchscript):
         torch.testing.assert_close(exported(image), bundle.network(image), rtol=0, atol=1e-5)
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_load_of_torchscript_brings_metadata_and_configs_back(bundle, torchscript):
     names = {"load_ts_module": True, "config_files": ("inference.json",), "device": "cpu"}
@@ -196,6 +198,7 @@ def test_load_of_torchscript_brings_metadata_and_configs_back(bundle, torchscrip
     assert metadata.items() >= json.loads((configs / "metadata.json").read_text()).items()
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_onnx_gives_what_the_network_gives(bundle, tmp_path):
     axes = {0: "batch", 2: "height", 3: "width", 4: "depth"}
@@ -228,6 +231,7 @@ def test_archive_is_whole(elsewhere):
     assert {"LICENSE", "train.json", "metadata.json"} <= {path.name for path in elsewhere.folder.iterdir()}
 
 
+@pytest.mark.process
 def test_inference_elsewhere(inference):
     assert inference.result.returncode == 0, inference.result.stderr
     with (inference.folder / "summary.csv").open(newline="") as file:
@@ -235,6 +239,7 @@ def test_inference_elsewhere(inference):
     assert [(row["case_id"], row["problem"]) for row in rows] == [("Made_001", "")]
 
 
+@pytest.mark.process
 def test_map_lies_on_the_scan(expected_map, scan):
     image = nibabel.load(scan)
     assert expected_map.array.shape == image.shape
@@ -267,6 +272,7 @@ def network_io(metadata):
     return (next(iter(metadata["network_data_format"][part])) for part in ("inputs", "outputs"))
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_monai_label_gets_the_same_map(bundle, scan, expected_map):
     """MONAI Label builds a task from config, metadata and checkpoint, and gives it the path of an image alone."""
@@ -298,6 +304,7 @@ def test_monai_label_gets_the_same_map(bundle, scan, expected_map):
     np.testing.assert_allclose(data["pred"][0].numpy(), expected_map.array, atol=1e-5)
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_monai_deploy_gets_the_same_map(bundle, torchscript, scan, expected_map, tmp_path):
     """MONAI Deploy has the TorchScript file alone, and an image from DICOM instead of a path."""

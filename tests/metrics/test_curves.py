@@ -145,8 +145,7 @@ def test_one_class_of_slices_only():
 # --------------------------------------------------------------------------------------------------------- many points
 
 
-@pytest.mark.parametrize("separation", [0, 1, 4])
-@pytest.mark.parametrize("share", [0.001, 0.3])
+@pytest.mark.parametrize(("separation", "share"), [(0, 0.3), (1, 0.001), (4, 0.3)])
 def test_thinned_curves(separation, share):
     cases = [draw(seed, (40, 40, 20), separation=separation, share=share) for seed in (1, 2)]
     found = curves(*cases)

@@ -279,8 +279,7 @@ def test_aupro_by_hand():
     )
 
 
-@pytest.mark.parametrize("separation", [1, 3, 6])
-@pytest.mark.parametrize("of_small", [-3, 0.5, 2])
+@pytest.mark.parametrize(("separation", "of_small"), [(1, -3), (3, 0.5), (6, -3), (6, 2)])
 def test_aupro_of_small_lesions_beside_a_large_one(separation, of_small):
     """A single voxel weighs as much as a lesion of 46,656, and must not be lost among its scores."""
     rng = np.random.default_rng(0)
@@ -316,7 +315,7 @@ def test_dice_by_hand():
     assert evaluation.value("model", "slice_false_alarm_share") == pytest.approx(2 / 6)
 
 
-@pytest.mark.parametrize("exponents", [[0] * 4, [0, -2, 3, 0, -2, 3, 1, 1, 1, 1]], ids=["one range", "many ranges"])
+@pytest.mark.parametrize("exponents", [[0] * 4, [0, -2, 3, 1, 1]], ids=["one range", "many ranges"])
 def test_voxels_of_several_large_cases(exponents):
     """A quarter of a million voxels and more, of which 1 % is lesion: pooled, and each case by bins of its own."""
     rng = np.random.default_rng(0)

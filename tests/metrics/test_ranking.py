@@ -55,7 +55,7 @@ def test_heavily_tied_scores(metric, reference, data):
 
 
 @pytest.mark.parametrize(("metric", "reference"), PAIRS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_continuous_scores(metric, reference, data):
     scores, labels = data.draw(scored(st.floats(0, 1, width=32)))
@@ -110,7 +110,7 @@ def test_counts_beyond_32_bits():
     assert average_precision(normal, anomalous) == pytest.approx(0.9 * 9 / 19 + 0.1 * 1 / 11)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(scored(st.integers(0, 9)))
 def test_best_dice(case):
     scores, labels = case

@@ -40,7 +40,7 @@ def test_counts_are_the_weights_where_none_are_given():
     assert ScoreCounts.of(np.array([3, 1, 3])).weights.tolist() == [1, 2]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(score_sets(max_cases=1, max_size=40_000))
 def test_precision(cases):
     scores, _ = cases[0]
@@ -51,7 +51,7 @@ def test_precision(cases):
     assert_precise(counts, scores)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(score_sets(max_cases=6, max_size=12_000))
 def test_precision_of_the_union(cases):
     parts = [scores for scores, _ in cases]
@@ -116,7 +116,7 @@ def test_weights_are_all_kept():
     assert twice.counts.sum() == 100_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(score_sets(max_cases=1, max_size=40_000), st.sampled_from([1, 3, 30, 1000]))
 def test_precision_of_the_weights(cases, components):
     """Also of lesions that are small beside others, so that single scores weigh as much as thousands."""

@@ -128,13 +128,13 @@ def test_infinite_scores():
 # -------------------------------------------------------------------------------------------------- random, many voxels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(score_sets(max_cases=4, max_size=30_000))
 def test_pooled_cases(cases):
     assert_agrees(cases, np.ones((1, len(cases))), [union(cases)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(score_sets(max_cases=4, max_size=30_000))
 def test_precision(cases):
     """Scores at or above any bin's edge are counted up to 2⁻¹², in either class."""
@@ -149,14 +149,13 @@ def test_precision(cases):
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("prevalence", [0.002, 0.3])
 def test_many_voxels(name, prevalence):
-    case = draw_scores(name, 0, 250_000, prevalence, 1.5)
+    case = draw_scores(name, 0, 60_000, prevalence, 1.5)
     assert_agrees([case], np.ones((1, 1)), [case])
 
 
-@pytest.mark.parametrize("location", [0, 1e5])
-@pytest.mark.parametrize("scale", [1e-6, 1, 1e5])
+@pytest.mark.parametrize(("location", "scale"), [(0, 1e-6), (0, 1e5), (1e5, 1e-6), (1e5, 1)])
 def test_ranges(location, scale):
-    scores, labels = draw_scores("lognormal", 0, 200_000, 0.01, 1, np.float64)
+    scores, labels = draw_scores("lognormal", 0, 60_000, 0.01, 1, np.float64)
     cases = [((location + scale * scores).astype(dtype), labels) for dtype in (np.float64, np.float32)]
     for case in cases:
         assert_agrees([case], np.ones((1, 1)), [case])
@@ -166,18 +165,18 @@ def test_ranges(location, scale):
 def test_many_cases_of_very_different_ranges():
     """Raw intensities of scanners with units of their own."""
     cases = []
-    for seed in range(12):
-        scores, labels = draw_scores("normal", seed, 60_000, 0.005, 1)
+    for seed in range(8):
+        scores, labels = draw_scores("normal", seed, 25_000, 0.005, 1)
         cases.append(((scores + 10) * 10.0 ** (seed % 4 - 2), labels))
-    assert_agrees(cases, np.ones((1, 12)), [union(cases)])
+    assert_agrees(cases, np.ones((1, 8)), [union(cases)])
 
 
-@pytest.mark.parametrize("period", [0.25, 0.5, 1, 1.5, 3])
+@pytest.mark.parametrize("period", [0.5, 1, 3])
 @pytest.mark.parametrize("prevalence", [0.5, 0.01])
 @pytest.mark.parametrize("lesions_first", [False, True])
 def test_lesions_in_one_part_of_every_group(period, prevalence, lesions_first):
     """The most unfavourable order: within each step of 2⁻¹² of the rank, or a like one, all lesions are on one side."""
-    size = 250_000
+    size = 60_000
     place = np.log(np.arange(size, 0, -1)) / np.log1p(PRECISION) / period % 1
     case = np.arange(size, dtype=float), place < prevalence if lesions_first else place >= 1 - prevalence
     assert_agrees([case], np.ones((1, 1)), [case])

@@ -61,9 +61,10 @@ def test_voxel_is_brain_where_any_channel_differs():
     np.testing.assert_array_equal(BrainMask()(image), brain)
 
 
-def test_background_is_found_where_the_field_of_view_is_cropped():
-    """The brain reaches four of the six faces; background prevails on the faces all the same."""
-    image, brain = head(3, (-2.0,))
+@pytest.mark.parametrize("background", [-2.0, 50.0])
+def test_background_is_found_where_the_field_of_view_is_cropped(background):
+    """The brain, brighter or darker, reaches four of the six faces; background prevails on the faces all the same."""
+    image, brain = head(3, (background,))
     image, brain = image[:, 3:, 3:, :], brain[:, 3:, 3:, :]
     assert brain[0, 0].any()
     assert brain[0, :, 0].any()

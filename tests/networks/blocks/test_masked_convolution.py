@@ -380,19 +380,18 @@ def test_script_save(spatial_dims, sub_kernel_size, bias):
 
 @pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("sub_kernel_size", [1, 2])
-def test_export(spatial_dims, sub_kernel_size):
+def test_export(spatial_dims):
+    """With more than one tap a corner; SSMCTB's test has one."""
     torch.manual_seed(0)
     other = torch.randn(3, 2, *(10, 8, 9)[:spatial_dims])
-    assert_exports(MaskedConvolution(spatial_dims, 2, sub_kernel_size), random_input(spatial_dims, 2), other)
+    assert_exports(MaskedConvolution(spatial_dims, 2, sub_kernel_size=2), random_input(spatial_dims, 2), other)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("spatial_dims", DIMS)
-@pytest.mark.parametrize("sub_kernel_size", [1, 2])
-def test_compile(spatial_dims, sub_kernel_size):
+def test_compile(spatial_dims):
     torch.manual_seed(0)
-    assert_compiles(MaskedConvolution(spatial_dims, 2, sub_kernel_size), random_input(spatial_dims, 2))
+    assert_compiles(MaskedConvolution(spatial_dims, 2, sub_kernel_size=2), random_input(spatial_dims, 2))
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)

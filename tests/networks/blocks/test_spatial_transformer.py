@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from block_checks import (
-    assert_compiles,
     assert_every_parameter_matters,
-    assert_exports,
     assert_script_save,
     gradcheck_with_parameters,
     plain_layer,
@@ -111,21 +109,6 @@ def test_every_parameter_matters(spatial_dims):
 def test_script_save(spatial_dims):
     torch.manual_seed(0)
     assert_script_save(SpatialTransformer(spatial_dims, 3, 3, token_dim=8), random_input(spatial_dims, 3))
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("spatial_dims", DIMS)
-def test_export(spatial_dims):
-    torch.manual_seed(0)
-    other = torch.randn(3, 3, *(10, 8, 9)[:spatial_dims])
-    assert_exports(SpatialTransformer(spatial_dims, 3, 3, token_dim=8), random_input(spatial_dims, 3), other)
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("spatial_dims", DIMS)
-def test_compile(spatial_dims):
-    torch.manual_seed(0)
-    assert_compiles(SpatialTransformer(spatial_dims, 3, 3, token_dim=8, num_layers=1), random_input(spatial_dims, 3))
 
 
 @pytest.mark.parametrize("spatial_dims", DIMS)

@@ -232,7 +232,7 @@ def test_export(spatial_dims, attention):
 @pytest.mark.parametrize("spatial_dims", DIMS)
 def test_compile(spatial_dims):
     torch.manual_seed(0)
-    block = small_block(spatial_dims, attention="channel+spatial", num_layers=1)
+    block = small_block(spatial_dims, attention="channel+spatial", num_layers=1, pool_size=2)
     assert_compiles(block, random_input(spatial_dims, 8))
 
 
