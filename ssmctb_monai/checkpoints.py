@@ -28,6 +28,7 @@ from ssmctb_monai.checks import check_file, check_spatial_dims
 from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.files import checksum, read_json, write_json
 from ssmctb_monai.networks.insertion import insert_block
+from ssmctb_monai.transforms.modalities import dropout_rates
 from ssmctb_monai.transforms.slices import PLANES, plane_axes
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Settings:
         block: name of the self-supervised block, ``"none"`` for a network without; ``None`` is the same.
         planes: planes whose slices a network in 2D runs over, see `PlanesInferer`; ``None``: the axial one.
         normal_score: score of a scan's median voxel, see `CalibrateScores`; ``None`` where scores are not calibrated.
+        modality_dropout: probability that training left a modality out, see `RandDropModalities`; scans may lack those
+            of which it is not 0.
         network: the network as plain data, see :func:`describe_network`; ``None`` where it is not known.
         sha256: checksum of the checkpoint; ``None`` where it is not known.
 
@@ -84,6 +87,7 @@ class Settings:
     block: str | None
     planes: Sequence[str] | None = None
     normal_score: float | None = None
+    modality_dropout: float | Sequence[float] = 0.0
     network: Mapping[str, Any] | None = None
     sha256: str | None = None
 
@@ -107,6 +111,7 @@ class Settings:
                 raise ValueError(f"{name} must be a name, got {getattr(self, name)!r}.")
         if self.normal_score is not None and not (_is_number(self.normal_score) and 0 < self.normal_score < 1):
             raise ValueError(f"normal_score must be between 0 and 1, got {self.normal_score!r}.")
+        dropout_rates(self.modality_dropout, len(self.modalities))
         if self.background not in BACKGROUNDS:
             raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}.")
         if self.sha256 is not None and not isinstance(self.sha256, str):
@@ -116,6 +121,33 @@ class Settings:
     def region(self) -> str:
         """What the network sees of a scan: ``"brain"`` or ``"head"``."""
         return "head" if self.background == "noise" else "brain"
+
+    @property
+    def optional_modalities(self) -> tuple[str, ...]:
+        """Modalities that a scan may lack."""
+        rates = dropout_rates(self.modality_dropout, len(self.modalities))
+        return tuple(name for name, rate in zip(self.modalities, rates, strict=True) if rate)
+
+    def check_dropout(self, prob: float | Sequence[float]) -> float | Sequence[float]:
+        """Accepts probabilities to leave modalities out, of those that a scan may lack.
+
+        Args:
+            prob: one for all modalities but the first, or one for each.
+
+        Returns:
+            The probabilities.
+
+        Raises:
+            ValueError: when one is above 0 for a modality that the network needs.
+        """
+        rates = dropout_rates(prob, len(self.modalities)) if prob else ()
+        needed = [name for name, rate in zip(self.modalities, rates, strict=False) if rate]
+        if needed := [name for name in needed if name not in self.optional_modalities]:
+            raise ValueError(
+                f"The network needs {', '.join(needed)}, which --modality_dropout {prob} leaves out: take one that was "
+                "trained with --modality_dropout."
+            )
+        return prob
 
     def content(self) -> dict[str, Any]:
         """Returns the settings as JSON has them."""
@@ -153,7 +185,7 @@ def load_settings(ckpt_file: PathLike, defaults: Mapping[str, Any]) -> Settings:
         if not isinstance(content.get("network"), Mapping):
             content = _of_version_0_1(content, defaults)
         names = {field.name for field in fields(Settings)}
-        if missing := names - {"sha256", "planes", "normal_score"} - content.keys():
+        if missing := names - {"sha256", "planes", "normal_score", "modality_dropout"} - content.keys():
             raise ValueError(f"{', '.join(sorted(missing))} is missing.")
         _check_description(content["network"])
         return Settings(**{name: value for name, value in content.items() if name in names})

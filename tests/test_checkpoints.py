@@ -81,6 +81,10 @@ def test_settings_come_back(checkpoint):
     make_network(settings.network).load_state_dict(torch.load(checkpoint, weights_only=True))
     rewrite(checkpoint, of_a_later_version=1)
     assert load(checkpoint) == settings
+    content = json.loads(beside(checkpoint, "settings").read_text())
+    del content["modality_dropout"]  # as an earlier version wrote it
+    beside(checkpoint, "settings").write_text(json.dumps(content))
+    assert load(checkpoint) == settings
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,8 @@ def test_settings_come_back(checkpoint):
         ({"block": 3}, "block must be a name, got 3"),
         ({"system": None}, "system must be a name"),
         ({"sha256": 5}, "sha256 must be a text"),
+        ({"modality_dropout": 2}, r"modality_dropout must be in \[0, 1\], got 2"),
+        ({"modality_dropout": [0.5, 0]}, "0 for the first, which is never left out"),
     ],
 )
 def test_values_of_another_kind(checkpoint, changes, words):
@@ -115,6 +121,18 @@ def test_a_file_of_something_else(checkpoint, text):
     beside(checkpoint, "settings").write_text(text)
     with pytest.raises(ValueError, match=r"best_settings\.json"):
         load(checkpoint)
+
+
+def test_modalities_that_a_scan_may_lack():
+    four = {**GIVEN, "modalities": ["flair", "t1ce", "t1", "t2"]}
+    assert Settings(**four).optional_modalities == ()
+    assert Settings(**four, modality_dropout=0.5).optional_modalities == ("t1ce", "t1", "t2")
+    settings = Settings(**four, modality_dropout=[0, 0.5, 0, 1])
+    assert settings.optional_modalities == ("t1ce", "t2")
+    for prob in (0, [0, 0, 0, 0], [0, 1.0, 0, 0.5]):
+        assert settings.check_dropout(prob) == prob
+    with pytest.raises(ValueError, match=r"needs t1, which --modality_dropout 1\.0 leaves out: take one"):
+        settings.check_dropout(1.0)
 
 
 def test_file_of_version_0_1(checkpoint):

@@ -48,7 +48,8 @@ def run_rows(arguments: Sequence[str]) -> None:
         "--score",
         default="model",
         choices=SCORES,
-        help="what maps hold: the network's answer, its input, or the error of its blocks, all or of a sub-network",
+        help="what maps hold: the network's answer, also to the first modality alone, its input, or the error of its "
+        "blocks, all or of a sub-network",
     )
     settings = parser.parse_args(arguments)
     if unknown := set(settings.rows) - set(ROWS):

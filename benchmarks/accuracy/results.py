@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.accuracy.dataset import FOLDS, Cases
 from benchmarks.accuracy.rows import MODALITIES, ROWS
 from benchmarks.accuracy.runs import Run, existing_runs
-from benchmarks.accuracy.scores import method_name
+from benchmarks.accuracy.scores import FIRST, method_name
 from ssmctb_monai.checkpoints import beside
 from ssmctb_monai.files import write_json
 from ssmctb_monai.metrics import Estimate, ResampledMetrics, difference_over_folds, mean_over_folds
@@ -249,6 +249,8 @@ def _title(name: str, score: str) -> str:
     if score == "image":
         modality = MODALITIES[ROWS[name].modalities[0]]
         return f"{title.partition(',')[0]}, no network: {modality} itself, scaled, smoothed like the maps"
+    if score == FIRST:
+        return f"{title}: {MODALITIES[ROWS[name].modalities[0]]} alone"
     where = score.partition(":")[2]
     return f"{title}: error of its {where + ' block' if where else 'blocks'}"
 

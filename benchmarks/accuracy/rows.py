@@ -89,6 +89,9 @@ RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 # Several modalities, each with and without a block
 MODALITY_ROWS = {"-t1ce": ("flair", "t1ce"), "-four": ("flair", "t1ce", "t1", "t2")}
 
+# One network for any of the modalities
+ANY = {"modality_dropout": 0.5}
+
 # Systems besides that of train.json, by their overlay
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
@@ -130,6 +133,17 @@ ROWS = {
         for name, modalities in MODALITY_ROWS.items()
         for block, (title, overrides, reference) in BLOCK_ROWS.items()
         if block in ("-none", "")
+    },
+    **{
+        f"brats{dims}d-any": Row(
+            f"{dims}D, SSMCTB in the reconstructive sub-network, modalities left out in training",
+            "brats",
+            f"brats{dims}d",
+            overrides=ANY,
+            modalities=MODALITY_ROWS["-four"],
+            reference=f"brats{dims}d-four",
+        )
+        for dims in (2, 3)
     },
     **{
         f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))

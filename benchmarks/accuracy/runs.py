@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
 from benchmarks.accuracy.rows import BUNDLES, ROWS, Row, settings_of
-from benchmarks.accuracy.scores import method_name, scoring_network
+from benchmarks.accuracy.scores import FIRST, method_name, scoring_network
 from ssmctb_monai.files import write_json
 from ssmctb_monai.handlers import EvaluationReport
 from ssmctb_monai.metrics import ResampledMetrics
@@ -196,7 +196,8 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     Args:
         run: a run that is trained.
         cases: the cases.
-        score: ``"model"`` for the network's map, or what `scoring_network` takes, which has no label-free threshold.
+        score: ``"model"`` for the network's map, ``"first"`` for that of the first modality alone, or what
+            `scoring_network` takes, which has no label-free threshold.
     """
     if run.is_evaluated(score):
         return
@@ -210,10 +211,12 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         "viewer": False,
         "evaluation#settings#seed": run.fold,  # of the resamples, which are independent between folds
     }
+    if score == FIRST:
+        overrides["modality_dropout"] = 1.0
     for key, value in overrides.items():
         parser[key] = value
     evaluator, evaluation = (parser.get_parsed_content(name) for name in ("evaluator", "evaluation"))
-    if score != "model":
+    if score not in ("model", FIRST):
         evaluator.network = scoring_network(evaluator.network, score)
         report = next(item for item in parser.get_parsed_content("handlers") if isinstance(item, EvaluationReport))
         report.maps = {method_name(score): report.maps.pop("model"), **report.maps}

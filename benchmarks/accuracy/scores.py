@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ssmctb_monai.networks.blocks import block_score, named_blocks
 
-SCORES = ("model", "image", "block", "block:reconstructive", "block:discriminative")
+FIRST = "first"  # the network on the first modality alone
+SCORES = ("model", FIRST, "image", "block", "block:reconstructive", "block:discriminative")
 
 
 def method_name(score: str) -> str:
@@ -19,7 +20,7 @@ def method_name(score: str) -> str:
         >>> method_name("block:reconstructive")
         'block'
     """
-    return score.partition(":")[0]
+    return "model" if score == FIRST else score.partition(":")[0]
 
 
 def scoring_network(network: nn.Module, score: str) -> nn.Module:

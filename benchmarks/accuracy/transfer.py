@@ -252,11 +252,11 @@ class Pipeline:
         self, detector: Detector, overrides: Mapping[str, Any], cases: Sequence[BratsCase], root: Path, work_dir: Path
     ) -> None:
         parser = detector.parser(overrides)
-        checkpoint, modalities, preprocessing, self.inferer, self.postprocessing, self.device, self.settings = (
+        checkpoint, trained, preprocessing, self.inferer, self.postprocessing, self.device, self.settings = (
             parser.get_parsed_content(name)
             for name in (
                 "checkpoint",
-                "modalities",
+                "settings",
                 "preprocessing",
                 "inferer",
                 "postprocessing",
@@ -264,14 +264,15 @@ class Pipeline:
                 "evaluation#settings",
             )
         )
-        self.name, self.threshold, self.modality = detector.name, detector.threshold, modalities[0]
+        self.name, self.threshold, self.modality = detector.name, detector.threshold, trained.modalities[0]
         self.network = detector.network or parser.get_parsed_content("network").eval()
         self.network.load_state_dict(torch.load(checkpoint, map_location=self.device, weights_only=True))
 
         cache_dir = work_dir / "cache"
         datalist = cache_dir / "datalist.json"
         write_datalist({"test": cases}, root, datalist, "scans of one set")
-        items = load_datalist(datalist, root, "test", modalities, keep_invalid=True)
+        optional = trained.optional_modalities
+        items = load_datalist(datalist, root, "test", trained.modalities, keep_invalid=True, optional=optional)
         self.left_out = {item["case_id"]: item["problems"] for item in items if "problems" in item}
         items = [item for item in items if item["case_id"] not in self.left_out]
         transform = Compose([preprocessing, Plain()]).flatten()

@@ -6,6 +6,7 @@ from ssmctb_monai.data.brats import (
     canonical_modality,
     dataset_folder,
     find_cases,
+    shared_modalities,
 )
 from ssmctb_monai.data.checks import InvalidCasesError, check_cases
 from ssmctb_monai.data.datalist import (
@@ -45,6 +46,7 @@ __all__ = [
     "patient_of",
     "prepare_datalist",
     "process_device",
+    "shared_modalities",
     "split_patients",
     "take_shard",
     "write_datalist",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from monai.config import PathLike
 from monai.utils import ensure_tuple
@@ -28,12 +28,15 @@ __all__ = [
     "dataset_folder",
     "find_cases",
     "group_files",
+    "image_entry",
     "is_label",
+    "lacking_channels",
     "name_problems",
     "named_path",
     "parse_channels",
     "parse_file",
     "parse_name",
+    "shared_modalities",
     "volume_stem",
     "walk_files",
 ]
@@ -171,6 +174,65 @@ def canonical_modalities(modalities: Sequence[str] | str) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Give one or more different modalities of {', '.join(MODALITIES)}; got {modalities!r}.")
     return names
+
+
+def image_entry(
+    images: Mapping[str, object],
+    channels: Mapping[str, int],
+    modalities: Sequence[str],
+    optional: Sequence[str] = (),
+    where: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+    """Says where the modalities of a case are, for MONAI's transforms.
+
+    Args:
+        images: file of each modality.
+        channels: index of each modality in a 4D file; empty for one file a modality.
+        modalities: modalities that a network takes, in the order of its channels.
+        optional: those of them that a case may lack.
+        where: where images were looked for, to say it of one that is lacking.
+
+    Returns:
+        ``image``, the files, and, for `SelectChannelsd`, where it does not follow from their order, ``channels``, the
+        index of each modality, ``None`` where the case lacks it. And what is wrong.
+
+    Example:
+        >>> image_entry({"t2": "t2.nii", "flair": "flair.nii"}, {}, ["flair", "t1", "t2"], optional=["t1", "t2"])
+        ({'image': ['flair.nii', 't2.nii'], 'channels': [0, None, 1]}, [])
+    """
+    found = [name for name in modalities if name in images]
+    files = [str(images[name]) for name in found]
+    entry: dict[str, Any] = {"image": files[:1] if channels else files}
+    lacking = [name for name in modalities if name not in images and name not in optional]
+    problems = [f"no {', '.join(lacking)} image {where}".rstrip()] if lacking else []
+    if channels:
+        entry["channels"] = [channels.get(name) if name in images else None for name in modalities]
+        if not lacking and (len(set(files)) > 1 or any(name not in channels for name in found)):
+            problems.append("channels need one 4D file, and an index in it for each modality")
+    elif len(found) < len(modalities) and not lacking:
+        entry["channels"] = [found.index(name) if name in found else None for name in modalities]
+    return entry, problems
+
+
+def lacking_channels(item: Mapping[Any, Any], channels_key: str = "channels") -> list[int]:
+    """Returns the places of the modalities that a case lacks.
+
+    Args:
+        item: item with what :func:`image_entry` returned.
+        channels_key: key of the list of channel indices.
+    """
+    return [place for place, index in enumerate(item.get(channels_key, ())) if index is None]
+
+
+def shared_modalities(items: Iterable[Mapping[str, Any]], modalities: Sequence[str]) -> list[str]:
+    """Returns the modalities that all cases have.
+
+    Args:
+        items: items with what :func:`image_entry` returned.
+        modalities: modalities that were asked for there.
+    """
+    lacking = {place for item in items for place in lacking_channels(item)}
+    return [name for place, name in enumerate(modalities) if place not in lacking]
 
 
 def dataset_folder(dataset_dir: PathLike) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from monai.config import PathLike
 
-from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases
+from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases, image_entry
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared_stems
 from ssmctb_monai.files import content_keys, is_file_name, read_json, write_json
@@ -228,6 +228,7 @@ def load_datalist(
     *,
     skip_invalid: bool = False,
     keep_invalid: bool = False,
+    optional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Loads one section of a datalist as items for MONAI's data sets and transforms.
 
@@ -239,12 +240,13 @@ def load_datalist(
         skip_invalid: leave out and log cases that lack a modality or a file, instead of raising.
         keep_invalid: return such cases too, for :class:`~ssmctb_monai.data.datasets.ValidCases` to report; takes
             precedence over ``skip_invalid``.
+        optional: those of the modalities that a case may lack.
 
     Returns:
         One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
-        4D file that one path, and ``channels`` with the index of each modality in it), ``label``, and ``brain`` where
-        there is a brain mask. All paths are absolute. Cases that ``keep_invalid`` kept have ``problems`` besides, the
-        list of what they lack.
+        4D file that one path), ``channels`` (the index of each modality in a 4D file, or, where some are lacking, in
+        ``image``; ``None`` for those), ``label``, and ``brain`` where there is a brain mask. All paths are absolute.
+        Cases that ``keep_invalid`` kept have ``problems`` besides, the list of what they lack.
 
     Raises:
         InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` and ``keep_invalid`` are false.
@@ -261,7 +263,7 @@ def load_datalist(
     sections = _read_sections(Path(datalist_file), root)
     if section not in sections:
         raise ValueError(f"{datalist_file} has no section {section!r}; it has {', '.join(sections) or 'none'}.")
-    items = [_item(entry, root, modalities) for entry in sections[section]]
+    items = [_item(entry, root, modalities, optional) for entry in sections[section]]
     if keep_invalid:
         kept = [{**item, "problems": problems} if problems else item for item, problems in items]
     else:
@@ -392,24 +394,18 @@ def _wrong_values(entry: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _item(entry: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _item(
+    entry: Mapping[str, Any], root: Path, modalities: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
     """Returns the item for a case of a datalist, and what makes it unusable."""
-    problems = []
-    if lacking := [name for name in modalities if name not in entry["image"]]:
-        problems.append(f"no {', '.join(lacking)} image in the datalist")
+    paths = {name: str(root / path) for name, path in entry["image"].items()}
+    image, problems = image_entry(paths, entry.get("channels") or {}, modalities, optional, "in the datalist")
     if not entry.get("label"):
         problems.append("no segmentation in the datalist")
 
-    item: dict[str, Any] = {"case_id": entry["case_id"], "patient_id": entry["patient_id"]}
-    images = [str(root / entry["image"][name]) for name in modalities if name not in lacking]
-    item["image"] = images
-    if channels := entry.get("channels"):
-        item["channels"] = [channels.get(name) for name in modalities]
-        item["image"] = images[:1]
-        if None in item["channels"] or len(set(images)) > 1:
-            problems.append("channels need one 4D file, and an index in it for each modality")
+    item: dict[str, Any] = {"case_id": entry["case_id"], "patient_id": entry["patient_id"], **image}
     item |= {key: str(root / entry[key]) for key in ("label", "brain") if entry.get(key)}
 
-    files = [*images, *(item[key] for key in ("label", "brain") if key in item)]
+    files = [*item["image"], *(item[key] for key in ("label", "brain") if key in item)]
     problems += [f"{file} does not exist" for file in dict.fromkeys(files) if not Path(file).exists()]
     return item, problems

@@ -22,6 +22,7 @@ from ssmctb_monai.data.brats import (
     NoCasesError,
     canonical_modalities,
     group_files,
+    image_entry,
     is_label,
     name_problems,
     named_path,
@@ -89,7 +90,10 @@ class _Described(NamedTuple):
 
 
 def find_scans(
-    path: PathLike, modalities: Sequence[str] | str, exclude: PathLike | None = None
+    path: PathLike,
+    modalities: Sequence[str] | str,
+    exclude: PathLike | None = None,
+    optional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Finds the scans in a file or a folder, with or without labels.
 
@@ -109,11 +113,13 @@ def find_scans(
         path: file or folder.
         modalities: modalities that the model wants, in the order of its channels.
         exclude: folder that is not entered, such as the one that results are written to.
+        optional: those of the modalities that a scan may lack, the first one never.
 
     Returns:
         One dictionary a scan, in the order of their names: ``case_id``, ``patient_id``, ``image`` (a path for each
-        modality, in their order, a folder for a DICOM series; for a 4D file that one path, and ``channels`` with the
-        index of each modality in it), and ``brain`` where there is a brain mask. All paths are absolute. Scans that
+        modality, in their order, a folder for a DICOM series; for a 4D file that one path), ``channels`` (the index of
+        each modality in a 4D file, or, where some are lacking, in ``image``; ``None`` for those), and ``brain`` where
+        there is a brain mask. All paths are absolute. Scans that
         cannot be used have ``problems`` besides, the list of what is wrong, for
         :class:`~ssmctb_monai.data.datasets.ValidCases` to report.
 
@@ -132,41 +138,44 @@ def find_scans(
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: name a scan, or a folder of scans.")
     if not root.is_dir():
-        items = [_file_item(root, names)]
+        items = [_file_item(root, names, optional)]
     elif _holds_dicom(root.glob("[!.]*")):
-        items = [_study_item(root, root.parent, _described(root), names)]
+        items = [_study_item(root, root.parent, _described(root), names, optional)]
     else:
-        items = _folder_items(root, names, Path(exclude).expanduser() if exclude else None)
+        items = _folder_items(root, names, optional, Path(exclude).expanduser() if exclude else None)
     logger.info(
         "Found %d scans in %s, of which %d cannot be used.", len(items), root, sum("problems" in item for item in items)
     )
     return items
 
 
-def _file_item(path: Path, modalities: Sequence[str]) -> dict[str, Any]:
+def _file_item(path: Path, modalities: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
     if volume_stem(path) is None and is_dicom(path):
         raise ValueError(f"{path} is a DICOM file: name the folder of its series, {path.parent}.")
     stem = volume_stem(path)
     if stem is None:
         raise ValueError(f"{path} is no volume: expected is {', '.join(VOLUME_SUFFIXES)}, or the folder of a series.")
     if channels := [file for file in _decathlon_beside(path.parent) if file.path == path]:
-        return _case_item(group_files(channels)[0], modalities)
-    if len(modalities) > 1:
+        return _case_item(group_files(channels)[0], modalities, optional)
+    needed = _needed(modalities, optional)
+    if len(needed) > 1:
         raise ValueError(
-            f"{path} is one file, but {', '.join(modalities)} are asked for: name its folder, with files named "
-            f"{_file_names(modalities)}."
+            f"{path} is one file, but {', '.join(needed)} are asked for: name its folder, with files named "
+            f"{_file_names(needed)}."
         )
     named = next(parse_file(path), None)
     said = {named.kind} if named else _said([stem])
-    if said - set(modalities):
-        raise ValueError(f"The name of {path} says {_listing(said)}, but {modalities[0]} is asked for.")
-    file = named or CaseFile(stem, modalities[0], path)
+    if said - set(needed):
+        raise ValueError(f"The name of {path} says {_listing(said)}, but {needed[0]} is asked for.")
+    file = named or CaseFile(stem, needed[0], path)
     beside = (other for name in sorted(path.parent.glob("[!.]*")) if volume_stem(name) for other in parse_file(name))
     masks = [other for other in beside if (other.case_id, other.kind) == (file.case_id, "brain")]
-    return _case_item(group_files([file, *masks])[0], modalities)
+    return _case_item(group_files([file, *masks])[0], modalities, optional)
 
 
-def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -> list[dict[str, Any]]:
+def _folder_items(
+    root: Path, modalities: Sequence[str], optional: Sequence[str], exclude: Path | None
+) -> list[dict[str, Any]]:
     files = [file for file in _decathlon_beside(root) if file.path.parent == root]
     volumes: list[_Loose] = []
     studies: list[tuple[Path, dict[str, Any]]] = []
@@ -181,7 +190,7 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
             if named := parse_name(folder, folder.name):
                 files.append(named._replace(path=_chosen(series, named.kind) or folder))
             elif len(series) > 1:
-                studies.append((folder, _study_item(folder, root, series, modalities)))
+                studies.append((folder, _study_item(folder, root, series, modalities, optional)))
             else:
                 volumes.append(_loose(folder, folder.name, root, series))
         if folder.name in ("imagesTr", "imagesTs"):
@@ -204,8 +213,10 @@ def _folder_items(root: Path, modalities: Sequence[str], exclude: Path | None) -
     cases = [case for case in group_files(file for file in files if file.kind != "label") if case.images]
     loose = _without_belongings(volumes, files, cases, root)
     masks = {file.path.parent / file.case_id: file.path for file in files if file.kind == "brain"}
-    found = [(next(iter(case.images.values())), _case_item(case, modalities)) for case in cases]
-    found += [(scan.path, _loose_item(scan, modalities, masks.get(scan.path.parent / scan.stem))) for scan in loose]
+    found = [(next(iter(case.images.values())), _case_item(case, modalities, optional)) for case in cases]
+    found += [
+        (scan.path, _loose_item(scan, modalities, optional, masks.get(scan.path.parent / scan.stem))) for scan in loose
+    ]
     found += [(Path(error.filename), _unread_item(error, root)) for error in unread]
     found += studies + refused
     if not found:
@@ -299,33 +310,36 @@ def _without_belongings(
     return kept
 
 
-def _case_item(case: BratsCase, modalities: Sequence[str]) -> dict[str, Any]:
-    images = [case.images[name] for name in modalities if name in case.images]
-    names = {"case_id": printable(case.case_id), "patient_id": printable(case.patient_id)}
-    item: dict[str, Any] = {**names, "image": [str(image) for image in images]}
-    problems = list(case.problems) or name_problems(case.case_id)
-    if lacking := [name for name in modalities if name not in case.images]:
-        problems.append(f"no {', '.join(lacking)} image beside {next(iter(case.images.values()))}")
-    if case.channels:
-        item["channels"] = [case.channels.get(name) for name in modalities]
-        item["image"] = item["image"][:1]
-        if not lacking and (None in item["channels"] or len(set(images)) > 1):
-            problems.append("channels need one 4D file, and an index in it for each modality")
+def _needed(modalities: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """Returns the modalities that a scan must have."""
+    return [name for name in modalities if name not in optional]
+
+
+def _case_item(case: BratsCase, modalities: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+    where = f"beside {next(iter(case.images.values()))}"
+    image, wrong = image_entry(case.images, case.channels, modalities, optional, where)
+    item = {"case_id": printable(case.case_id), "patient_id": printable(case.patient_id), **image}
+    problems = [*(case.problems or name_problems(case.case_id)), *wrong]
     if case.brain:
         item["brain"] = str(case.brain)
-    problems += [problem for image in images if image.is_dir() for problem in _series_problems(image)]
+    folders = [Path(file) for file in item["image"] if Path(file).is_dir()]
+    problems += [problem for folder in folders for problem in _series_problems(folder)]
     return {**item, "problems": problems} if problems else item
 
 
-def _loose_item(scan: _Loose, modalities: Sequence[str], brain: Path | None = None) -> dict[str, Any]:
-    others = scan.said - set(modalities)
+def _loose_item(
+    scan: _Loose, modalities: Sequence[str], optional: Sequence[str], brain: Path | None = None
+) -> dict[str, Any]:
+    needed = _needed(modalities, optional)
+    others = scan.said - set(needed)
     patient_id = patient_of(scan.case_id)
-    if len(modalities) == 1 and not others:
-        return _case_item(BratsCase(scan.case_id, patient_id, {modalities[0]: scan.path}, None, brain, {}), modalities)
+    if len(needed) == 1 and not others:
+        case = BratsCase(scan.case_id, patient_id, {needed[0]: scan.path}, None, brain, {})
+        return _case_item(case, modalities, optional)
     said = _listing(others) or "nothing of which it is"
     problem = (
-        f"no {', '.join(modalities)} image: names or series description of {scan.path} say {said}; "
-        f"name files, or the folders of series, {_file_names(modalities)}"
+        f"no {', '.join(needed)} image: names or series description of {scan.path} say {said}; "
+        f"name files, or the folders of series, {_file_names(needed)}"
     )
     return {"case_id": printable(scan.case_id), "patient_id": patient_id, "image": [], "problems": [problem]}
 
@@ -360,15 +374,19 @@ def _chosen(series: Sequence[_Described], modality: str) -> Path | None:
     return matching[0] if len(series) > 1 and len(matching) == 1 else None
 
 
-def _study_item(folder: Path, root: Path, series: Sequence[_Described], modalities: Sequence[str]) -> dict[str, Any]:
+def _study_item(
+    folder: Path, root: Path, series: Sequence[_Described], modalities: Sequence[str], optional: Sequence[str]
+) -> dict[str, Any]:
     """Returns the scan in a folder whose name does not end in a modality."""
     item = _names(folder, root)
     if len(series) < 2:
-        return _loose_item(_loose(folder, folder.name, root, series), modalities)
-    images = [_chosen(series, modality) for modality in modalities]
-    if all(images):
-        logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(str(image) for image in images))
-        return {**item, "image": [str(image) for image in images]}
+        return _loose_item(_loose(folder, folder.name, root, series), modalities, optional)
+    said = {name for one in series for name in one.said if len(one.said) == 1}
+    images = {name: _chosen(series, name) for name in modalities if name in said}
+    image, wrong = image_entry(images, {}, modalities, optional)
+    if not wrong and all(images.values()):
+        logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(image["image"]))
+        return {**item, **image}
     return {**item, "image": [], "problems": [_several_series(folder, series)]}
 
 

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
 from monai.utils import ensure_tuple
 
+from ssmctb_monai.data.brats import lacking_channels
 from ssmctb_monai.data.datasets import fingerprint
 from ssmctb_monai.data.dicom import import_highdicom, write_parametric_map, write_segmentation
 from ssmctb_monai.data.oriented_case import OrientedCase
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = (
     *("case_id", "anomaly_score", "threshold", "flagged_ml", "brain_ml", "slice", "slice_axis"),
-    *("image", "made_from", "problem", "warning"),
+    *("modalities", "image", "made_from", "problem", "warning"),
 )
 STOPPED = "it was being written when inference was stopped: run inference again"
 BRAIN_ML = (600, 2200)  # of an adult; beyond, a part of the brain is missing, or more than the brain is there
@@ -55,9 +56,10 @@ class ScanResults:
     Columns of the summary: ``anomaly_score``, that of the most suspicious axial slice (mean of its 20 highest voxels);
     ``threshold`` and ``flagged_ml``, the volume of the brain at or above it; ``brain_ml``; ``slice`` and
     ``slice_axis``, the most suspicious slice as index along that axis of the scan's voxel grid, both counted from 0;
-    ``image``, the files, joined by ``;``; ``made_from``, a hash of scan and settings; ``problem``, what was wrong with
-    a scan that has no result; ``warning``, what is implausible: a brain outside of 600 to 2200 ml, nothing flagged, an
-    image that calls itself another modality.
+    ``modalities``, those that the scan has of the network's, and ``image``, their files, joined by ``;``;
+    ``made_from``, a hash of scan and settings; ``problem``, what was wrong with a scan that has no result; ``warning``,
+    what is implausible: a brain outside of 600 to 2200 ml, nothing flagged, an image that calls itself another
+    modality.
 
     Several programs may write into one folder at a time: each row is added to what the others have written.
 
@@ -206,7 +208,8 @@ class ScanResults:
             case_id: name of the scan.
             anomaly_map: scores in [0, 1] on the scan's own grid, shape (1, height, width, depth).
             brain: brain mask of the same shape.
-            reconstruction: reconstruction in the scan's intensities, shape (channels, height, width, depth).
+            reconstruction: reconstruction in the scan's intensities, shape (channels, height, width, depth); modalities
+                that the scan lacks are left out.
 
         Raises:
             ValueError: when the map holds NaN in the brain, no axial slice holds 20 voxels of the brain, or the scan's
@@ -218,7 +221,10 @@ class ScanResults:
         except ValueError as error:
             raise ValueError(f"{case_id} has no result: {error}") from error
         self._remove(case_id)
-        images = {"map": anomaly_map, "reconstruction": reconstruction}
+        images = {"map": anomaly_map}
+        if reconstruction is not None:
+            missing = lacking_channels(self.scans[case_id])
+            images["reconstruction"] = reconstruction[[i for i in range(len(reconstruction)) if i not in missing]]
         if self.threshold is not None:
             images["mask"] = ((anomaly_map >= self.threshold) & (brain > 0)).to(torch.uint8)
         scan = self.scans[case_id]["image"][0]
@@ -268,10 +274,17 @@ class ScanResults:
             "warning": "; ".join(self._doubts(case_id, scan, statistics)),
         }
 
+    def _modalities(self, case_id: str) -> list[str]:
+        """Those of the network's modalities that a scan has."""
+        missing = lacking_channels(self.scans[case_id])
+        names = ensure_tuple(self.settings.get("modalities", ()))
+        return [name for place, name in enumerate(names) if place not in missing]
+
     def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics) -> list[str]:
         """What is implausible in a result; the log warns of it."""
         doubts = []
-        wanted, images = ensure_tuple(self.settings.get("modalities", ())), self.scans[case_id]["image"]
+        images = self.scans[case_id]["image"]
+        wanted = self._modalities(case_id)
         for image, modality in zip(images, wanted, strict=True) if len(images) == len(wanted) else ():
             said = said_by_header(Path(image))
             if said and modality not in said:
@@ -292,7 +305,8 @@ class ScanResults:
     def _store(self, row: dict[str, Any]) -> None:
         """Adds the row of a scan to the table."""
         image = printable(";".join(self.scans[row["case_id"]]["image"]))
-        self._put({**row, "image": image, "problem": printable(row.get("problem") or "")})
+        modalities = None if row.get("problem") else ";".join(self._modalities(row["case_id"]))
+        self._put({**row, "modalities": modalities, "image": image, "problem": printable(row.get("problem") or "")})
 
     def _put(self, row: Mapping[str, Any]) -> None:
         """Writes a row, beside those of other programs.

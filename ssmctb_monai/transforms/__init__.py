@@ -39,6 +39,7 @@ from ssmctb_monai.transforms.lesion_free import (
     RandLesionFreeCrop,
     RandLesionFreeCropd,
 )
+from ssmctb_monai.transforms.modalities import RandDropModalities, RandDropModalitiesd
 from ssmctb_monai.transforms.resolution import RandThickSlices, RandThickSlicesd
 from ssmctb_monai.transforms.scores import (
     CalibrateScores,
@@ -79,6 +80,8 @@ __all__ = [
     "RandAnomalyd",
     "RandContrast",
     "RandContrastd",
+    "RandDropModalities",
+    "RandDropModalitiesd",
     "RandLesionFreeCrop",
     "RandLesionFreeCropd",
     "RandPerlinNoise",

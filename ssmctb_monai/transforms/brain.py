@@ -15,6 +15,7 @@ from monai.utils import convert_data_type, convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_li
 
+from ssmctb_monai.data.brats import lacking_channels
 from ssmctb_monai.transforms.skull import HAS_DEEPBET, MIN_SLICES, cut_out_brain, extract_brain
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,8 @@ class SelectChannelsd(MapTransform):
 
     Args:
         keys: keys of the images, shape (channels, ...).
-        channels_key: key of the list of channel indices, absent where all channels are meant.
+        channels_key: key of the list of channel indices, absent where all channels are meant; ``None`` in it is a
+            modality that the scan lacks, which becomes a channel of 0.
         num_channels: number of channels that an image must have then; ``None`` takes any.
     """
 
@@ -223,7 +225,10 @@ class SelectChannelsd(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             if self.channels_key in item:
-                item[key] = image[list(item[self.channels_key])]
+                indices = list(item[self.channels_key])
+                item[key] = image[[0 if index is None else index for index in indices]]
+                for channel in lacking_channels(item, self.channels_key):
+                    item[key][channel] = 0
             if self.num_channels not in (None, len(item[key])):
                 raise ValueError(
                     f"{source_name(image)} has {len(item[key])} channels, but {self.num_channels} are asked for: give "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from monai.utils import convert_data_type, convert_to_dst_type
 from torch import Tensor
 
 from ssmctb_monai.checks import check_shares
+from ssmctb_monai.data.brats import lacking_channels
 from ssmctb_monai.transforms.brain import source_name
 
 
@@ -55,26 +56,30 @@ class RobustScaleIntensity(Transform):
         inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
         scaled = torch.zeros_like(tensor)
         for channel, (median, width), result in zip(tensor, ranges, scaled, strict=True):
-            result[inside] = (0.5 + (channel[inside] - median) / width).clamp(0, 1)
+            if width > 0:
+                result[inside] = (0.5 + (channel[inside] - median) / width).clamp(0, 1)
         return convert_to_dst_type(scaled, image, dtype=torch.float32)[0]
 
-    def ranges(self, image: NdarrayOrTensor, brain: NdarrayOrTensor) -> Tensor:
+    def ranges(self, image: NdarrayOrTensor, brain: NdarrayOrTensor, lacking: Sequence[int] = ()) -> Tensor:
         """Finds the intensities that become 0, 0.5 and 1.
 
         Args:
             image: shape (channels, height, width[, depth]).
             brain: mask of shape (1, height, width[, depth]), 0 or 1.
+            lacking: channels of modalities that the scan lacks.
 
         Returns:
             Tensor of shape (channels, 2): the intensity that becomes 0.5, and by how much those that become 0 and 1
-            differ.
+            differ; 0 and 0 for a modality that is lacking, which stays 0.
         """
         tensor = convert_data_type(image, torch.Tensor, dtype=torch.float32)[0]
         inside = convert_data_type(brain, torch.Tensor)[0][0] > 0
         if not inside.any():
             raise ValueError(f"The brain mask of {source_name(image)} is empty.")
-        ranges = torch.empty(len(tensor), 2)
+        ranges = torch.zeros(len(tensor), 2)
         for index, channel in enumerate(tensor):
+            if index in lacking:
+                continue
             lower, median, upper = percentile(channel[inside], [25, 50, 75])
             if upper <= lower:
                 raise ValueError(f"Half of the brain in {source_name(image)}, channel {index}, has the value {lower}.")
@@ -83,13 +88,14 @@ class RobustScaleIntensity(Transform):
 
 
 class RobustScaleIntensityd(MapTransform):
-    """Dictionary-based `RobustScaleIntensity`.
+    """Dictionary-based `RobustScaleIntensity`; modalities that `SelectChannelsd` put as missing stay 0.
 
     Args:
         keys: keys of the images.
         brain_key: key of the brain mask.
         limit: number of interquartile ranges between the median and either end, positive.
         ranges_key: key under which the range of intensities is stored, for `RestoreIntensityd`.
+        channels_key: key of the list of channel indices, where there is one, as `SelectChannelsd` takes it.
     """
 
     def __init__(
@@ -98,10 +104,12 @@ class RobustScaleIntensityd(MapTransform):
         brain_key: str = "brain",
         limit: float = 4.0,
         ranges_key: str = "intensity_ranges",
+        channels_key: str = "channels",
     ) -> None:
         super().__init__(keys)
         self.brain_key = brain_key
         self.ranges_key = ranges_key
+        self.channels_key = channels_key
         self.scale = RobustScaleIntensity(limit)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -115,7 +123,8 @@ class RobustScaleIntensityd(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key])
+            lacking = lacking_channels(item, self.channels_key)
+            item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key], lacking)
             item[key] = self.scale(item[key], item[self.brain_key], item[self.ranges_key])
         return item
 

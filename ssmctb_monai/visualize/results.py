@@ -18,6 +18,7 @@ from ssmctb_monai.data.brats import (
     CaseFile,
     NoCasesError,
     find_cases,
+    lacking_channels,
     parse_file,
     volume_stem,
 )
@@ -66,13 +67,17 @@ def find_maps(results_dir: PathLike, dataset_dir: PathLike | None = None) -> lis
         raise NotADirectoryError(f"The folder of results {root} does not exist or is not a folder.")
     rows = _read_summary(root / "summary.csv")
     modalities = ensure_tuple(_read_json(root / "settings.json").get("modalities", ())) if rows else ()
-    maps = {name: _result(root, row, modalities) for name, row in (rows or {}).items()}
+    used = {
+        name: row["modalities"].split(";") if row.get("modalities") else modalities
+        for name, row in (rows or {}).items()
+    }
+    maps = {name: _result(root, row, used[name]) for name, row in (rows or {}).items()}
     if dataset_dir is not None:
         scans = _dataset_scans(Path(dataset_dir).expanduser().absolute(), modalities, maps, exclude=root)
         maps = maps if rows is not None else _saved_maps(root, scans)
     elif rows is not None:
         beside = cache(_files_beside)
-        scans = {name: _summary_scan(row, modalities, beside) for name, row in rows.items() if not row["problem"]}
+        scans = {name: _summary_scan(row, used[name], beside) for name, row in rows.items() if not row["problem"]}
     else:
         raise ValueError(f"No summary.csv in {root} says where the scans are: give their folder as `dataset_dir`.")
 
@@ -206,11 +211,14 @@ def _dataset_scans(
     scans = {case.case_id: _scan_of(case) for case in cases if case.images}
     lacking = {"problem": f"{folder} has no images of it"}
     if modalities and (others := set(wanted) - scans.keys()):
-        for scan in find_scans(folder, modalities, exclude):
+        for scan in find_scans(folder, modalities, exclude, optional=modalities[1:]):
             if (name := scan["case_id"]) in others:
+                missing = lacking_channels(scan)
                 scans[name] = {key: scan[key] for key in ("image", "channels", "brain") if key in scan}
                 scans[name] |= {"problem": "; ".join(scan["problems"])} if "problems" in scan else {}
-                scans[name]["modalities"] = list(modalities)
+                scans[name]["modalities"] = [kind for place, kind in enumerate(modalities) if place not in missing]
+                if missing:
+                    scans[name]["channels"] = [channel for channel in scan["channels"] if channel is not None]
     return {case.case_id: lacking for case in cases} | scans
 
 

@@ -338,6 +338,17 @@ def test_results_of_the_image_are_beside_the_network_s(work, cases, training):
     assert image["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
 
 
+def test_results_on_the_first_modality_are_beside_those_on_all(work, cases, training):
+    run = Run("block", 0, 0, work)
+    finish(run, cases, 0.75)
+    metrics(run, 0.5).save(run.metrics_file("first"))
+    run.metrics_file("first").with_suffix(".json").write_text(json.dumps(run.evaluation_configuration))
+    results.write_results("block", "first", 0, work, cases)
+    (first,) = results.load_results()
+    assert (first["title"], first["reference"]) == ("2D, block: FLAIR alone", "2D, block")
+    assert first["means"]["all"]["difference_to_reference"]["slice_auroc"]["value"] == -0.25
+
+
 def test_no_run_is_finished(work, cases, training):
     runs.train(Run("block", 0, 0, work), cases)
     with pytest.raises(ValueError, match="No run of block with seed 0 is finished below"):

@@ -376,6 +376,28 @@ def test_without_thresholds(evaluating, tmp_path, two_cases):
         assert has_none == metric.needs_threshold, name
 
 
+def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, two_cases):
+    """Only by a network whose training left them out; lacking ones have no baseline."""
+    with pytest.raises(RuntimeError) as error:
+        evaluating(tmp_path, datalist_file=two_cases, modality_dropout=1.0).parser.get_parsed_content("dataset")
+    assert "The network needs t1ce, which --modality_dropout 1.0 leaves out" in messages(error.value)
+    shutil.copytree(trained.folder / "ckpt", tmp_path / "ckpt")
+    settings = tmp_path / "ckpt" / "model_settings.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "modality_dropout": 0.5}))
+    given = {"ckpt_file": str(tmp_path / "ckpt" / "model.pt"), "datalist_file": two_cases}
+    parser = evaluating(tmp_path, **given, modality_dropout=1.0).parser
+    assert parser.get_parsed_content("baselines") == ["baseline_flair", "baseline_t1ce"]
+    item = next(iter(parser.get_parsed_content("dataset")))
+    assert item["image"].flatten(1).any(1).tolist() == [True, False]
+    content = json.loads(Path(two_cases).read_text())
+    del content["test"][0]["image"]["t1ce"]
+    (tmp_path / "flair.json").write_text(json.dumps(content))
+    parser = evaluating(tmp_path, **{**given, "datalist_file": str(tmp_path / "flair.json")}).parser
+    assert parser.get_parsed_content("baselines") == ["baseline_flair"]
+    first, second = (item["image"].flatten(1).any(1).tolist() for item in parser.get_parsed_content("dataset"))
+    assert (first, second) == ([True, False], [True, True])
+
+
 def test_validation_part(evaluating, tmp_path):
     evaluating(tmp_path / "out", section="validation").run()
     assert [row["case_id"] for row in table(tmp_path / "out" / "cases.csv")][:2] == ["Made_002", "Made_006"]

@@ -22,6 +22,7 @@ from ssmctb_monai.checkpoints import Settings, make_network
 from ssmctb_monai.data.readers import read_volume
 from ssmctb_monai.files import checksum
 from ssmctb_monai.networks.nets import DRAEM
+from ssmctb_monai.visualize import find_maps, load_heatmap
 
 POINT = np.array([12.0, -25.0, 18.0])  # of the bright blob, mm, RAS
 BLOB = 500  # its height; half a head of 47 mm holds about 8 * 5 * 35 = 1400 intensities of [0, 1]
@@ -322,6 +323,46 @@ def test_several_modalities(inference, bundle, tmp_path):
     inference(tmp_path / "scans", **overrides)
     assert list(table(tmp_path)) == ["P1"]
     assert load(tmp_path, "P1", "reconstructions")[0].shape == (*array.shape, 2)
+
+
+def test_modalities_that_scans_lack(inference, bundle, tmp_path, monkeypatch):
+    """The network sees 0 in their place, results tell of it, and notebooks open them."""
+    array, affine = volume("smaller than a window")
+    other = ((1500 - array) * (array > 0)).astype(np.int16)
+    for name, kinds in {"P1": ["t1ce", "flair"], "P2": ["t1ce"], "P3": ["flair"]}.items():
+        for kind in kinds:
+            write_nifti(tmp_path / "scans" / f"{name}_{kind}.nii.gz", array if kind == "t1ce" else other, affine)
+    write_dicom(tmp_path / "scans" / "P4" / "t1ce", array, affine)
+    save(tmp_path / "any.pt", bundle.dims, 2, modality_dropout=0.5)
+    save(tmp_path / "two.pt", bundle.dims, 2)
+    seen = []
+    forward = DRAEM.forward
+    monkeypatch.setattr(DRAEM, "forward", lambda self, x: seen.append(x.flatten(2).any(2)) or forward(self, x))
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scans", ckpt_file=str(tmp_path / "any.pt"), save_reconstruction=True)
+    assert "no t1ce image beside" in messages(error.value)
+    rows = table(tmp_path)
+    assert {name: row["modalities"] for name, row in rows.items()} == {
+        "P1": "t1ce;flair",
+        "P2": "t1ce",
+        "P3": "",
+        "P4": "t1ce",
+    }
+    present = torch.cat(seen)
+    assert present[:, 0].all()
+    assert 0.3 < present[:, 1].float().mean() < 0.37  # that of a scan of three
+    assert load(tmp_path, "P1", "reconstructions")[0].shape == (*array.shape, 2)
+    assert load(tmp_path, "P2", "reconstructions")[0].shape == array.shape
+    first, alone, series = find_maps(tmp_path / "out")
+    assert [item["modalities"] for item in (first, alone, series)] == [["t1ce", "flair"], ["t1ce"], ["t1ce"]]
+    assert list(load_heatmap(alone).reconstructions) == ["t1ce"]
+    assert find_maps(tmp_path / "out", tmp_path / "scans")[1]["modalities"] == ["t1ce"]
+    whole, lacking = (load(tmp_path, name)[0] for name in ("P1", "P2"))
+    assert np.abs(whole - lacking).max() > 1e-4  # the network reads which there are
+    np.testing.assert_allclose(load(tmp_path, "P4")[0], lacking, atol=1e-4)
+    with pytest.raises(RuntimeError) as error:  # of a network that needs both
+        inference(tmp_path / "scans", ckpt_file=str(tmp_path / "two.pt"), output_dir=str(tmp_path / "two"))
+    assert "P2: no flair image beside" in messages(error.value)
 
 
 # ------------------------------------------------------------------------------------------------- what goes wrong

@@ -141,6 +141,19 @@ def test_block_and_modalities(training, tmp_path, dataset_dir, block, kind, plac
     assert all(type(module) is kind for module in blocks)
 
 
+def test_modality_dropout(training, tmp_path, dataset_dir):
+    """What is left out is 0 for the network and for its loss, and anomalies show in what is left."""
+    given = {"modalities": ["flair", "t1ce"], "modality_dropout": 1.0, "anomaly#prob": 1.0}
+    parser = training(tmp_path, dataset_dir=str(dataset_dir), **given).parser
+    assert parser.get_parsed_content("settings").optional_modalities == ("t1ce",)
+    batch = next(iter(parser.get_parsed_content("train#dataloader")))
+    for key in ("image", "image_clean"):
+        assert batch[key].flatten(2).any(2).tolist() == [[True, False]] * len(batch[key])
+    is_changed = (batch["image"] != batch["image_clean"]).any(1, keepdim=True)
+    assert batch["anomaly_mask"].flatten(1).any(1).all()
+    assert is_changed[batch["anomaly_mask"] > 0].float().mean() > 0.9
+
+
 def section(parser, part):
     return [item["case_id"] for item in parser.get_parsed_content(f"{part}#dataset").data]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctb_monai.data.brats import BratsCase, find_cases
+from ssmctb_monai.data.brats import BratsCase, find_cases, shared_modalities
 from ssmctb_monai.data.checks import InvalidCasesError
 from ssmctb_monai.data.datalist import load_datalist, patient_folds, prepare_datalist, split_patients, write_datalist
 
@@ -279,6 +279,19 @@ def test_four_dimensional_file(folder):
     (item,) = load_datalist(datalist, folder, "training", ["t1", "flair"])
     assert item["image"] == [str(folder / "image.nii.gz")]
     assert item["channels"] == [1, 0]
+    (item,) = load_datalist(datalist, folder, "training", ["flair", "t2", "t1"], optional=["t2", "t1"])
+    assert (item["image"], item["channels"]) == ([str(folder / "image.nii.gz")], [0, None, 1])
+
+
+def test_optional_modalities(folder):
+    images = {"t2": "label.nii.gz", "flair": "image.nii.gz"}
+    datalist = write(folder / "d.json", test=[entry("A", image=images), entry("B", image={"t2": "t2.nii"})])
+    names = ["flair", "t1", "t2"]
+    first, second = load_datalist(datalist, folder, "test", names, optional=names[1:], keep_invalid=True)
+    assert first["image"] == [str(folder / "image.nii.gz"), str(folder / "label.nii.gz")]
+    assert first["channels"] == [0, None, 1]
+    assert second["problems"][0] == "no flair image in the datalist"
+    assert shared_modalities([first, second], names) == ["flair", "t2"]
 
 
 @pytest.mark.parametrize(

@@ -506,6 +506,33 @@ def test_modalities_of_a_study_in_one_folder(tmp_path):
     assert item["image"] == [str(folder / "IM0.1.2.4"), str(folder / "IM0.1.2.5")]
 
 
+def test_optional_modalities(tmp_path, caplog):
+    """Files, series in folders of their own and in one, and a 4D file; the first modality is always needed."""
+    names, optional = ["t2f", "t1c", "t1", "t2"], ["t1ce", "t1", "t2"]
+    touch(tmp_path, "P1_t2.nii", "P1_flair.nii", "P2_t1.nii", "P3.nii", *(f"P4_{name}.nii" for name in names))
+    dicom(tmp_path / "P5" / "t1ce")
+    dicom(tmp_path / "P5" / "flair")
+    study = dicom(tmp_path / "P6", uid="1.2.5", description="t2_FLAIR_tra")
+    dicom(study, uid="1.2.4", description="t1_mprage_sag")
+    items = {item["case_id"]: item for item in find_scans(tmp_path, names, optional=optional)}
+    assert items["P1"]["image"] == [str(tmp_path / "P1_flair.nii"), str(tmp_path / "P1_t2.nii")]
+    assert items["P2"]["problems"] == [f"no flair image beside {tmp_path / 'P2_t1.nii'}"]
+    assert items["P5"]["image"] == [str(tmp_path / "P5" / name) for name in ("flair", "t1ce")]
+    assert items["P6"]["image"] == [str(study / "IM0.1.2.5"), str(study / "IM0.1.2.4")]
+    channels = {name: item["channels"] for name, item in items.items() if "channels" in item}
+    flair_alone = [0, None, None, None]
+    expected = {"P1": [0, None, None, 1], "P3": flair_alone, "P5": [0, 1, None, None], "P6": [0, None, 1, None]}
+    assert channels == expected
+    assert "1 taken as FLAIR, since their names say nothing else: P3.nii" in caplog.text
+    (alone,) = find_scans(tmp_path / "P4_t2f.nii", names, optional=optional)
+    assert (alone["image"], alone["channels"]) == ([str(tmp_path / "P4_t2f.nii")], flair_alone)
+    with pytest.raises(ValueError, match=r"P2_t1\.nii says t1, but flair is asked for"):
+        find_scans(tmp_path / "P2_t1.nii", names, optional=optional)
+    dicom(study, uid="1.2.6", description="t1_space")  # two that may be meant
+    items = {item["case_id"]: item for item in find_scans(tmp_path, names, optional=optional)}
+    assert "holds 3 DICOM series" in items["P6"]["problems"][0]
+
+
 @pytest.mark.parametrize("name", ["P1/IM1.dcm", "P1/IM1.DCM"])
 def test_folder_with_damaged_dicom_files(tmp_path, name):
     touch(tmp_path, name)

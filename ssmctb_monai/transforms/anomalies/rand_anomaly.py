@@ -23,10 +23,13 @@ from ssmctb_monai.transforms.anomalies.parts import (
 )
 from ssmctb_monai.transforms.anomalies.shapes import PerlinShape
 from ssmctb_monai.transforms.anomalies.sources import OffsetSource
+from ssmctb_monai.transforms.modalities import has_modality
 
 
 class RandAnomaly(SeededTogether, RandomizableTransform):
     """Puts synthetic anomalies into a lesion-free image: a shape, filled from a source, blended in, and its label.
+
+    Channels of modalities that an image lacks, 0 throughout (`has_modality`), stay 0.
 
     Zavrtanik et al., *DRAEM*, ICCV 2021, https://arxiv.org/abs/2108.07610, is a `PerlinShape` with a `FolderSource`;
     the default is a `PerlinShape` with an `OffsetSource`.
@@ -123,12 +126,13 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
         mask = torch.zeros_like(inside)
         self.randomize(None)
         if self._do_transform and inside.any():
+            present = has_modality(clean).view(-1, *[1] * inside.dim())
             for _ in range(self.R.randint(self.count[0], self.count[1] + 1)):
                 level = self.shapes[self.R.randint(len(self.shapes))](clean, inside)
                 region = (level >= 0) & inside
                 self.blend.randomize(None)
                 source = self.sources[self.R.randint(len(self.sources))](image, region, donors)
-                image = self.blend(image, source, level, inside).clamp(0, 1)
+                image = torch.where(present, self.blend(image, source, level, inside).clamp(0, 1), image)
                 mask |= region
         image = image.to(clean.dtype)
         return image, self.label(clean, image, mask)[None]

@@ -18,6 +18,7 @@ from ssmctb_monai.checks import check_ranges, check_shares
 from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.transforms.anomalies.parts import AnomalySource
 from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
+from ssmctb_monai.transforms.modalities import has_modality
 
 # Shares of lesions that are brighter and darker than the tissue around; the others do not show. Oedema and gliosis hold
 # water, bright on T2 and FLAIR and dark on T1; FLAIR suppresses free fluid alone. On T1ce what takes up contrast is
@@ -37,7 +38,7 @@ class OffsetSource(AnomalySource):
         brighter: probability that an offset is upwards; ``None``: that of lesions in the ``modalities``
             (`LESION_CONTRAST`), else 0.5.
         presence: probability that a channel has an offset; it is drawn again where no channel would have one. ``None``:
-            that of lesions in the ``modalities``, else 1.
+            that of lesions in the ``modalities``, else 1. A modality that the image lacks (`has_modality`) has none.
         texture: largest standard deviation of the texture, as a share of the offset; drawn from 0.
         cells: least and largest number of cells per axis of the image, of the texture's noise.
         modalities: names of the channels, of ``"flair"``, ``"t1"``, ``"t1ce"`` and ``"t2"``.
@@ -90,6 +91,9 @@ class OffsetSource(AnomalySource):
         """Draws a source, as `AnomalySource` describes it."""
         channels = len(image)
         presence, brighter = self._per_channel("presence", channels), self._per_channel("brighter", channels)
+        presence = presence * has_modality(image).cpu().numpy()
+        if not presence.any():
+            raise ValueError(f"presence is 0 in every modality that the image has: {self.presence}.")
         signs = np.zeros(channels)
         while not signs.any():
             draw = self.R.uniform(size=channels)
