@@ -123,7 +123,8 @@ def pruned(config: Mapping[str, Any], kept: set[str]) -> dict[str, Any]:
 
 def ordered(config: Mapping[str, Any]) -> dict[str, Any]:
     """Puts plain options before parts, and what is run last."""
-    first, last = ("imports", "bundle_root"), ("initialize", "training", "evaluating", "inference", "run")
+    first = ("imports", "bundle_root")
+    last = ("initialize", "training", "thresholding", "evaluating", "inference", "run")
 
     def place(key: str) -> tuple[int, int]:
         if key in first or key in last:

@@ -22,14 +22,16 @@ from typing import Any, Literal
 
 import torch
 from monai.config import PathLike
+from monai.inferers import Inferer
 from torch import nn
 
 from ssmctb_monai.checks import check_file, check_spatial_dims
 from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.files import checksum, read_json, write_json
+from ssmctb_monai.inferers.windows import window_inferer
 from ssmctb_monai.networks.insertion import insert_block
 from ssmctb_monai.transforms.modalities import dropout_rates
-from ssmctb_monai.transforms.slices import PLANES, plane_axes
+from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Settings:
     background: str
     smoothing: float | Sequence[float]
     block: str | None
-    planes: Sequence[str] | None = None
+    planes: Sequence[Plane] | None = None
     normal_score: float | None = None
     modality_dropout: float | Sequence[float] = 0.0
     network: Mapping[str, Any] | None = None
@@ -257,6 +259,55 @@ def check_checkpoint(
         raise ValueError(f"{checkpoint} holds no state dict of a network: name another checkpoint by --ckpt_file.")
     logger.info("Using the checkpoint %s.", checkpoint)
     return checkpoint
+
+
+def load_ensemble(ckpt_files: Sequence[PathLike], settings: Settings, device: torch.device) -> dict[nn.Module, Inferer]:
+    """Loads the networks that make an ensemble with another one: of 2D and 3D, of several folds, of several systems.
+
+    Args:
+        ckpt_files: their checkpoints, with the settings beside them.
+        settings: settings of the other one. Those of what is done before and after the networks must be the same.
+        device: device of the networks.
+
+    Returns:
+        Networks in evaluation mode, each with its inferer.
+
+    Raises:
+        FileNotFoundError: when a checkpoint or its settings are missing.
+        ValueError: when settings differ, or a file is damaged.
+    """
+    members: dict[nn.Module, Inferer] = {}
+    for file in ckpt_files:
+        check_file(beside(file, "settings"), "training writes it beside the checkpoint, which an ensemble needs")
+        own = load_settings(file, {})
+        names = ("modalities", "optional_modalities", "spacing", "region", "smoothing", "normal_score")
+        if differing := [name for name in names if getattr(own, name) != getattr(settings, name)]:
+            pairs = [f"{name} {_text(getattr(own, name))}, not {_text(getattr(settings, name))}" for name in differing]
+            raise ValueError(
+                f"{file} was trained with {'; '.join(pairs)}, the settings of the first checkpoint: the networks of an "
+                "ensemble share them."
+            )
+        network = make_network(own.network)
+        network.load_state_dict(load_state(check_checkpoint(file, own), "copy it anew"))
+        members[network.to(device).eval()] = window_inferer(own.spatial_dims, own.roi_size, own.planes)
+    return members
+
+
+def thresholds_of(ckpt_files: Sequence[PathLike]) -> Path:
+    """Returns the file of the thresholds that training wrote beside a checkpoint.
+
+    Args:
+        ckpt_files: the checkpoint; of several one is asked for.
+
+    Raises:
+        ValueError: when there are several checkpoints.
+    """
+    if len(ckpt_files) > 1:
+        raise ValueError(
+            "The mean of several networks' maps has a threshold of its own: make it by `python -m monai.bundle run "
+            "thresholding` with these checkpoints, and name it by --thresholds_file, or give `--thresholds_file none`."
+        )
+    return beside(ckpt_files[0], "thresholds")
 
 
 def load_state(path: Path, advice: str) -> Any:

@@ -105,7 +105,7 @@ def test_settings_come_back(checkpoint):
         ({"system": None}, "system must be a name"),
         ({"sha256": 5}, "sha256 must be a text"),
         ({"modality_dropout": 2}, r"modality_dropout must be in \[0, 1\], got 2"),
-        ({"modality_dropout": [0.5, 0]}, "0 for the first, which is never left out"),
+        ({"modality_dropout": [0.5, 0]}, "modality_dropout must be one number for all modalities behind the first"),
     ],
 )
 def test_values_of_another_kind(checkpoint, changes, words):

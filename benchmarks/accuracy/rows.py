@@ -92,6 +92,10 @@ MODALITY_ROWS = {"-t1ce": ("flair", "t1ce"), "-four": ("flair", "t1ce", "t1", "t
 # One network for any of the modalities
 ANY = {"modality_dropout": 0.5}
 
+# Every second anomaly with another one in its middle
+OFFSET = {"_target_": "ssmctb_monai.transforms.OffsetSource", "offset": [0.03, 0.3], "modalities": "@channels"}
+NESTED = {"_target_": "ssmctb_monai.transforms.NestedSource", "outer": OFFSET, "inner": OFFSET}
+
 # Systems besides that of train.json, by their overlay
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
@@ -133,6 +137,17 @@ ROWS = {
         for name, modalities in MODALITY_ROWS.items()
         for block, (title, overrides, reference) in BLOCK_ROWS.items()
         if block in ("-none", "")
+    },
+    **{
+        f"brats{dims}d-four-nested": Row(
+            f"{dims}D, SSMCTB in the reconstructive sub-network, nested anomalies",
+            "brats",
+            f"brats{dims}d",
+            overrides={"anomaly#sources": [OFFSET, NESTED]},
+            modalities=MODALITY_ROWS["-four"],
+            reference=f"brats{dims}d-four",
+        )
+        for dims in (2, 3)
     },
     **{
         f"brats{dims}d-any": Row(

@@ -217,7 +217,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         parser[key] = value
     evaluator, evaluation = (parser.get_parsed_content(name) for name in ("evaluator", "evaluation"))
     if score not in ("model", FIRST):
-        evaluator.network = scoring_network(evaluator.network, score)
+        evaluator.networks = [scoring_network(network, score) for network in evaluator.networks]
         report = next(item for item in parser.get_parsed_content("handlers") if isinstance(item, EvaluationReport))
         report.maps = {method_name(score): report.maps.pop("model"), **report.maps}
         evaluation.thresholds.pop("model", None)

@@ -141,6 +141,7 @@ def transfer(
     sets: Sequence[str] | None = None,
     limit: int | None = None,
     skulls: Sequence[str] = SKULLS,
+    mean_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Evaluates detectors on sets of scans; what is finished is not done again.
 
@@ -157,6 +158,7 @@ def transfer(
         sets: names of the sets to evaluate, all by default.
         limit: number of scans to take of each set, all by default.
         skulls: names of the sets of heads, out of which the brain is cut.
+        mean_threshold: threshold of the mean of the maps, the mean of their thresholds by default.
 
     Returns:
         Results of the sets that these detectors were evaluated on, by their names, as in ``transfer.json``.
@@ -183,14 +185,14 @@ def transfer(
     for name in sets or found:
         cases = [case for case in found[name] if case.patient_id not in patients][:limit]
         overrides = {"background": "skull" if name in skulls else "constant"}
-        configuration = {"detectors": described, "overrides": overrides}
+        configuration = {"detectors": described, "overrides": overrides, "mean_threshold": mean_threshold}
         file = folder / f"{name}.json"
         if file.is_file() and read_json(file)["configuration"] == {**configuration, "scans": _fingerprint(cases)}:
             logger.info("%s: done before", name)
             continue
         logger.info("%s: %d scans", name, len(cases))
         pipelines = [Pipeline(detector, overrides, cases, root, work_dir) for detector in detectors if cases]
-        evaluation = evaluate(pipelines)
+        evaluation = evaluate(pipelines, mean_threshold)
         left_out = {case.case_id: ["trained on"] for case in found[name] if case.patient_id in patients}
         left_out |= {case_id: why for pipeline in pipelines for case_id, why in pipeline.left_out.items()}
         result = {"modality": pipelines[0].modality if pipelines else None, **_result(evaluation, names)}
@@ -330,15 +332,16 @@ class Pipeline:
         return self.postprocessing({**item, "pred": MetaTensor(score, affine=item["image"].affine)})["pred"]
 
 
-def evaluate(pipelines: Sequence[Pipeline]) -> AnomalyEvaluation:
+def evaluate(pipelines: Sequence[Pipeline], mean_threshold: float | None = None) -> AnomalyEvaluation:
     """Evaluates detectors, the mean of several, and the image itself on the scans that all of them can use.
 
     Args:
         pipelines: the detectors on the scans of one set.
+        mean_threshold: threshold of the mean of the maps, the mean of their thresholds by default.
     """
     thresholds = {pipeline.name: pipeline.threshold for pipeline in pipelines if pipeline.threshold is not None}
     if len(thresholds) == len(pipelines) > 1:
-        thresholds[MEAN] = fmean(thresholds.values())
+        thresholds[MEAN] = fmean(thresholds.values()) if mean_threshold is None else mean_threshold
     evaluation = AnomalyEvaluation(thresholds, pipelines[0].settings if pipelines else None, list(SHOWN))
     case_ids = [name for name in (pipelines[0].places if pipelines else ()) if all(name in p.places for p in pipelines)]
     for index, case_id in enumerate(case_ids, start=1):
@@ -438,6 +441,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="number of scans to take of each set; all by default")
     parser.add_argument("--skulls", default=",".join(SKULLS), help="names of sets of heads, separated by commas")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/accuracy/transfer"))
+    parser.add_argument(
+        "--mean_thresholds",
+        type=Path,
+        metavar="FILE",
+        help="label-free threshold of the mean of the maps, as `thresholding` writes it; by default the mean of theirs",
+    )
     settings = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
@@ -446,7 +455,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     detectors += [trained_detector(text) for text in settings.ckpt_file]
     sets = settings.sets.split(",") if settings.sets else None
     skulls = settings.skulls.split(",")
-    print(tables(transfer(detectors, settings.data_dir, settings.work_dir, sets, settings.limit, skulls)))
+    mean_threshold = load_thresholds(settings.mean_thresholds)["model"].value if settings.mean_thresholds else None
+    results = transfer(
+        detectors, settings.data_dir, settings.work_dir, sets, settings.limit, skulls, mean_threshold=mean_threshold
+    )
+    print(tables(results))
 
 
 def _result(evaluation: AnomalyEvaluation, names: Sequence[str]) -> dict[str, Any]:

@@ -194,11 +194,11 @@ def image_entry(
 
     Returns:
         ``image``, the files, and, for `SelectChannelsd`, where it does not follow from their order, ``channels``, the
-        index of each modality, ``None`` where the case lacks it. And what is wrong.
+        index of each modality, -1 where the case lacks it. And what is wrong.
 
     Example:
         >>> image_entry({"t2": "t2.nii", "flair": "flair.nii"}, {}, ["flair", "t1", "t2"], optional=["t1", "t2"])
-        ({'image': ['flair.nii', 't2.nii'], 'channels': [0, None, 1]}, [])
+        ({'image': ['flair.nii', 't2.nii'], 'channels': [0, -1, 1]}, [])
     """
     found = [name for name in modalities if name in images]
     files = [str(images[name]) for name in found]
@@ -206,11 +206,11 @@ def image_entry(
     lacking = [name for name in modalities if name not in images and name not in optional]
     problems = [f"no {', '.join(lacking)} image {where}".rstrip()] if lacking else []
     if channels:
-        entry["channels"] = [channels.get(name) if name in images else None for name in modalities]
+        entry["channels"] = [channels.get(name, -1) if name in images else -1 for name in modalities]
         if not lacking and (len(set(files)) > 1 or any(name not in channels for name in found)):
             problems.append("channels need one 4D file, and an index in it for each modality")
     elif len(found) < len(modalities) and not lacking:
-        entry["channels"] = [found.index(name) if name in found else None for name in modalities]
+        entry["channels"] = [found.index(name) if name in found else -1 for name in modalities]
     return entry, problems
 
 
@@ -221,7 +221,7 @@ def lacking_channels(item: Mapping[Any, Any], channels_key: str = "channels") ->
         item: item with what :func:`image_entry` returned.
         channels_key: key of the list of channel indices.
     """
-    return [place for place, index in enumerate(item.get(channels_key, ())) if index is None]
+    return [place for place, index in enumerate(item.get(channels_key, ())) if index < 0]
 
 
 def shared_modalities(items: Iterable[Mapping[str, Any]], modalities: Sequence[str]) -> list[str]:

@@ -245,7 +245,7 @@ def load_datalist(
     Returns:
         One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
         4D file that one path), ``channels`` (the index of each modality in a 4D file, or, where some are lacking, in
-        ``image``; ``None`` for those), ``label``, and ``brain`` where there is a brain mask. All paths are absolute.
+        ``image``; -1 for those), ``label``, and ``brain`` where there is a brain mask. All paths are absolute.
         Cases that ``keep_invalid`` kept have ``problems`` besides, the list of what they lack.
 
     Raises:

@@ -118,7 +118,7 @@ def find_scans(
     Returns:
         One dictionary a scan, in the order of their names: ``case_id``, ``patient_id``, ``image`` (a path for each
         modality, in their order, a folder for a DICOM series; for a 4D file that one path), ``channels`` (the index of
-        each modality in a 4D file, or, where some are lacking, in ``image``; ``None`` for those), and ``brain`` where
+        each modality in a 4D file, or, where some are lacking, in ``image``; -1 for those), and ``brain`` where
         there is a brain mask. All paths are absolute. Scans that
         cannot be used have ``problems`` besides, the list of what is wrong, for
         :class:`~ssmctb_monai.data.datasets.ValidCases` to report.

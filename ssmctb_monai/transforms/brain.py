@@ -197,7 +197,7 @@ class SelectChannelsd(MapTransform):
 
     Args:
         keys: keys of the images, shape (channels, ...).
-        channels_key: key of the list of channel indices, absent where all channels are meant; ``None`` in it is a
+        channels_key: key of the list of channel indices, absent where all channels are meant; -1 in it is a
             modality that the scan lacks, which becomes a channel of 0.
         num_channels: number of channels that an image must have then; ``None`` takes any.
     """
@@ -225,8 +225,7 @@ class SelectChannelsd(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             if self.channels_key in item:
-                indices = list(item[self.channels_key])
-                item[key] = image[[0 if index is None else index for index in indices]]
+                item[key] = image[list(item[self.channels_key])]
                 for channel in lacking_channels(item, self.channels_key):
                     item[key][channel] = 0
             if self.num_channels not in (None, len(item[key])):

@@ -218,7 +218,7 @@ def _dataset_scans(
                 scans[name] |= {"problem": "; ".join(scan["problems"])} if "problems" in scan else {}
                 scans[name]["modalities"] = [kind for place, kind in enumerate(modalities) if place not in missing]
                 if missing:
-                    scans[name]["channels"] = [channel for channel in scan["channels"] if channel is not None]
+                    scans[name]["channels"] = [channel for channel in scan["channels"] if channel >= 0]
     return {case.case_id: lacking for case in cases} | scans
 
 

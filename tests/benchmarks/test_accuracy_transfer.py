@@ -122,6 +122,8 @@ def test_scores_of_the_image(scans, tmp_path, image_detector):
     assert values(first, "one", "dice_at_threshold") == pytest.approx(lesion_share, abs=1e-3)
     silent = {name: method["nothing_flagged_share"] for name, method in second["methods"].items()}
     assert silent == {"one": 0, "other": 1, "mean": 1, "image": None, "raw": None}
+    again = transfer(detectors, scans, tmp_path / "work", ["second"], mean_threshold=0.0)["second"]
+    assert again["methods"]["mean"]["nothing_flagged_share"] == 0
     assert (second["number_of_cases"], second["number_of_cases_with_lesion"]) == (2, 1)
     assert values(second, "one", "slice_false_alarm_share") == 1
     assert (tmp_path / "work/one+other/transfer.md").read_text().startswith("| set | score | AP |")

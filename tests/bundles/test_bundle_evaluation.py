@@ -398,6 +398,19 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     assert (first, second) == ([True, False], [True, True])
 
 
+def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
+    """Those of training, from the same regions; two networks that are the same have the same."""
+    file = str(trained.folder / "ckpt" / "model.pt")
+    evaluating(tmp_path, ckpt_file=[file, file]).parser.get_parsed_content("thresholding")
+    found = load_thresholds(tmp_path / "thresholds.json")
+    expected = load_thresholds(trained.folder / "ckpt" / "model_thresholds.json")
+    assert {name: threshold.source for name, threshold in found.items()} == {
+        name: threshold.source for name, threshold in expected.items()
+    }
+    for name, threshold in found.items():
+        assert threshold.value == pytest.approx(expected[name].value, abs=1e-4)
+
+
 def test_validation_part(evaluating, tmp_path):
     evaluating(tmp_path / "out", section="validation").run()
     assert [row["case_id"] for row in table(tmp_path / "out" / "cases.csv")][:2] == ["Made_002", "Made_006"]

@@ -87,9 +87,9 @@ def write_dicom(folder, array, affine):
         writer.Execute(part)
 
 
-def save(file, dims, channels, **settings):
+def save(file, dims, channels, seed=0, **settings):
     """Saves a network that has not been trained, with its settings."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     description = {"_target_": "ssmctb_monai.networks.nets.DRAEM", "spatial_dims": dims, "in_channels": channels}
     description |= {"reconstructive_width": 8, "discriminative_width": 8}
     torch.save(make_network(description).state_dict(), file)
@@ -363,6 +363,42 @@ def test_modalities_that_scans_lack(inference, bundle, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError) as error:  # of a network that needs both
         inference(tmp_path / "scans", ckpt_file=str(tmp_path / "two.pt"), output_dir=str(tmp_path / "two"))
     assert "P2: no flair image beside" in messages(error.value)
+
+
+def test_ensemble(inference, bundle, tmp_path):
+    """The mean of the calibrated maps; each network by the windows of its own training."""
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    files = {name: str(tmp_path / f"{name}.pt") for name in ("one", "other", "dims", "coarse")}
+    given = {"smoothing": 3, "normal_score": 0.2}
+    save(files["one"], bundle.dims, 1, **given)
+    save(files["other"], bundle.dims, 1, seed=1, **given)
+    save(files["dims"], 5 - bundle.dims, 1, **given)
+    save(files["coarse"], bundle.dims, 1, **{**given, "spacing": [3, 3, 3], "normal_score": None})
+
+    def result(*names):
+        made = inference(tmp_path / "scan.nii.gz", ckpt_file=[files[name] for name in names])
+        return load(tmp_path, "scan")[0], made.parser
+
+    (one, _), (other, _), (mean, _) = result("one"), result("other"), result("one", "other")
+    assert np.abs(one - other).max() > 1e-3
+    np.testing.assert_allclose(mean, (one + other) / 2, atol=1e-5)
+    mixed, parser = result("one", "dims")
+    assert np.abs(mixed - one).max() > 1e-3
+    (inferer,) = parser.get_parsed_content("inferer").inferer.inferers.values()
+    assert type(inferer).__name__ == ("PlanesInferer" if bundle.dims == 3 else "ForegroundInferer")
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (settings["sha256"], settings["ensemble"]) == (checksum(files["one"]), [checksum(files["dims"])])
+    with pytest.raises(RuntimeError) as error:
+        result("one", "coarse")
+    words = "coarse.pt was trained with spacing [3, 3, 3], not [2, 2, 2]; normal_score None, not 0.2"
+    assert words in messages(error.value)
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scan.nii.gz", ckpt_file=[files["one"], bundle.nothing])
+    assert "nothing_settings.json: training writes it beside the checkpoint" in messages(error.value)
+    default = json.loads(bundle.config.read_text())["threshold"]
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scan.nii.gz", ckpt_file=[files["one"], files["other"]], threshold=default)
+    assert "run thresholding` with these checkpoints" in messages(error.value)
 
 
 # ------------------------------------------------------------------------------------------------- what goes wrong

@@ -280,7 +280,7 @@ def test_four_dimensional_file(folder):
     assert item["image"] == [str(folder / "image.nii.gz")]
     assert item["channels"] == [1, 0]
     (item,) = load_datalist(datalist, folder, "training", ["flair", "t2", "t1"], optional=["t2", "t1"])
-    assert (item["image"], item["channels"]) == ([str(folder / "image.nii.gz")], [0, None, 1])
+    assert (item["image"], item["channels"]) == ([str(folder / "image.nii.gz")], [0, -1, 1])
 
 
 def test_optional_modalities(folder):
@@ -289,7 +289,7 @@ def test_optional_modalities(folder):
     names = ["flair", "t1", "t2"]
     first, second = load_datalist(datalist, folder, "test", names, optional=names[1:], keep_invalid=True)
     assert first["image"] == [str(folder / "image.nii.gz"), str(folder / "label.nii.gz")]
-    assert first["channels"] == [0, None, 1]
+    assert first["channels"] == [0, -1, 1]
     assert second["problems"][0] == "no flair image in the datalist"
     assert shared_modalities([first, second], names) == ["flair", "t2"]
 

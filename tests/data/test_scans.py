@@ -520,8 +520,8 @@ def test_optional_modalities(tmp_path, caplog):
     assert items["P5"]["image"] == [str(tmp_path / "P5" / name) for name in ("flair", "t1ce")]
     assert items["P6"]["image"] == [str(study / "IM0.1.2.5"), str(study / "IM0.1.2.4")]
     channels = {name: item["channels"] for name, item in items.items() if "channels" in item}
-    flair_alone = [0, None, None, None]
-    expected = {"P1": [0, None, None, 1], "P3": flair_alone, "P5": [0, 1, None, None], "P6": [0, None, 1, None]}
+    flair_alone = [0, -1, -1, -1]
+    expected = {"P1": [0, -1, -1, 1], "P3": flair_alone, "P5": [0, 1, -1, -1], "P6": [0, -1, 1, -1]}
     assert channels == expected
     assert "1 taken as FLAIR, since their names say nothing else: P3.nii" in caplog.text
     (alone,) = find_scans(tmp_path / "P4_t2f.nii", names, optional=optional)

@@ -84,7 +84,7 @@ def test_no_modality_is_left_for_an_anomaly(image):
 
 def test_from_files_to_the_network_and_back(image):
     """Two files for three channels: the missing one is 0, whatever the others hold, and comes back as 0."""
-    item = {"image": 100 * image[:2], "brain": torch.ones(1, 9, 8), "channels": [0, None, 1]}
+    item = {"image": 100 * image[:2], "brain": torch.ones(1, 9, 8), "channels": [0, -1, 1]}
     whole = {"image": 100 * image[[0, 2, 1]], "brain": item["brain"]}
     prepare = Compose([SelectChannelsd(num_channels=3), RobustScaleIntensityd()])
     prepared, full = prepare(item), prepare(whole)

@@ -10,6 +10,7 @@ from ssmctb_monai.transforms.anomalies.sources import (
     AnotherPlaceSource,
     DonorSource,
     FolderSource,
+    NestedSource,
     OffsetSource,
     TextureSource,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "DonorSource",
     "EllipsoidShape",
     "FolderSource",
+    "NestedSource",
     "OffsetSource",
     "PerlinShape",
     "RandAnomaly",

@@ -40,7 +40,7 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
         shapes: shape, or shapes to draw from for each anomaly: `PerlinShape` (default), `EllipsoidShape`, `BoxShape`,
             `TissueShape`.
         sources: source, or sources to draw from for each anomaly: `OffsetSource` (default), `TextureSource`,
-            `AnotherPlaceSource`, `DonorSource`, `FolderSource`.
+            `AnotherPlaceSource`, `DonorSource`, `FolderSource`, `NestedSource`.
         blend: how a source is put into the image; ``None``: `SoftEdge`.
         label: what is marked; ``None``: `BinaryLabel`.
         count: least and largest number of anomalies.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import PathLike
+from scipy.ndimage import distance_transform_edt
 from skimage.io import imread
 from skimage.util import img_as_float32
 from torch import Tensor
@@ -105,6 +106,39 @@ class OffsetSource(AnomalySource):
                 share = self.R.uniform(0, texture)
                 source[channel] += float(offset) * (1 + share * self.noise(region.shape, image.device))
         return source
+
+
+class NestedSource(AnomalySource):
+    """A source with another one in its middle, as oedema has an enhancing rim or a core within.
+
+    Args:
+        outer: source of the anomaly.
+        inner: source of its middle, on top of the outer one; may be nested again.
+        depth: least and largest depth at which the middle begins, as a share of the largest distance to the anomaly's
+            border; drawn uniformly.
+
+    Raises:
+        ValueError: when ``depth`` is outside (0, 1].
+
+    Example:
+        >>> rim = OffsetSource(presence=[0, 1], brighter=1)  # on T1ce alone
+        >>> NestedSource(OffsetSource(modalities=["flair", "t1ce"]), inner=rim)
+    """
+
+    def __init__(self, outer: AnomalySource, inner: AnomalySource, depth: tuple[float, float] = (0.2, 0.8)) -> None:
+        check_ranges(1, depth=depth)
+        self.outer = outer
+        self.inner = inner
+        self.depth = depth
+
+    def __call__(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
+        """Draws a source, as `AnomalySource` describes it."""
+        source = self.outer(image, region, donors)
+        padded = F.pad(region, [1, 1] * region.dim()).cpu().numpy()  # the border of the image is one, too
+        distance = torch.from_numpy(distance_transform_edt(padded)).to(image.device)
+        distance = distance[(slice(1, -1),) * region.dim()]
+        middle = distance >= self.R.uniform(*self.depth) * distance.max()
+        return torch.where(middle, self.inner(source, middle, donors), source)
 
 
 class _MixedSource(AnomalySource):

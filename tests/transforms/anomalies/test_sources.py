@@ -14,6 +14,7 @@ from ssmctb_monai.transforms import (
     AnotherPlaceSource,
     DonorSource,
     FolderSource,
+    NestedSource,
     OffsetSource,
     TextureSource,
 )
@@ -114,6 +115,23 @@ def test_values_for_other_channels_are_refused():
     for name, value in (("offset", [[0.1, 0.2]] * 2), ("brighter", [0.5] * 2), ("presence", [0.5] * 2)):
         with pytest.raises(ValueError, match=f"{name} is given for 2 channels, but the image has 3"):
             source_of(OffsetSource(**{name: value}), image)
+
+
+def test_a_rim_within_oedema():
+    """By hand: a disc of radius 10, whose voxels 4 and more from its border enhance on T1ce alone."""
+    places = torch.stack(torch.meshgrid(torch.arange(25.0), torch.arange(25.0), indexing="ij")) - 12
+    radius = places.norm(dim=0)
+    oedema = OffsetSource([0.2, 0.2], brighter=1.0, presence=[1, 0], texture=0.0)
+    rim = OffsetSource([0.3, 0.3], brighter=1.0, presence=[0, 1], texture=0.0)
+    image = torch.full((2, 25, 25), 0.5)
+    flair, t1ce = source_of(NestedSource(oedema, rim, depth=(0.4, 0.4)), image, region=radius <= 10)
+    torch.testing.assert_close(flair, torch.full((25, 25), 0.7))
+    assert (t1ce[radius > 7] == 0.5).all()
+    torch.testing.assert_close(t1ce[radius < 5.5], torch.full((int((radius < 5.5).sum()),), 0.8))
+    sizes = {int((source_of(NestedSource(oedema, rim), image, seed)[1] > 0.6).sum()) for seed in range(5)}
+    assert len(sizes) > 1  # the depth is drawn
+    with pytest.raises(ValueError, match="depth must be two increasing numbers"):
+        NestedSource(oedema, rim, depth=(0.5, 1.5))
 
 
 # ------------------------------------------------------------------------------------------------------ texture, places
