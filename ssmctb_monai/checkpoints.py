@@ -211,7 +211,7 @@ def check_settings(trained: Settings, ckpt_file: PathLike, **given: Any) -> Sett
     Raises:
         ValueError: when settings differ; all of them are named.
     """
-    used = replace(trained, **given)
+    used = replace(trained, **given, modality_dropout=0.0)  # which is of the modalities of the training
     if trained.network is None:  # nothing is known of the training
         return used
     pairs = {name: (getattr(trained, name), getattr(used, name)) for name in given if name != "background"}
@@ -225,7 +225,7 @@ def check_settings(trained: Settings, ckpt_file: PathLike, **given: Any) -> Sett
             f"{ckpt_file} was trained with {wanted}, not with {got}, as {beside(ckpt_file, 'settings').name} says: "
             "leave the override out, or name another checkpoint by --ckpt_file."
         )
-    return used
+    return replace(used, modality_dropout=trained.modality_dropout)
 
 
 def check_checkpoint(

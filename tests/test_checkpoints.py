@@ -135,6 +135,16 @@ def test_modalities_that_a_scan_may_lack():
         settings.check_dropout(1.0)
 
 
+def test_modalities_are_not_chosen_by_an_override(checkpoint):
+    rewrite(checkpoint, modality_dropout=0.5)
+    settings = load(checkpoint)
+    assert check_settings(settings, checkpoint, modalities=["flair", "t1ce"]).optional_modalities == ("t1ce",)
+    with pytest.raises(
+        ValueError, match=r"trained with modalities \['flair', 't1ce'\], not with modalities \['flair'\]"
+    ):
+        check_settings(settings, checkpoint, modalities=["flair"])
+
+
 def test_file_of_version_0_1(checkpoint):
     beside(checkpoint, "settings").write_text(json.dumps(OLD))
     settings = load(checkpoint)
