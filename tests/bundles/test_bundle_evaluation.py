@@ -401,7 +401,7 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
 def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
     """Those of training, from the same regions; two networks that are the same have the same."""
     file = str(trained.folder / "ckpt" / "model.pt")
-    evaluating(tmp_path, ckpt_file=[file, file]).parser.get_parsed_content("thresholding")
+    evaluating(tmp_path, ckpt_file=[file, file], run_id="thresholding").run()
     found = load_thresholds(tmp_path / "thresholds.json")
     expected = load_thresholds(trained.folder / "ckpt" / "model_thresholds.json")
     assert {name: threshold.source for name, threshold in found.items()} == {
