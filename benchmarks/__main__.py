@@ -18,6 +18,7 @@ NAMES = [
     "masked_convolution",
     "blocks",
     "anomalies",
+    "cell_masks",
     "training",
     "inference",
     "scans",

@@ -100,6 +100,18 @@ NESTED = {"_target_": "ssmctb_monai.transforms.NestedSource", "outer": OFFSET, "
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
     "mae": "masked autoencoder, SSMCTB",
+    "ssm": "SSM, SSMCTB, cells of 16, 32 and 64 mm",
+}
+
+# One thing of SSM changed, minus SSM as its overlay is; published are cells of 2, 4 and 8 pixels, here of 2 mm
+SSM_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "-none": ("SSM without block", {"block": "none"}),
+    "-sspcab": ("SSM, SSPCAB", {"block": "sspcab"}),
+    "-unrefined": ("SSM, SSMCTB, one pass", {"system#network#num_passes": 1}),
+    "-published": ("SSM, SSMCTB, cells of 4, 8 and 16 mm", {"system#network#cell_sizes": [4, 8, 16]}),
+    "-msgms": ("SSM, SSMCTB, score by MSGMS", {"system#network#score": "msgms"}),
+    "-mask": ("SSM, SSMCTB, score by the predicted mask", {"system#network#score": "mask"}),
+    "-gaussian": ("Gaussian mean around the same cells", {"system#network#restoration": "gaussian"}),
 }
 
 ROWS = {
@@ -164,6 +176,23 @@ ROWS = {
         f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))
         for dims in (2, 3)
         for system, title in SYSTEMS.items()
+    },
+    **{
+        f"brats{dims}d-ssm{name}": Row(
+            f"{dims}D, {title}", "brats", f"brats{dims}d", ("ssm",), overrides, reference=f"brats{dims}d-ssm"
+        )
+        for dims in (2, 3)
+        for name, (title, overrides) in SSM_ROWS.items()
+    },
+    **{
+        f"brats{dims}d-ssm-published-gaussian": Row(
+            f"{dims}D, Gaussian mean around cells of 4, 8 and 16 mm",
+            "brats",
+            f"brats{dims}d",
+            ("ssm",),
+            {"system#network#cell_sizes": [4, 8, 16], "system#network#restoration": "gaussian"},
+        )
+        for dims in (2, 3)
     },
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

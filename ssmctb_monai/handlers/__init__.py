@@ -3,6 +3,7 @@
 from ssmctb_monai.handlers.checkpoint import TrainingCheckpoint
 from ssmctb_monai.handlers.epoch_seed import EpochSeed
 from ssmctb_monai.handlers.evaluation_report import EvaluationReport
+from ssmctb_monai.handlers.fit_detector import FitDetector
 from ssmctb_monai.handlers.interval_validation import IntervalValidation
 from ssmctb_monai.handlers.progress import TrainingProgress
 from ssmctb_monai.handlers.save_results import SaveResults
@@ -12,6 +13,7 @@ from ssmctb_monai.handlers.weight_average import WeightAverage
 __all__ = [
     "EpochSeed",
     "EvaluationReport",
+    "FitDetector",
     "IntervalValidation",
     "SaveResults",
     "TrainingCheckpoint",

@@ -3,5 +3,13 @@
 from ssmctb_monai.losses.draem import DRAEMLoss
 from ssmctb_monai.losses.masked_reconstruction import MaskedReconstructionLoss
 from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
+from ssmctb_monai.losses.ssm import MSGMSLoss, SSMLoss
 
-__all__ = ["DRAEMLoss", "MaskedReconstructionLoss", "SelfSupervisedLoss", "block_reconstruction_loss"]
+__all__ = [
+    "DRAEMLoss",
+    "MSGMSLoss",
+    "MaskedReconstructionLoss",
+    "SSMLoss",
+    "SelfSupervisedLoss",
+    "block_reconstruction_loss",
+]

@@ -5,5 +5,6 @@ from ssmctb_monai.networks.nets.draem import DRAEM
 from ssmctb_monai.networks.nets.masked_autoencoder import MaskedAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
+from ssmctb_monai.networks.nets.ssm import SSM
 
-__all__ = ["DRAEM", "Detector", "MaskedAutoencoder", "Reconstruction", "ReconstructionDetector"]
+__all__ = ["DRAEM", "SSM", "Detector", "MaskedAutoencoder", "Reconstruction", "ReconstructionDetector"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,6 +87,17 @@ class Detector(nn.Module):
             The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
         """
         raise NotImplementedError(f"{type(self).__name__} must define anomaly_map.")
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Takes from lesion-free images what needs no gradients; most detectors need nothing of the kind.
+
+        A detector that does keeps it in buffers, and is called before each validation, by
+        :class:`~ssmctb_monai.handlers.FitDetector`.
+
+        Args:
+            batches: lesion-free images (batch, in_channels, height, width[, depth]) as training sees them, and masks of
+                their brain (batch, 1, height, width[, depth]).
+        """
 
     def padded(self, x: Tensor) -> Tensor:
         """Repeats the border of an image on the high sides, up to a multiple of the stride.
