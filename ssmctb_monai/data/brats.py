@@ -229,7 +229,7 @@ def shared_modalities(items: Iterable[Mapping[str, Any]], modalities: Sequence[s
 
     Args:
         items: items with what :func:`image_entry` returned.
-        modalities: modalities that were asked for there.
+        modalities: modalities that were asked for there, or what is named after each of them.
     """
     lacking = {place for item in items for place in lacking_channels(item)}
     return [name for place, name in enumerate(modalities) if place not in lacking]

@@ -386,14 +386,14 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "modality_dropout": 0.5}))
     given = {"ckpt_file": str(tmp_path / "ckpt" / "model.pt"), "datalist_file": two_cases}
     parser = evaluating(tmp_path, **given, modality_dropout=1.0).parser
-    assert parser.get_parsed_content("baselines") == ["baseline_flair", "baseline_t1ce"]
+    assert list(parser.get_parsed_content("handlers")[1].maps) == METHODS
     item = next(iter(parser.get_parsed_content("dataset")))
     assert item["image"].flatten(1).any(1).tolist() == [True, False]
     content = json.loads(Path(two_cases).read_text())
     del content["test"][0]["image"]["t1ce"]
     (tmp_path / "flair.json").write_text(json.dumps(content))
     parser = evaluating(tmp_path, **{**given, "datalist_file": str(tmp_path / "flair.json")}).parser
-    assert parser.get_parsed_content("baselines") == ["baseline_flair"]
+    assert list(parser.get_parsed_content("handlers")[1].maps) == METHODS[:2]
     first, second = (item["image"].flatten(1).any(1).tolist() for item in parser.get_parsed_content("dataset"))
     assert (first, second) == ([True, False], [True, True])
 
