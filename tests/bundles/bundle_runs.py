@@ -28,9 +28,6 @@ OVERLAYS = [  # what replaces the system of a bundle
     for bundle in BUNDLES
     for path in sorted((ROOT / "bundles/sources/systems").iterdir())
 ]
-process_in_2d = pytest.mark.parametrize(
-    "bundle", ["brats3d", pytest.param("brats2d", marks=pytest.mark.process)], indirect=True
-)
 in_2d, in_3d = (pytest.mark.parametrize("bundle", [name], indirect=True) for name in ("brats2d", "brats3d"))
 WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
 ROI_SIZES = {"brats2d": [96, 96, 1], "brats3d": [32, 32, 32]}  # crops that fit into the made cases

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import GRIDS, OWN, ROOT, git_status, messages, process_in_2d, run, start, write_case
+from bundle_runs import GRIDS, OWN, ROOT, git_status, in_3d, messages, run, start, write_case
 from monai.bundle import ConfigParser
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -539,7 +539,8 @@ PROBLEMS = {
 }
 
 
-@process_in_2d
+@pytest.mark.process
+@in_3d
 def test_exit_status_of_broken_cases(broken):
     assert broken.result.returncode not in (0, None)
     for case_id, problem in PROBLEMS.items():
@@ -547,7 +548,8 @@ def test_exit_status_of_broken_cases(broken):
         assert problem in broken.result.stderr  # the last thing that a user sees
 
 
-@process_in_2d
+@pytest.mark.process
+@in_3d
 def test_broken_cases_are_in_the_report(broken):
     failed = {item["case_id"]: item["problem"] for item in read(broken.folder)["failed_cases"]}
     assert failed.keys() == PROBLEMS.keys()
@@ -555,7 +557,8 @@ def test_broken_cases_are_in_the_report(broken):
     assert all(case_id in (broken.folder / "report.html").read_text(encoding="utf-8") for case_id in PROBLEMS)
 
 
-@process_in_2d
+@pytest.mark.process
+@in_3d
 def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
     """Each gets the metrics that it had in the company of others."""
     rows = table(broken.folder / "cases.csv")
@@ -567,7 +570,8 @@ def test_sound_cases_are_evaluated_as_ever(broken, evaluated):
         assert numbers == pytest.approx({name: float(other[name]) for name in numbers}, rel=1e-4)
 
 
-@process_in_2d
+@pytest.mark.process
+@in_3d
 def test_table_is_printed_in_spite_of_broken_cases(broken):
     assert "2 cases of 2 patients" in broken.result.stdout
     assert f"Written to {broken.folder}: " in broken.result.stdout
@@ -591,7 +595,7 @@ def is_being_written(folder):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("bundle", ["brats3d"], indirect=True)
+@in_3d
 def test_killed_evaluation(bundle, evaluated, dataset_dir, tmp_path):
     """The report before stays whole, at worst without a report.json, until a run that nobody kills."""
     before = written(evaluated.folder)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from bundle_runs import ROOT, messages, process_in_2d, run, start
+from bundle_runs import ROOT, in_3d, messages, run, start
 from monai.utils import set_determinism
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -452,7 +452,7 @@ def arguments(bundle, folder):
     return {**places, "ckpt_file": bundle.ckpt_file, "threshold": THRESHOLD}
 
 
-@process_in_2d
+@in_3d
 def test_killed_command_and_rerun(bundle, tmp_path):
     """Killed behind the second scan; the rerun does the others, and the exit status tells of the bad one."""
     spoil(tmp_path / "scans")

@@ -367,20 +367,19 @@ def kill_behind(bundle, folder, line, **overrides):
     return "".join(lines)
 
 
-def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
-    overrides = {"dataset_dir": dataset_dir, "val_interval": 3, "save_interval": 1}
-    overrides |= {"train#trainer#max_epochs": 4, **extra}
-    unbroken = train(bundle, tmp_path / "unbroken", **overrides)
-    assert unbroken.returncode == 0, unbroken.stderr
+def check_kill_and_resume(bundle, training, tmp_path, dataset_dir, **extra):
+    overrides = {"dataset_dir": str(dataset_dir), "val_interval": 2, "save_interval": 1}
+    overrides |= {"train#trainer#max_epochs": 3, **extra}
+    training(tmp_path / "unbroken", **overrides).run()
     cached = sorted(path.name for path in (tmp_path / "unbroken" / "cache").iterdir())
     assert len(cached) == 6  # training and validation
 
     overrides["cache_dir"] = tmp_path / "unbroken" / "cache"
-    kill_behind(bundle, tmp_path / "broken", "Epoch 2/4", **overrides)
+    kill_behind(bundle, tmp_path / "broken", "Epoch 2/3", **overrides)
     resumed = train(bundle, tmp_path / "broken", resume="true", **overrides)
     assert resumed.returncode == 0, resumed.stderr
-    assert "Epoch 1/4" not in resumed.stdout
-    assert "Epoch 4/4" in resumed.stdout
+    assert "Epoch 1/3" not in resumed.stdout
+    assert "Epoch 3/3" in resumed.stdout
 
     one, other = (load(tmp_path / name / "ckpt" / "training.pt") for name in ("unbroken", "broken"))
     for part in ("network", "weight_average"):
@@ -393,13 +392,10 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
         torch.testing.assert_close(other.get("network", other), one.get("network", one), rtol=0, atol=1e-6)
     thresholds = [load_thresholds(tmp_path / run / "ckpt" / "model_thresholds.json") for run in ("unbroken", "broken")]
     assert thresholds[1] == thresholds[0]
-    metrics = [logged_metrics(result.stdout) for result in (unbroken, resumed)]
-    assert metrics[0].keys() == {0, 3, 4}
-    assert metrics[1][4] == metrics[0][4]
     records = [
         json.loads((tmp_path / run / "ckpt" / "model_record.json").read_text()) for run in ("unbroken", "broken")
     ]
-    assert [[entry["epoch"] for entry in record["history"]] for record in records] == [[3, 4], [3, 4]]
+    assert [[entry["epoch"] for entry in record["history"]] for record in records] == [[2, 3], [2, 3]]
     for one, other in zip(*(record["history"] for record in records), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], rel=1e-5)
         assert other["figures"] == pytest.approx(one["figures"], rel=1e-5)
@@ -408,14 +404,14 @@ def check_kill_and_resume(bundle, tmp_path, dataset_dir, **extra):
 
 
 @in_3d
-def test_killed_and_resumed_training_is_unbroken_training(bundle, tmp_path, dataset_dir):
-    check_kill_and_resume(bundle, tmp_path, dataset_dir)
+def test_killed_and_resumed_training_is_unbroken_training(bundle, training, tmp_path, dataset_dir):
+    check_kill_and_resume(bundle, training, tmp_path, dataset_dir)
 
 
 @pytest.mark.process
 @in_2d
-def test_killed_and_resumed_training_with_workers(bundle, tmp_path, dataset_dir):
-    check_kill_and_resume(bundle, tmp_path, dataset_dir, num_workers=2, block="sspcab", amp=False)
+def test_killed_and_resumed_training_with_workers(bundle, training, tmp_path, dataset_dir):
+    check_kill_and_resume(bundle, training, tmp_path, dataset_dir, num_workers=2, block="sspcab", amp=False)
 
 
 def test_resume_without_a_checkpoint(training, tmp_path, dataset_dir):

@@ -41,7 +41,13 @@ def find_systems() -> list[tuple[Path, ...]]:
 
 
 SYSTEMS = find_systems()
-CONFIGURED = [(files, block) for files in SYSTEMS for block in BLOCKS]
+CONFIGURED = [
+    pytest.param(
+        files, block, marks=[pytest.mark.process] if files[0].parts[-3] == "brats3d" and block != "ssmctb" else []
+    )
+    for files in SYSTEMS
+    for block in BLOCKS
+]
 
 
 def name_of(value) -> str:
