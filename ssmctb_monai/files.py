@@ -120,7 +120,7 @@ def printable(name: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Tells whether a name from outside names a file in a folder: no path, nothing hidden, nothing unprintable.
+    """Tells whether a name from outside names files in a folder: no path, nothing hidden, unprintable, or too long.
 
     Args:
         name: name of a case.
@@ -129,7 +129,8 @@ def is_file_name(name: str) -> bool:
         >>> is_file_name("BraTS2021_00006"), is_file_name("../../evil"), is_file_name("")
         (True, False, False)
     """
-    return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\") and name.isprintable()
+    is_plain = not name.startswith(".") and not set(name) & set("/\\") and name.isprintable()
+    return is_plain and bool(name.strip()) and len(f"{name}.nii.gz".encode()) <= LONGEST_NAME
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
@@ -219,11 +220,18 @@ def read_json(path: PathLike) -> dict[str, Any]:
         Its content.
 
     Raises:
-        ValueError: when it holds something else; it is named.
+        ValueError: when it holds something else, or a key twice; it is named.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"it has {', '.join(map(repr, twice))} more than once")
+        return dict(pairs)
+
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of text
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except (RecursionError, ValueError) as error:  # of JSON, or of text
         raise ValueError(f"{path} is damaged, or no JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
@@ -288,7 +296,7 @@ def content_keys(paths: Iterable[Path]) -> dict[Path, Hashable]:
     Args:
         paths: files; one that is empty, a folder or not there is like no other.
     """
-    real = {path: path.resolve() for path in paths}
+    real = {path: Path(os.path.realpath(path)) for path in paths}
     quick = {path: _quick_key(path) for path in set(real.values())}
     counts = Counter(quick.values())
     keys = {path: key if counts[key] == 1 else (key, _content_checksum(path)) for path, key in quick.items()}

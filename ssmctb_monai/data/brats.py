@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -286,10 +287,12 @@ def find_cases(dataset_dir: PathLike, modalities: Sequence[str] | str | None = N
             named[file.path] = [file]
     cases = group_files(file for files in named.values() for file in files)
     if not cases:
+        volumes = [str(path.relative_to(root)) for path in paths if volume_stem(path)]
+        others = f" It holds {len(volumes)} volumes that are named otherwise, such as {volumes[0]}." if volumes else ""
         raise next(
             iter(unread),
             NoCasesError(
-                f"No case found below {root}. Expected are files such as CASE_flair.nii.gz, CASE-t2f.nii.gz, "
+                f"No case found below {root}.{others} Expected are files such as CASE_flair.nii.gz, CASE-t2f.nii.gz, "
                 "CASE_FLAIR.mha, VSD.Brain.XX.O.MR_Flair.1.mha, CASE/flair.nii.gz, or a folder of nnU-Net or the "
                 "Decathlon with dataset.json and imagesTr."
             ),
@@ -452,12 +455,12 @@ def walk_files(
 ) -> Iterator[Path]:
     """Yields the files below a folder, one folder after the other, hidden ones passed over.
 
-    Each folder is entered once, however many links lead to it.
+    Each folder is entered once, however many links lead to it. One that is named like a volume and empty is an error.
 
     Args:
         root: folder to search.
         exclude: folder below it that is not entered.
-        onerror: called with the error of a folder that cannot be listed, instead of raising it.
+        onerror: called with the error of a folder that cannot be listed or is empty so, instead of raising it.
     """
 
     def fail(error: OSError) -> None:
@@ -479,7 +482,10 @@ def walk_files(
                 visible.append(path.name)
             entered.add(place)
         subfolders[:] = visible
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        names = [name for name in sorted(names) if not name.startswith(".")]
+        if not names and not visible and volume_stem(Path(folder)):
+            (onerror or fail)(FileNotFoundError(errno.ENOENT, "it is named like a volume, but is empty", folder))
+        yield from (Path(folder, name) for name in names)
 
 
 def named_path(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -407,5 +408,5 @@ def _item(
     item |= {key: str(root / entry[key]) for key in ("label", "brain") if entry.get(key)}
 
     files = [*item["image"], *(item[key] for key in ("label", "brain") if key in item)]
-    problems += [f"{file} does not exist" for file in dict.fromkeys(files) if not Path(file).exists()]
+    problems += [f"{file} does not exist" for file in dict.fromkeys(files) if not os.path.exists(file)]
     return item, problems

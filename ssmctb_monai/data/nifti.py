@@ -17,6 +17,7 @@ __all__ = ["GEOMETRY_FIELDS", "content_of", "nifti_header", "read_nifti"]
 logger = logging.getLogger(__name__)
 
 CODES = range(6)  # of sform and qform; nibabel drops the form of any other code in silence
+UNITS = {1: "m", 3: "micrometres"}  # other than mm; nibabel passes them over, ITK does not
 KINDS = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header, with which a file begins
 
 # What says where an image lies
@@ -129,6 +130,8 @@ def _check_geometry(header: Any, path: Path) -> None:
     codes = {form: int(header[f"{form}_code"]) for form in ("sform", "qform")}
     if wrong := [f"{form}_code {code}" for form, code in codes.items() if code not in CODES]:
         raise ValueError(f"its header has {' and '.join(wrong)}, which the standard does not know: set the right code")
+    if unit := UNITS.get(int(header["xyzt_units"]) % 8):
+        raise ValueError(f"its header says that voxel sizes are in {unit}: set them, and xyzt_units, to mm")
     if codes["sform"]:
         return  # the affine is checked as that of any other file is
     sizes = header["pixdim"][1 : 1 + min(3, int(header["dim"][0]))]

@@ -37,7 +37,7 @@ _PUBLIC = re.compile(
 _VISIT = re.compile(
     r"""(?P<patient>.+?) [-_. ] (?:
         (?:ses(?:s|sion)?|visit|tp|time[-_ ]?point|follow[-_ ]?up|fu|week|wk)[-_ ]?[a-z]?\d+[a-z]?
-        | (?:baseline|bl|follow[-_ ]?up|pre[-_ ]?op|post[-_ ]?op)
+        | (?:baseline|bl|follow[-_ ]?up|(?:pre|post)(?:[-_ ]?(?:op|rt|tx|surgery|treatment|therapy))?)
         | (?:19|20)\d\d(?P<dash>[-_.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])
         | (?<=\d[-_. ])(?:t|time|scan|study|exam|mr|day|d|month|m|year|y|v)[-_ ]?\d+
     ) (?:[-_. ].*)?""",

@@ -58,7 +58,7 @@ class ScanResults:
     ``slice_axis``, the most suspicious slice as index along that axis of the scan's voxel grid, both counted from 0;
     ``modalities``, those that the scan has of the network's, and ``image``, their files, joined by ``;``;
     ``made_from``, a hash of scan and settings; ``problem``, what was wrong with a scan that has no result; ``warning``,
-    what is implausible: a brain outside of 600 to 2200 ml, nothing flagged, an image that calls itself another
+    what is implausible: a skull, a brain outside of 600 to 2200 ml, nothing flagged, an image that calls itself another
     modality.
 
     Several programs may write into one folder at a time: each row is added to what the others have written.
@@ -271,7 +271,7 @@ class ScanResults:
             "slice": highest if scan.orientation[axis, 1] > 0 else len(scan.brain) - 1 - highest,
             "slice_axis": axis,
             "made_from": self._made_from(self.scans[case_id]),
-            "warning": "; ".join(self._doubts(case_id, scan, statistics)),
+            "warning": "; ".join(self._doubts(case_id, scan, statistics, brain)),
         }
 
     def _modalities(self, case_id: str) -> list[str]:
@@ -280,9 +280,9 @@ class ScanResults:
         names = ensure_tuple(self.settings.get("modalities", ()))
         return [name for place, name in enumerate(names) if place not in missing]
 
-    def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics) -> list[str]:
+    def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics, brain: MetaTensor) -> list[str]:
         """What is implausible in a result; the log warns of it."""
-        doubts = []
+        doubts = [f"the image {brain.meta['doubt']}"] if brain.meta.get("doubt") else []
         images = self.scans[case_id]["image"]
         wanted = self._modalities(case_id)
         for image, modality in zip(images, wanted, strict=True) if len(images) == len(wanted) else ():

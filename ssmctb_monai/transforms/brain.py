@@ -10,13 +10,14 @@ import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
 from monai.transforms import FillHoles, KeepLargestConnectedComponent, MapTransform, Transform
 from monai.utils import convert_data_type, convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_li
 
 from ssmctb_monai.data.brats import lacking_channels
-from ssmctb_monai.transforms.skull import HAS_DEEPBET, MIN_SLICES, cut_out_brain, extract_brain
+from ssmctb_monai.transforms.skull import HAS_DEEPBET, MIN_SLICES, cut_out_brain, extract_brain, has_skull
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,16 @@ def source_name(data: Any) -> str:
     return str(name) if name else f"image of shape {tuple(data.shape)}"
 
 
+def _axial(image: NdarrayOrTensor) -> tuple[list[int], tuple[float, float]]:
+    """Order of an image's spatial axes with that of axial slices last, and the voxel size in these slices."""
+    affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
+    axes = [*range(image.ndim - 1)]
+    if len(axes) == 3:
+        axes.append(axes.pop(int(np.argmax(nibabel.io_orientation(affine)[:, 0] == 2))))
+    sizes = nibabel.affines.voxel_sizes(affine)[axes]
+    return axes, (float(sizes[0]), float(sizes[1]))
+
+
 class BrainMask(Transform):
     """Brain mask of an image: what differs from the background, without holes, the largest part.
 
@@ -47,7 +58,8 @@ class BrainMask(Transform):
     Args:
         background: what the background is. ``"constant"``: the most frequent value on the faces of the image, in each
             channel: 0 in most BRATS files, the minimum in z-scored ones; where the background is noisy, nearly the
-            whole image is brain then, of which the log warns. ``"noise"``: what lies below the threshold of Li and
+            whole image is brain then, and where there is a skull, the head: the log warns of both, and the mask has it
+            as ``meta["doubt"]``. ``"noise"``: what lies below the threshold of Li and
             Tam, *An iterative algorithm for minimum cross entropy thresholding*, 1998,
             https://doi.org/10.1016/S0167-8655(98)00057-9, of the image smoothed by a standard deviation of a voxel;
             for the noisy air around a head. ``"skull"``: also what lies between that air and the brain, bone and
@@ -83,8 +95,15 @@ class BrainMask(Transform):
         Returns:
             Mask of shape (1, height, width[, depth]), uint8, 0 or 1.
         """
-        foreground = self.foreground(image)
-        return self._brain_in_head(image, foreground) if self.background == "skull" else foreground
+        mask = self.foreground(image)
+        if self.background == "skull":
+            return self._brain_in_head(image, mask)
+        doubt = self._doubt(image, mask) if self.background == "constant" else None
+        if doubt:
+            logger.warning("%s %s.", source_name(image), doubt)
+            if isinstance(mask, MetaTensor):
+                mask.meta["doubt"] = doubt
+        return mask
 
     def foreground(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Finds what is not background, the head where there is a skull; refuses an image that cannot be used.
@@ -106,36 +125,33 @@ class BrainMask(Transform):
         largest = KeepLargestConnectedComponent(applied_labels=[1])(torch.from_numpy(different[None].astype(np.uint8)))
         # By way of NumPy: MONAI's transforms give the mask an affine of its own, which would take the image's place.
         filled = convert_data_type(FillHoles()(largest), np.ndarray)[0]
-        if filled.mean() > NEARLY_ALL and self.background == "constant":
-            logger.warning(
-                "%s has no background of one value: %.0f %% of it count as brain: give a brain mask, or the brain, or "
-                "take background='skull' for a head (in a bundle: `--background skull`).",
-                source_name(image),
-                100 * filled.mean(),
-            )
         return convert_to_dst_type(filled, image, dtype=torch.uint8)[0]
+
+    @staticmethod
+    def _doubt(image: NdarrayOrTensor, mask: NdarrayOrTensor) -> str | None:
+        """What speaks against a mask's being that of a brain."""
+        advice = "give a brain mask, or the brain, or take background='skull' (in a bundle: `--background skull`)"
+        channels, inside = (convert_data_type(array, np.ndarray)[0] for array in (image, mask))
+        if inside.mean() > NEARLY_ALL:
+            return f"has no background of one value: {100 * inside.mean():.0f} % of it count as brain: {advice}"
+        axes, spacing = _axial(image)
+        if any(has_skull(np.atleast_3d(channel.transpose(axes)), spacing) for channel in channels):
+            return f"looks like a head with its skull, all of which counts as brain: {advice}"
+        return None
 
     def _brain_in_head(self, image: NdarrayOrTensor, head: NdarrayOrTensor) -> NdarrayOrTensor:
         channel, inside = (convert_data_type(array, np.ndarray)[0][0] for array in (image, head))
-        affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
         if self.trained and channel.ndim == 3 and min(channel.shape) >= MIN_SLICES:
+            affine = convert_data_type(getattr(image, "affine", np.eye(4)), np.ndarray)[0]
             brain = extract_brain(channel, affine) & (inside > 0)
         else:
-            brain = self._brain_by_slices(channel, inside > 0, affine)
+            axes, spacing = _axial(image)
+            slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, inside > 0))
+            found = cut_out_brain(slices, head_slices, spacing)
+            brain = found.reshape(slices.shape[: channel.ndim]).transpose(np.argsort(axes))
         if not brain.any():
             raise ValueError(f"No brain was found in the head of {source_name(image)}: give a brain mask.")
         return convert_to_dst_type(brain[None], image, dtype=torch.uint8)[0]
-
-    @staticmethod
-    def _brain_by_slices(channel: np.ndarray, head: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """The brain, by axial slices of whichever orientation."""
-        axes = [*range(channel.ndim)]
-        if channel.ndim == 3:
-            axes.append(axes.pop(int(np.argmax(nibabel.io_orientation(affine)[:, 0] == 2))))
-        spacing = nibabel.affines.voxel_sizes(affine)[axes]
-        channel_slices, head_slices = (np.atleast_3d(array.transpose(axes)) for array in (channel, head))
-        brain = cut_out_brain(channel_slices, head_slices, (spacing[0], spacing[1]))
-        return brain.reshape(channel_slices.shape[: channel.ndim]).transpose(np.argsort(axes))
 
     def _differs(self, channel: np.ndarray) -> np.ndarray:
         if self.background != "constant":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import nibabel
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_li, threshold_otsu
 
 if TYPE_CHECKING:
     from deepbet import BrainExtraction
@@ -28,6 +28,13 @@ SULCI = 8.0  # half the width of what is closed
 
 FAT = 0.3  # share of the head that may be brighter than any brain
 OVERLAP = 0.5  # share of a part that belongs to the brain, inside the brain of the next slice
+# Of the sign of a skull
+COARSE = 2.0  # mm, of voxels and of rings from the outside inwards
+DEPTH = 30.0  # mm that are looked at, with scalp, skull and brain
+SLICES = 24  # that are looked at
+WIDE = 0.7  # area of such a slice, of the largest
+VALLEY = 0.8  # brightness of bone at most, of what lies outside and inside of it
+
 END = 0.1  # area of the first and last slice of the brain, of its largest
 
 
@@ -117,6 +124,44 @@ def cut_out_brain(image: np.ndarray, head: np.ndarray, spacing: tuple[float, flo
     closed = _distance(_distance(~brain, spacing) <= BRIDGES + RIM + SULCI, spacing) > SULCI
     filled = [binary_fill_holes(closed[..., index]) for index in range(closed.shape[2])]
     return head & np.stack(filled, axis=-1)
+
+
+def has_skull(image: np.ndarray, spacing: tuple[float, float]) -> bool:
+    """Tells whether an image shows a head with its skull: from the outside inwards it darkens, then brightens again.
+
+    A ring of bone is a fifth darker than the brightest one outside and than the brightest one inside of it. There is
+    one in 34 of 40 FLAIR of heads with gliomas, and none in 214 images of skull-stripped brains (FLAIR, T1, T1ce and
+    T2), of which the darkest ring has 0.89 of that brightness.
+
+    Args:
+        image: one modality, shape (height, width, slices), axial slices last.
+        spacing: voxel size in mm in the slices.
+
+    Example:
+        >>> has_skull(flair, spacing=(0.9, 0.9))
+        True
+    """
+    steps = [max(1, round(COARSE / size)) for size in spacing]
+    coarse = image[:: steps[0], :: steps[1], :: -(-image.shape[2] // SLICES)].astype(np.float32)
+    smooth = gaussian_filter(coarse, [1, 1, 0])
+    if smooth.min() == smooth.max():
+        return False
+    bright = smooth > threshold_li(smooth)
+    parts = label(np.stack([binary_fill_holes(bright[..., index]) for index in range(bright.shape[2])], axis=-1))[0]
+    head = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    if head.all():
+        return False
+    areas = head.sum(axis=(0, 1))
+    is_wide = areas >= WIDE * areas.max()
+    sizes = steps[0] * spacing[0], steps[1] * spacing[1]
+    distance = _distance(np.pad(head[..., is_wide], [(1, 1), (1, 1), (0, 0)]), sizes)[1:-1, 1:-1]
+    rings, values = np.ceil(distance / COARSE), coarse[..., is_wide] - np.median(coarse[~head])
+    count = round(DEPTH / COARSE)
+    if rings.max() < count:
+        return False
+    profile = [np.median(values[rings == ring]) for ring in range(1, count + 1) if (rings == ring).any()]
+    walls = [min(max(profile[:ring]), max(profile[ring + 1 :])) for ring in range(1, len(profile) - 1)]
+    return any(value < VALLEY * wall for value, wall in zip(profile[1:-1], walls, strict=True))
 
 
 def _distance(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:

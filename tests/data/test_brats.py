@@ -417,6 +417,24 @@ def test_nnu_net_without_its_dataset_json(tmp_path):
     assert sorted(find_cases(tmp_path)[0].images) == ["flair", "t1"]
 
 
+def test_folder_that_is_named_like_a_volume_and_empty(tmp_path):
+    touch(tmp_path, "A_flair.nii/a.nii", "A_seg.nii")
+    (tmp_path / "B_flair.nii").mkdir()
+    cases = {case.case_id: case.problems for case in find_cases(tmp_path)}
+    assert cases.pop("A") == ()
+    assert cases == {
+        "B_flair.nii": (
+            f"the folder {tmp_path / 'B_flair.nii'} cannot be read: it is named like a volume, but is empty",
+        )
+    }
+
+
+def test_volumes_of_other_names_are_spoken_of(tmp_path):
+    touch(tmp_path, "images/P1.nii.gz", "labels/P1.nii.gz")
+    with pytest.raises(NoCasesError, match=r"It holds 2 volumes that are named otherwise, such as images/P1\.nii\.gz"):
+        find_cases(tmp_path)
+
+
 def test_links_in_circles_are_entered_once(tmp_path):
     touch(tmp_path, "A1/A1_flair.nii")
     (tmp_path / "A1" / "again").symlink_to(tmp_path, target_is_directory=True)

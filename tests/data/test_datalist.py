@@ -401,7 +401,10 @@ def test_a_written_datalist_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        *({"case_id": value} for value in ("../../evil", "/evil", "", " ", ".hidden", "a/b", "a\\b", "a\nb", 7, None)),
+        *(
+            {"case_id": value}
+            for value in ("M" * 249, "../../evil", "/evil", "", " ", ".hidden", "a/b", "a\\b", "a\nb", 7, None)
+        ),
         *({"patient_id": value} for value in (7, None, "", ["P"], 7.5, True)),
         *(
             {"image": value}
@@ -415,6 +418,33 @@ def test_values_of_a_datalist_are_checked_where_they_are_read(folder, change):
     datalist = write(folder / "d.json", test=[{**entry("A"), **change}])
     with pytest.raises(ValueError, match=r"d\.json: "):
         load_datalist(datalist, folder, "test", "flair", keep_invalid=True)
+
+
+def test_a_path_that_no_file_can_have_is_one_cases_problem(folder):
+    entries = [entry("A"), entry("B", image={"flair": "x" * 5000}), entry("C", image={"flair": "loop.nii"})]
+    (folder / "loop.nii").symlink_to("loop.nii")
+    items = load_datalist(write(folder / "d.json", test=entries), folder, "test", "flair", keep_invalid=True)
+    assert ["problems" in item for item in items] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"test": [], "test": []}', "it has 'test' more than once"),
+        ('{"test": [{"case_id": "A", "case_id": "B"}]}', "it has 'case_id' more than once"),
+        ("[" * 100_000, "damaged, or no JSON file"),
+    ],
+)
+def test_datalist_that_says_something_twice_or_nothing_is_refused(folder, text, message):
+    (folder / "d.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"d\.json is damaged.*{message}|d\.json is {message}"):
+        load_datalist(folder / "d.json", folder, "test", "flair")
+
+
+def test_datalist_of_an_editor_that_marks_its_encoding(folder):
+    file = write(folder / "d.json", test=[entry("A")])
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert len(load_datalist(file, folder, "test", "flair")) == 1
 
 
 def test_an_image_of_two_patients_is_refused(folder):

@@ -597,8 +597,8 @@ def test_evaluator_meets_every_sound_case_once(loader, names):
 
 def test_files_that_cannot_be_used_are_named(tmp_path, caplog):
     """One line a case, though MONAI wraps errors twice and lists the tracebacks of all readers."""
-    for name in ("whole", "cut", "garbage"):
-        array = np.random.default_rng(0).random((9, 9, 9))
+    for seed, name in enumerate(("whole", "cut", "garbage")):
+        array = np.random.default_rng(seed).random((9, 9, 9))
         for kind in ("flair", "seg"):
             nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}_{kind}.nii.gz")
     _truncate(tmp_path / "cut_flair.nii.gz")

@@ -64,6 +64,8 @@ def test_sform_counts_whatever_the_voxel_sizes_say(tmp_path, sform, sizes):
         (SFORM, {"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "cut off: shape"),
         (SFORM, {"datatype": 128, "bitpix": 24}, "no real numbers"),
         (SFORM, {"datatype": 32, "bitpix": 64}, "no real numbers"),
+        (SFORM, {"xyzt_units": 1}, "voxel sizes are in m: set them"),
+        (SFORM, {"xyzt_units": 3 + 8}, "voxel sizes are in micrometres"),
         (SFORM, {"sizeof_hdr": 34}, "no NIfTI file"),
         (SFORM, {"magic": b"ni1"}, "no NIfTI file"),
     ],

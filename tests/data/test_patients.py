@@ -29,6 +29,7 @@ from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared
         ("Brats17_TCIA_639", ["Brats17_TCIA_639_1"]),
         ("HGG_brats_2013_pat0001", ["HGG_brats_2013_pat0001_1"]),
         ("P1", ["P1_T1", "P1_T2", "P1_study2", "P1_m12", "P1-v2", "P1_visit3", "P1_2019-02-03", "P1_20190203"]),
+        ("Smith", ["Smith_pre", "Smith_post", "Smith_pre-op", "Smith_post_treatment"]),
         ("Smith", ["Smith_baseline", "Smith_followup", "Smith_ses1", "Smith_FU001d", "Smith_20190203"]),
     ],
 )

@@ -219,7 +219,7 @@ def test_items_are_those_of_a_datalist_without_labels(tmp_path):
     for number in range(3):
         for kind in ("t1", "flair", "seg", "brainmask"):
             array = np.zeros((4, 4, 4), np.uint8)
-            array[1:3, 1:3, 1] = 1
+            array[1:3, 1:3, 1] = 1 if kind in ("seg", "brainmask") else 1 + number
             path = tmp_path / f"BraTS-GLI-0000{number}-001" / f"BraTS-GLI-0000{number}-001-{kind}.nii"
             path.parent.mkdir(exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path))

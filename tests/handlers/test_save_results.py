@@ -112,6 +112,15 @@ def test_bad_scans_are_named_and_the_others_done(tmp_path, scans, caplog):
     assert "Scan 4/4, P4" in caplog.text
 
 
+@pytest.mark.parametrize("loader", [ThreadDataLoader, DataLoader])
+def test_doubts_of_the_mask_are_in_the_table(tmp_path, scans, loader):
+    whole = np.random.default_rng(0).uniform(1, 4, (8, 9, 7)).astype(np.float32)  # no background
+    nibabel.save(nibabel.Nifti1Image(whole, np.diag([20.0, 20, 20, 1])), scans[1]["image"][0])
+    run(scans, tmp_path, loader)
+    warnings = {name: row["warning"] for name, row in table(tmp_path).items()}
+    assert [name for name, text in warnings.items() if "no background of one value: 100 %" in text] == ["P2"]
+
+
 def test_accident_loses_nothing_of_the_scans_before(tmp_path, scans):
     with pytest.raises(MemoryError):
         run(scans, tmp_path, networks=[Affine(accident_at=3)])

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from ssmctb_monai.data import SimpleITKReader
 from ssmctb_monai.transforms import BrainMask, BrainMaskd
-from ssmctb_monai.transforms.skull import cut_out_brain, extract_brain
+from ssmctb_monai.transforms.skull import cut_out_brain, extract_brain, has_skull
 
 SPACING = (2.0, 2.0, 4.0)
 
@@ -149,6 +149,67 @@ def test_single_slice_and_first_channel():
     mask = BrainMask("skull")(axial)
     assert mask.shape == (1, *axial.shape[1:])
     assert dice(mask[0] > 0, brain[..., 22]) > 0.9
+
+
+def stripped(image, brain, kind):
+    """The brain alone, as it is, in a rim of bright CSF, or with a large dark lesion near its surface."""
+    image = np.where(brain, image, 0)
+    if kind == "rim":
+        image[brain & (distance_transform_edt(brain, SPACING) < 4)] = 300
+    if kind == "lesion":
+        image[20:44, 30:60, 16:30] *= 0.4
+    return image
+
+
+@pytest.mark.parametrize("kind", ["plain", "rim", "lesion"])
+def test_sign_of_a_skull(kind):
+    image, brain, _ = made_head()
+    assert has_skull(image, SPACING[:2])
+    assert has_skull(image[:, :, 24:25], SPACING[:2])
+    assert has_skull(image - 1000, SPACING[:2])
+    assert not has_skull(stripped(image, brain, kind), SPACING[:2])
+
+
+def test_no_sign_of_a_skull_where_there_is_nothing_to_see():
+    image, _, head = made_head()
+    for array in (np.zeros((9, 9, 9)), np.ones((40, 40, 4)), np.indices((90, 90, 3))[0], head, image[::9, ::9]):
+        assert not has_skull(np.asarray(array, np.float32), (2.0, 2.0))
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "ASR"])
+def test_skull_is_warned_of_unless_it_is_known(caplog, axcodes):
+    image = made_head()[0]
+    affine = torch.diag(torch.tensor([*SPACING, 1.0]))
+    meta = {"filename_or_obj": "case_7_flair.nii.gz"}
+    scan = MetaTensor(torch.from_numpy(np.where(image > 12, image, 0)[None]), affine=affine, meta=meta)
+    scan = Orientation(axcodes=axcodes, labels=None)(scan)
+    mask = BrainMaskd("image")({"image": scan})["brain"]
+    assert "looks like a head with its skull" in mask.meta["doubt"]
+    assert "doubt" not in scan.meta
+    assert "case_7_flair.nii.gz looks like a head with its skull" in caplog.text
+    assert "`--background skull`" in caplog.text
+    caplog.clear()
+    BrainMaskd("image")({"image": scan, "brain": MetaTensor(torch.ones_like(scan), affine=scan.affine)})
+    BrainMask("noise")(scan)
+    assert not caplog.text
+
+
+@pytest.mark.process
+def test_sign_of_a_skull_in_real_scans(real_data):
+    """Never where there is none, mostly where there is one."""
+
+    def found(pattern):
+        signs = []
+        for path in sorted(real_data.glob(pattern))[::2]:
+            scan = nibabel.as_closest_canonical(nibabel.load(path))
+            image = np.atleast_3d(np.squeeze(scan.get_fdata(dtype=np.float32)))
+            signs.append(has_skull(image, scan.header.get_zooms()[:2]))
+        return signs
+
+    heads = found("lgg/*/*_flair.nii.gz")
+    assert sum(heads) >= 0.8 * len(heads) > 0
+    for pattern in ("brats/*/*_flair.nii.gz", "other/*/*/*_flair.nii.gz"):
+        assert not any(found(pattern))
 
 
 @pytest.mark.usefixtures("without_deepbet")
