@@ -6,8 +6,9 @@ anywhere, so that each file has to hold all that it needs. The parts lie once in
 - ``common.json`` and ``2d.json`` or ``3d.json`` hold what the workflows of a bundle share, ``use.json`` what evaluation
   and inference share, ``train.json``, ``evaluate.json`` and ``inference.json`` what a workflow has alone. Later ones
   replace values of earlier ones, dictionaries are merged. A workflow leaves out what it does not refer to.
-- ``systems/NAME.json`` is written as an overlay, ``configs/NAME.json``; the first one is part of ``train.json``, too.
-  What differs by dimension stands in it below ``2d`` and ``3d``.
+- ``systems/NAME.json`` is written as an overlay, ``configs/NAME.json``; that of DRAEM is part of ``train.json``, too.
+  What differs by dimension stands in it below ``2d`` and ``3d``; what it has from another one, whose name is at
+  ``extends``, is left out.
 - ``overlays/NAME.json`` is written as it stands.
 - ``docs/README.md`` is a template of Jinja for ``docs/README.md``.
 
@@ -61,7 +62,7 @@ def all_contents() -> Iterator[tuple[Path, str]]:
             yield configs / f"{workflow}.json", as_json(ordered(pruned(filled(config, sources), kept))) + "\n"
         for name in ("systems", "overlays"):
             for path in sorted((ROOT / "sources" / name).glob("*.json")):
-                yield configs / path.name, as_json(read(f"{name}/{path.stem}", dims)) + "\n"
+                yield configs / path.name, as_json(filled(read(f"{name}/{path.stem}", dims), sources)) + "\n"
         template = (ROOT / "sources/docs/README.md").read_text("utf-8")
         environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         text = environment.from_string(template).render(bundle=bundle, dims=int(dims[0]), config=sources)
@@ -72,16 +73,19 @@ def read(name: str, dims: str) -> dict[str, Any]:
     """Reads a source, with what it has for a dimension."""
     content = json.loads((ROOT / "sources" / f"{name}.json").read_text("utf-8"))
     by_dims = {key: content.pop(key, {}) for key in BUNDLES.values()}
-    return merged(content, by_dims[dims])
+    base = content.pop("extends", None)
+    return merged({} if base is None else read(f"systems/{base}", dims), content, by_dims[dims])
 
 
 def merged(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges dictionaries at every depth; of other values the last one counts."""
+    """Merges dictionaries at every depth; of other values, and of two parts of different kinds, the last one counts."""
     result: dict[str, Any] = {}
     for config in configs:
         for key, value in config.items():
-            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-            result[key] = merged(result[key], value) if both else value
+            before = result.get(key)
+            both = isinstance(value, Mapping) and isinstance(before, Mapping)
+            is_another = both and value.get("_target_", before.get("_target_")) != before.get("_target_")
+            result[key] = merged(before, value) if both and not is_another else value
     return result
 
 

@@ -11,18 +11,28 @@ from torch import Tensor, nn
 from ssmctb_monai.checks import check_spatial_dims, check_whole
 
 
-def convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
-    """Makes a convolution of 3 voxels an axis with batch norm and ReLU, of which encoder and decoder consist.
+def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
+    """Makes a convolution with batch norm and ReLU, of which encoder and decoder consist.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
         in_channels: number of input channels.
         out_channels: number of output channels.
+        kernel_size: side of the kernel, odd.
 
     Returns:
         The layer; it keeps the size.
     """
-    return Convolution(spatial_dims, in_channels, out_channels, adn_ordering="NA", norm="batch", act="relu", bias=False)
+    return Convolution(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        adn_ordering="NA",
+        norm="batch",
+        act="relu",
+        bias=False,
+    )
 
 
 class Encoder(nn.Module):

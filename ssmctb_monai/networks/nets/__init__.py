@@ -2,9 +2,18 @@
 
 from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.networks.nets.draem import DRAEM
+from ssmctb_monai.networks.nets.encoder_decoder import EncoderDecoder
 from ssmctb_monai.networks.nets.masked_autoencoder import MaskedAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
 from ssmctb_monai.networks.nets.ssm import SSM
 
-__all__ = ["DRAEM", "SSM", "Detector", "MaskedAutoencoder", "Reconstruction", "ReconstructionDetector"]
+__all__ = [
+    "DRAEM",
+    "SSM",
+    "Detector",
+    "EncoderDecoder",
+    "MaskedAutoencoder",
+    "Reconstruction",
+    "ReconstructionDetector",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from monai.networks.layers import median_filter
 from torch import Tensor
 
 from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel
@@ -10,9 +12,9 @@ from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel
 class BinaryLabel(AnomalyLabel):
     """1 where an anomaly lies, 0 elsewhere."""
 
-    def __call__(self, clean: Tensor, corrupted: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
         """Labels an image, as `AnomalyLabel` describes it."""
-        return mask.float()
+        return (factors > 0).float()
 
 
 class ContinuousLabel(AnomalyLabel):
@@ -32,6 +34,73 @@ class ContinuousLabel(AnomalyLabel):
             raise ValueError(f"full must be positive, got {full}.")
         self.full = full
 
-    def __call__(self, clean: Tensor, corrupted: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
         """Labels an image, as `AnomalyLabel` describes it."""
         return ((corrupted.float() - clean.float()).abs().mean(0) / self.full).clamp(max=1)
+
+
+class LogisticLabel(AnomalyLabel):
+    """How likely an observer sees the change: a logistic function of its absolute difference, averaged over channels.
+
+    Schlüter et al., *Natural Synthetic Anomalies*, ECCV 2022, https://arxiv.org/abs/2109.15222: 1 / (1 + exp(-k (D -
+    x₀))) of the difference D, which median filters have smoothed; 0 where nothing has changed. The paper has k and x₀
+    for each kind of image, in grey values from 0 to 255; the defaults here are its most frequent ones, divided by 255.
+
+    Args:
+        slope: k, steepness of the function.
+        centre: x₀, change that is labelled 1/2.
+        tolerance: change up to which a voxel is labelled 0.
+        window: side of the median filters, odd; ``None``: 5 in 2D and 3 in 3D.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> RandAnomaly(2, blend=PoissonBlend(), label=LogisticLabel(centre=0.02))
+    """
+
+    def __init__(
+        self,
+        slope: float = 255 / 6,
+        centre: float = 15 / 255,
+        tolerance: float = 1 / 255,
+        window: int | None = None,
+    ) -> None:
+        if slope <= 0:
+            raise ValueError(f"slope must be positive, got {slope}.")
+        if tolerance < 0:
+            raise ValueError(f"tolerance must not be negative, got {tolerance}.")
+        if window is not None and (window < 1 or window % 2 == 0):
+            raise ValueError(f"window must be odd and positive, got {window}.")
+        self.slope = slope
+        self.centre = centre
+        self.tolerance = tolerance
+        self.window = window
+
+    def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
+        """Labels an image, as `AnomalyLabel` describes it."""
+        difference = (corrupted.float() - clean.float()).abs().mean(0)
+        label = torch.zeros_like(difference)
+        if not (places := difference.nonzero()).numel():
+            return label
+        dims = difference.dim()
+        window = self.window or (5 if dims == 2 else 3)
+        # Medians take long, and around the changes, with a margin of the window, all is 0.
+        first, last = places.amin(0).sub(window).clamp_min(0).tolist(), places.amax(0).add(window + 1).tolist()
+        box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+        change = difference[box]
+        is_changed = (median_filter((change > self.tolerance).float(), window, dims) > 0) & (change > 0)
+        smooth = median_filter(change, window, dims)
+        label[box] = torch.where(is_changed, torch.sigmoid(self.slope * (smooth - self.centre)), 0)
+        return label
+
+
+class FactorLabel(AnomalyLabel):
+    """The share of the source in an anomaly, as the blend has drawn it; the larger one where anomalies meet.
+
+    Tan et al., *Detecting outliers with foreign patch interpolation*, MELBA 2022, https://arxiv.org/abs/2011.04197.
+    """
+
+    def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
+        """Labels an image, as `AnomalyLabel` describes it."""
+        return factors

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monai.transforms import Randomizable
 from monai.utils import ensure_tuple
 from torch import Tensor
+
+from ssmctb_monai.checks import check_ranges
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +74,28 @@ class AnomalySource(SeededTogether, ABC):
 
 
 class AnomalyBlend(SeededTogether, ABC):
-    """How an anomaly is put into an image; what is random in it is drawn by ``randomize``, before the source."""
+    """How an anomaly is put into an image; what is random in it is drawn by ``randomize``, before the source.
+
+    Args:
+        factor: least and largest share of the source in the anomaly, drawn uniformly; `FactorLabel` labels by it.
+
+    Raises:
+        ValueError: when the range is not increasing, or outside (0, 1].
+    """
+
+    def __init__(self, factor: tuple[float, float] = (1.0, 1.0)) -> None:
+        check_ranges(1, factor=factor)
+        self.factor = factor
+        self.drawn_factor = factor[1]
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws the factor.
+
+        Args:
+            data: not used.
+        """
+        if self.factor[0] < self.factor[1]:
+            self.drawn_factor = self.R.uniform(*self.factor)
 
     @abstractmethod
     def __call__(self, image: Tensor, source: Tensor, level: Tensor, inside: Tensor) -> Tensor:
@@ -93,13 +116,13 @@ class AnomalyLabel(ABC):
     """What a network learns to find of an anomaly."""
 
     @abstractmethod
-    def __call__(self, clean: Tensor, corrupted: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
         """Labels an image.
 
         Args:
             clean: image without anomalies, shape (channels, …).
             corrupted: image with anomalies, of the same shape.
-            mask: where the anomalies lie, shape (…), bool; may be empty.
+            factors: factors of the blend where anomalies lie, 0 elsewhere; shape (…), float32; may be 0 everywhere.
 
         Returns:
             Label, shape (…), float32, in [0, 1].

@@ -123,7 +123,7 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
     def _corrupt(self, clean: Tensor, inside: Tensor, donors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Corrupts one image; returns it and the label."""
         image = clean
-        mask = torch.zeros_like(inside)
+        factors = torch.zeros(inside.shape, device=inside.device)
         self.randomize(None)
         if self._do_transform and inside.any():
             present = has_modality(clean).view(-1, *[1] * inside.dim())
@@ -133,9 +133,9 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
                 self.blend.randomize(None)
                 source = self.sources[self.R.randint(len(self.sources))](image, region, donors)
                 image = torch.where(present, self.blend(image, source, level, inside).clamp(0, 1), image)
-                mask |= region
+                factors = torch.where(region, factors.clamp_min(self.blend.drawn_factor), factors)
         image = image.to(clean.dtype)
-        return image, self.label(clean, image, mask)[None]
+        return image, self.label(clean, image, factors)[None]
 
 
 def _parts(name: str, parts: Any, kind: type) -> tuple[Any, ...]:

@@ -143,11 +143,24 @@ class _CentredShape(SizedShape):
         lengths = np.exp(self.R.uniform(0, np.log(self.aspect), size=dims))
         turn = np.linalg.qr(self.R.standard_normal((dims, dims)))[0] if self.rotate else np.eye(dims)
         matrix = turn / lengths[:, None] * ensure_tuple_rep(self.spacing, dims)
-        axes = [torch.arange(size, device=inside.device) - c for size, c in zip(inside.shape, centre, strict=True)]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
-        with torch.autocast(inside.device.type, enabled=False):
-            turned = torch.tensordot(torch.as_tensor(matrix, device=inside.device).float(), places, 1)
-        return -self._distance(turned).log()
+        return -self._distance(turned_places(inside, centre, matrix)).log()
+
+
+def turned_places(inside: Tensor, centre: np.ndarray, matrix: np.ndarray) -> Tensor:
+    """Places of all voxels as seen from a centre, turned and scaled.
+
+    Args:
+        inside: tensor of the image's shape (…), on its device.
+        centre: in voxels, shape (axes).
+        matrix: what the ways from the centre are multiplied with, shape (axes, axes).
+
+    Returns:
+        Places, shape (axes, …), float32.
+    """
+    axes = [torch.arange(size, device=inside.device) - c for size, c in zip(inside.shape, centre, strict=True)]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
+    with torch.autocast(inside.device.type, enabled=False):
+        return torch.tensordot(torch.as_tensor(matrix, device=inside.device).float(), places, 1)
 
 
 class EllipsoidShape(_CentredShape):

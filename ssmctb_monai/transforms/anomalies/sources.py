@@ -191,16 +191,25 @@ class AnotherPlaceSource(_MixedSource):
 
     Args:
         opacity: least and largest share of the other place in a mixture with the image, drawn uniformly.
+        jitter: largest change of brightness (a factor) and of contrast (a factor about the mean over the anomaly), both
+            drawn uniformly from 1 - ``jitter`` to 1 + ``jitter``.
 
     Raises:
         ValueError: when an argument is outside its range.
     """
 
-    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0)) -> None:
+    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0), jitter: float = 0.0) -> None:
         super().__init__(opacity)
+        check_shares(jitter=jitter)
+        self.jitter = jitter
 
     def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
-        return _moved(image, region, self.R, least_shift=0.25)
+        content = _moved(image, region, self.R, least_shift=0.25)
+        if self.jitter:
+            brightness, contrast = self.R.uniform(1 - self.jitter, 1 + self.jitter, size=2)
+            mean = content[:, region].float().mean(1).reshape(-1, *[1] * region.dim())
+            content = brightness * (mean + contrast * (content - mean))
+        return content
 
 
 class DonorSource(_MixedSource):
@@ -210,6 +219,9 @@ class DonorSource(_MixedSource):
         opacity: least and largest share of the donor in a mixture with the image, drawn uniformly.
         rescale: least and largest ratio of the donor's mean over the anomaly to the image's, drawn uniformly, by which
             the donor is scaled in each channel; ``None``: it stays as it is.
+        zoom: least and largest magnification of the donor, to which a draw of mean 1 and standard deviation 0.5 is
+            limited.
+        same_place: whether the tissue is that of the same place, neither flipped nor magnified, as it stands.
 
     Raises:
         ValueError: when an argument is outside its range, or there is no other image to draw from.
@@ -218,11 +230,22 @@ class DonorSource(_MixedSource):
         >>> RandAnomaly(2, sources=DonorSource(rescale=(1.0, 3.0)))(batch, brains)
     """
 
-    def __init__(self, opacity: tuple[float, float] = (0.2, 1.0), rescale: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        opacity: tuple[float, float] = (0.2, 1.0),
+        rescale: tuple[float, float] | None = None,
+        zoom: tuple[float, float] | None = None,
+        same_place: bool = False,
+    ) -> None:
         super().__init__(opacity)
-        if rescale is not None:
-            check_ranges(np.inf, rescale=rescale)
+        for name, limits in (("rescale", rescale), ("zoom", zoom)):
+            if limits is not None:
+                check_ranges(np.inf, **{name: limits})
+        if same_place and zoom is not None:
+            raise ValueError(f"A donor of the same place is not magnified: leave out zoom, or same_place, got {zoom}.")
         self.rescale = rescale
+        self.zoom = zoom
+        self.same_place = same_place
 
     def _content(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
         if len(donors) == 0:
@@ -236,7 +259,14 @@ class DonorSource(_MixedSource):
                 f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: channels and dimensions must "
                 "be the same."
             )
-        donor = _moved(donor, region, self.R)
+        if not self.same_place:
+            zoom = 1.0 if self.zoom is None else float(np.clip(self.R.normal(1, 0.5), *self.zoom))
+            donor = _moved(donor, region, self.R, zoom=zoom)
+        elif donor.shape != image.shape:
+            raise ValueError(
+                f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: places are the same "
+                "only where shapes are."
+            )
         if self.rescale is not None:
             means = [picture[:, region].mean(1, dtype=torch.float32) for picture in (image, donor)]
             ratio = self.R.uniform(*self.rescale) * means[0] / means[1].clamp_min(1e-3)
@@ -273,7 +303,9 @@ class FolderSource(_MixedSource):
         return texture[tuple(slice(f, f + wanted) for f, wanted in zip(first, region.shape, strict=True))][None]
 
 
-def _moved(image: Tensor, region: Tensor, random: np.random.RandomState, least_shift: float = 0.0) -> Tensor:
+def _moved(
+    image: Tensor, region: Tensor, random: np.random.RandomState, least_shift: float = 0.0, zoom: float = 1.0
+) -> Tensor:
     """Flips an image at random and shifts it so that its tissue covers an anomaly.
 
     Args:
@@ -281,6 +313,7 @@ def _moved(image: Tensor, region: Tensor, random: np.random.RandomState, least_s
         region: the anomaly, shape (…), which may differ from the image's; bool, not empty.
         random: random state.
         least_shift: least shift along an axis at least, as a share of the image's size; where there is tissue as far.
+        zoom: magnification.
 
     Returns:
         Image of the region's shape; beyond its border it goes on at its other side, and its background, which is 0 in
@@ -290,6 +323,10 @@ def _moved(image: Tensor, region: Tensor, random: np.random.RandomState, least_s
     is_tissue = (image != 0).any(0)
     mean = (image.flatten(1).sum(1, dtype=torch.float32) / is_tissue.count_nonzero().clamp_min(1)).to(image.dtype)
     filled = torch.where(is_tissue, image, mean.reshape(-1, *[1] * region.dim()))
+    if zoom != 1:
+        magnified = [max(1, round(zoom * have)) for have in is_tissue.shape]
+        filled = F.interpolate(filled[None], magnified, mode="bilinear" if region.dim() == 2 else "trilinear")[0]
+        is_tissue = F.interpolate(is_tissue[None, None].to(image.dtype), magnified, mode="nearest-exact")[0, 0] > 0
     covered = region.nonzero()
     here = covered[random.randint(len(covered))]
     tissue = is_tissue.nonzero() if is_tissue.any() else here[None]
@@ -300,6 +337,6 @@ def _moved(image: Tensor, region: Tensor, random: np.random.RandomState, least_s
         tissue = tissue[is_far] if is_far.any() else tissue
     start = tissue[random.randint(len(tissue))] - here
     for axis, (first, size) in enumerate(zip(start.tolist(), region.shape, strict=True), start=1):
-        index = (torch.arange(size, device=image.device) + first) % image.shape[axis]
+        index = (torch.arange(size, device=image.device) + first) % filled.shape[axis]
         filled = filled.index_select(axis, index)
     return filled

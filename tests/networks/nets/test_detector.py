@@ -138,7 +138,8 @@ def test_training_output_goes_into_the_loss(files, block):
     parser = parser_of(files, block, seed=0)
     network, loss = copy.deepcopy((parser.get_parsed_content("network"), parser.get_parsed_content("loss")))
     corrupt = Compose(content_of(parser, "corruption"))
-    samples = [{"image": x, "brain": torch.ones_like(x[:1])} for x in image_for(network, odd=False)]
+    images = image_for(network, odd=False)
+    samples = [{"image": x, "brain": torch.ones_like(x[:1]), "donors": images} for x in images]
     inputs, targets = content_of(parser, "prepare_batch")(
         list_data_collate([corrupt(sample) for sample in samples]), "cpu"
     )
@@ -174,8 +175,9 @@ def test_other_dimensions_and_channels_are_refused(files):
         for mode in (True, False):
             with pytest.raises(ValueError, match=expected):
                 network.train(mode)(torch.rand(2, *shape))
-        with pytest.raises(ValueError, match=expected):
-            network.reconstruct(torch.rand(2, *shape))
+        if hasattr(network, "reconstruct"):
+            with pytest.raises(ValueError, match=expected):
+                network.reconstruct(torch.rand(2, *shape))
 
 
 @pytest.mark.process

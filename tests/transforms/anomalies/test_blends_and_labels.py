@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import median_filter
 
-from ssmctb_monai.transforms import BinaryLabel, ContinuousLabel, SoftEdge
+from ssmctb_monai.transforms import BinaryLabel, ContinuousLabel, FactorLabel, LogisticLabel, SoftEdge
 
 
 def test_soft_edge_by_hand():
@@ -41,3 +43,48 @@ def test_labels_by_hand():
     torch.testing.assert_close(ContinuousLabel(full=0.1)(clean, corrupted, mask), torch.tensor([[0.0, 1.0, 1.0]]))
     with pytest.raises(ValueError, match="full"):
         ContinuousLabel(full=0)
+
+
+def test_factor_is_the_share_of_the_source():
+    blend = SoftEdge(width=0.0, factor=(0.2, 0.8)).set_random_state(0)
+    image, source, level = torch.zeros(1, 1, 4), torch.ones(1, 1, 4), torch.tensor([[-1.0, 1.0, 1.0, 1.0]])
+    inside = torch.tensor([[True, True, True, False]])
+    factors = []
+    for _ in range(40):
+        blend.randomize()
+        torch.testing.assert_close(
+            blend(image, source, level, inside), blend.drawn_factor * torch.tensor([[[0.0, 1.0, 1.0, 0.0]]])
+        )
+        factors.append(blend.drawn_factor)
+    assert 0.2 <= min(factors) < 0.25
+    assert 0.75 < max(factors) <= 0.8
+    shares = torch.tensor([[0.0, 0.3, 0.7]])
+    assert torch.equal(FactorLabel()(image, image, shares), shares)
+
+
+@pytest.mark.parametrize(("shape", "window"), [((20, 16), 5), ((9, 8, 10), 3)])
+def test_logistic_label_against_scipy(shape, window):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(2, *shape, generator=generator)
+    change = 0.3 * torch.rand(2, *shape, generator=generator)
+    changed = torch.zeros(shape, dtype=torch.bool)
+    changed[(slice(2, 7),) * len(shape)] = True
+    changed[(0,) * len(shape)] = changed[(-1,) * len(shape)] = True  # single voxels, which the medians take away
+    corrupted = clean + change * changed
+    difference = (corrupted - clean).abs().mean(0).numpy()
+    smooth = median_filter(difference, window, mode="nearest")
+    kept = median_filter((difference > 0.02).astype(float), window, mode="nearest") > 0
+    kept &= difference > 0
+    expected = np.where(kept, 1 / (1 + np.exp(-30 * (smooth - 0.1))), 0)
+    label = LogisticLabel(slope=30, centre=0.1, tolerance=0.02)(clean, corrupted, changed.float())
+    np.testing.assert_allclose(label, expected, atol=1e-5)
+    assert 0 < kept.sum() < changed.sum() + 10
+    other = LogisticLabel(slope=30, centre=0.1, tolerance=0.02, window=1)(clean, corrupted, changed.float())
+    assert torch.equal(other > 0, torch.from_numpy(difference > 0.02))
+    assert not LogisticLabel()(clean, clean, changed.float()).any()
+
+
+@pytest.mark.parametrize("arguments", [{"slope": 0}, {"tolerance": -1}, {"window": 2}, {"window": 0}], ids=str)
+def test_ill_logistic_label(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        LogisticLabel(**arguments)

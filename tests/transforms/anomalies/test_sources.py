@@ -318,3 +318,39 @@ def test_folder_is_for_images_in_2d(tmp_path):
 def test_ill_arguments(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
+
+
+def test_donor_is_magnified():
+    """Stripes of a period of 4 voxels get one of 8; the background is no part of it."""
+    stripes = (torch.arange(64) // 2 % 2).float().expand(1, 64, 64) * 0.5 + 0.25
+    donor = torch.zeros(1, 80, 80)
+    donor[:, 8:72, 8:72] = stripes
+    region = torch.ones(40, 40, dtype=torch.bool)
+    source = DonorSource(opacity=(1.0, 1.0), zoom=(2.0, 2.0)).set_random_state(0)
+    found = source(torch.zeros(1, 40, 40), region, [donor])
+    assert found.min() >= 0.25
+    spectrum = torch.fft.rfft(found[0] - found.mean(), dim=1).abs().mean(0)
+    assert int(spectrum.argmax()) == 5
+    plain = DonorSource(opacity=(1.0, 1.0)).set_random_state(0)(torch.zeros(1, 40, 40), region, [donor])
+    assert int(torch.fft.rfft(plain[0] - plain.mean(), dim=1).abs().mean(0).argmax()) == 10
+    with pytest.raises(ValueError, match="zoom"):
+        DonorSource(zoom=(2.0, 1.0))
+    with pytest.raises(ValueError, match="not magnified"):
+        DonorSource(zoom=(1.0, 2.0), same_place=True)
+
+
+def test_jitter_of_another_place():
+    image = torch.where(torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5, 0.4, 0.6)
+    region = torch.ones(32, 32, dtype=torch.bool)
+    drawn = []
+    for seed in range(60):
+        found = AnotherPlaceSource((1.0, 1.0), jitter=0.2).set_random_state(seed)(image, region, [])
+        low, high = found.aminmax()
+        drawn.append((float(found.mean() / image.mean()), float((high - low) / (found.mean() / image.mean()) / 0.2)))
+    brightness, contrast = torch.tensor(drawn).T
+    for factor in (brightness, contrast):
+        assert 0.8 - 1e-4 <= factor.min() < 0.83
+        assert 1.17 < factor.max() <= 1.2 + 1e-4
+    assert abs(float(torch.corrcoef(torch.stack([brightness, contrast]))[0, 1])) < 0.4
+    with pytest.raises(ValueError, match="jitter"):
+        AnotherPlaceSource(jitter=2)

@@ -1,0 +1,135 @@
+"""Synthetic anomalies of the literature, as what `RandAnomaly` makes of parts."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from ssmctb_monai.checks import check_choice
+from ssmctb_monai.transforms.anomalies.blends import PoissonBlend, SoftEdge
+from ssmctb_monai.transforms.anomalies.labels import FactorLabel, LogisticLabel
+from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel, AnomalyShape
+from ssmctb_monai.transforms.anomalies.patches import AreaPatchShape, GammaPatchShape, ScarShape, UniformPatchShape
+from ssmctb_monai.transforms.anomalies.rand_anomaly import RandAnomaly
+from ssmctb_monai.transforms.anomalies.sources import AnotherPlaceSource, DonorSource
+
+CutPasteMode = Literal["patch", "scar", "union"]
+
+
+class RandNaturalAnomaly(RandAnomaly):
+    """Natural Synthetic Anomalies (NSA): magnified patches of another case, blended in by their gradients.
+
+    Schlüter et al., *Natural Synthetic Anomalies for self-supervised anomaly detection and localization*, ECCV 2022,
+    https://arxiv.org/abs/2109.15222, in 2D and 3D: a `GammaPatchShape` with a `DonorSource`, a `PoissonBlend` and a
+    `LogisticLabel`. Objects of a patch are here those of the brain: a patch begins with a voxel of the brain, and its
+    source lies on the donor's. The paper has source gradients for objects and mixed ones for textures and X-rays.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        prob: probability that an image gets anomalies.
+        gradients: ``"source"`` or ``"mixed"``, see `poisson_blend`.
+        label: what is marked: `LogisticLabel` (default), `BinaryLabel`, `ContinuousLabel`, `FactorLabel`.
+        factor: least and largest share of the source.
+        ellipsoids: number of ellipsoids that a shape consists of; 0: boxes.
+        spacing: size of a voxel in mm.
+        count: least and largest number of anomalies.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> corrupted, clean, label = RandNaturalAnomaly(3).set_random_state(0)(batch, brains)
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        prob: float = 1.0,
+        gradients: Literal["source", "mixed"] = "source",
+        label: AnomalyLabel | None = None,
+        factor: tuple[float, float] = (1.0, 1.0),
+        ellipsoids: int = 0,
+        spacing: float | tuple[float, ...] = 1.0,
+        count: tuple[int, int] = (1, 3),
+    ) -> None:
+        check_choice(("source", "mixed"), gradients=gradients)
+        zoom = (0.7, 1.3)
+        super().__init__(
+            spatial_dims,
+            prob,
+            GammaPatchShape(zoom=zoom, ellipsoids=ellipsoids),
+            DonorSource(opacity=(1.0, 1.0), zoom=zoom),
+            PoissonBlend(gradients, factor, spacing),
+            LogisticLabel() if label is None else label,
+            count,
+        )
+
+
+class RandForeignPatch(RandAnomaly):
+    """Foreign Patch Interpolation (FPI): a patch of another case at the same place, mixed with the image by a factor.
+
+    Tan et al., *Detecting outliers with foreign patch interpolation*, MELBA 2022, https://arxiv.org/abs/2011.04197: a
+    `UniformPatchShape` with a `DonorSource`; the label is the factor. With gradients it is Poisson Image Interpolation
+    (PII), Tan et al., *Detecting outliers with Poisson image interpolation*, MICCAI 2021,
+    https://arxiv.org/abs/2107.02622.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        prob: probability that an image gets an anomaly.
+        poisson: whether gradients are mixed (PII), not images (FPI).
+        factor: least and largest share of the other case.
+        spacing: size of a voxel in mm, for gradients.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> corrupted, clean, factors = RandForeignPatch(2, poisson=True).set_random_state(0)(batch, brains)
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        prob: float = 1.0,
+        poisson: bool = False,
+        factor: tuple[float, float] = (0.05, 0.95),
+        spacing: float | tuple[float, ...] = 1.0,
+    ) -> None:
+        super().__init__(
+            spatial_dims,
+            prob,
+            UniformPatchShape(),
+            DonorSource(opacity=(1.0, 1.0), same_place=True),
+            PoissonBlend("interpolated", factor, spacing) if poisson else SoftEdge(0.0, factor),
+            FactorLabel(),
+        )
+
+
+class RandCutPaste(RandAnomaly):
+    """CutPaste: a patch of the image itself, at another place; 1 in the label where it lies.
+
+    Li et al., *CutPaste: Self-supervised learning for anomaly detection and localization*, CVPR 2021,
+    https://arxiv.org/abs/2104.04015, in 2D and 3D: an `AreaPatchShape`, a `ScarShape` or one of both, with an
+    `AnotherPlaceSource` whose brightness and contrast change a little.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        prob: probability that an image gets an anomaly.
+        mode: ``"patch"``, ``"scar"``, or ``"union"``: either of both.
+
+    Raises:
+        ValueError: when an argument is outside its range.
+
+    Example:
+        >>> corrupted, clean, mask = RandCutPaste(2, mode="scar").set_random_state(0)(image, brain)
+    """
+
+    def __init__(self, spatial_dims: int, prob: float = 1.0, mode: CutPasteMode = "union") -> None:
+        check_choice(get_args(CutPasteMode), mode=mode)
+        kinds: dict[str, AnomalyShape] = {"patch": AreaPatchShape(), "scar": ScarShape()}
+        super().__init__(
+            spatial_dims,
+            prob,
+            [shape for name, shape in kinds.items() if mode in (name, "union")],
+            AnotherPlaceSource(opacity=(1.0, 1.0), jitter=0.1),
+            SoftEdge(0.0),
+        )
