@@ -96,6 +96,45 @@ ANY = {"modality_dropout": 0.5}
 OFFSET = {"_target_": "ssmctb_monai.transforms.OffsetSource", "offset": [0.03, 0.3], "modalities": "@channels"}
 NESTED = {"_target_": "ssmctb_monai.transforms.NestedSource", "outer": OFFSET, "inner": OFFSET}
 
+# Anomalies of another kind for DRAEM, which takes binary labels, minus the bundle as it is shipped
+PARTS = "ssmctb_monai.transforms."
+FOREIGN = {"spatial_dims": "@spatial_dims", "prob": 0.75, "label": {"_target_": f"{PARTS}BinaryLabel"}}
+ANOMALY_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "-anomaly_paste": (
+        "anomalies from another place of the brain",
+        {"anomaly#sources": {"_target_": f"{PARTS}AnotherPlaceSource", "opacity": [1.0, 1.0]}},
+    ),
+    "-anomaly_nsa": (
+        "anomalies of NSA",
+        {"anomaly": {"_target_": f"{PARTS}RandNaturalAnomaly", **FOREIGN}, "donors": 8},
+    ),
+    "-anomaly_fpi": (
+        "anomalies of FPI",
+        {"anomaly": {"_target_": f"{PARTS}RandForeignPatch", **FOREIGN}, "donors": 8},
+    ),
+    "-anomaly_cutpaste": (
+        "anomalies of CutPaste",
+        {"anomaly": {"_target_": f"{PARTS}RandCutPaste", "spatial_dims": "@spatial_dims", "prob": 0.75}},
+    ),
+    "-anomaly_mixed": (
+        "anomalies of several shapes and sources",
+        {
+            "anomaly": {
+                "_target_": f"{PARTS}RandAnomaly",
+                "spatial_dims": "@spatial_dims",
+                "prob": 0.75,
+                "shapes": [{"_target_": f"{PARTS}{shape}"} for shape in ("PerlinShape", "AreaPatchShape", "ScarShape")],
+                "sources": [
+                    {"_target_": f"{PARTS}OffsetSource", "offset": [0.03, 0.3]},
+                    {"_target_": f"{PARTS}AnotherPlaceSource"},
+                    {"_target_": f"{PARTS}TextureSource"},
+                ],
+                "count": [1, 3],
+            }
+        },
+    ),
+}
+
 # Systems besides that of train.json, by their overlay
 SYSTEMS = {
     "autoencoder": "autoencoder, SSMCTB",
@@ -112,6 +151,24 @@ SSM_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-msgms": ("SSM, SSMCTB, score by MSGMS", {"system#network#score": "msgms"}),
     "-mask": ("SSM, SSMCTB, score by the predicted mask", {"system#network#score": "mask"}),
     "-gaussian": ("Gaussian mean around the same cells", {"system#network#restoration": "gaussian"}),
+}
+
+# Systems of which the tables have the blocks, too: their title without block
+SYSTEMS_WITH_BLOCKS = {
+    "nsa": "NSA",
+    "fastvit_nsa": "NSA with FastViT",
+    "cutpaste": "CutPaste as a segmentation",
+}
+SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "-none": ("no block", {"block": "none"}, None),
+    "": ("SSMCTB", {}, "-none"),
+    "-sspcab": ("SSPCAB", {"block": "sspcab"}, ""),
+}
+# One thing of NSA changed, minus NSA with SSMCTB
+NSA_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
+    "-binary": ("binary labels", {"anomaly#label": {"_target_": f"{PARTS}BinaryLabel"}}),
+    "-raw": ("the change itself as label", {"anomaly#label": {"_target_": f"{PARTS}ContinuousLabel"}}),
 }
 
 ROWS = {
@@ -131,7 +188,7 @@ ROWS = {
             f"{dims}D, {title}", "brats", f"brats{dims}d", overrides=overrides, reference=f"brats{dims}d"
         )
         for dims in (2, 3)
-        for name, (title, overrides) in RECIPE_ROWS.items()
+        for name, (title, overrides) in {**RECIPE_ROWS, **ANOMALY_ROWS}.items()
     },
     "brats2d-axial": Row(
         "2D, axial slices alone", "brats", "brats2d", overrides={"planes": ["axial"]}, reference="brats2d"
@@ -193,6 +250,26 @@ ROWS = {
             {"system#network#cell_sizes": [4, 8, 16], "system#network#restoration": "gaussian"},
         )
         for dims in (2, 3)
+    },
+    **{
+        f"brats{dims}d-{system}{name}": Row(
+            f"{dims}D, {title}, {block}",
+            "brats",
+            f"brats{dims}d",
+            (system,),
+            overrides,
+            reference=None if reference is None else f"brats{dims}d-{system}{reference}",
+        )
+        for dims in (2, 3)
+        for system, title in SYSTEMS_WITH_BLOCKS.items()
+        for name, (block, overrides, reference) in SYSTEM_BLOCK_ROWS.items()
+    },
+    **{
+        f"brats{dims}d-nsa{name}": Row(
+            f"{dims}D, NSA, {title}", "brats", f"brats{dims}d", ("nsa",), overrides, reference=f"brats{dims}d-nsa"
+        )
+        for dims in (2, 3)
+        for name, (title, overrides) in NSA_ROWS.items()
     },
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

@@ -18,6 +18,9 @@ class Reconstruction(nn.Module):
         network: the detector, such as `DRAEM` or `ReconstructionDetector`: a network with a method ``reconstruct``.
             Its weights are shared.
 
+    Raises:
+        TypeError: when the network has no such method.
+
     Example:
         >>> Reconstruction(DRAEM(spatial_dims=2, in_channels=3)).eval()(torch.rand(1, 3, 50, 40)).shape
         torch.Size([1, 3, 50, 40])
@@ -25,6 +28,11 @@ class Reconstruction(nn.Module):
 
     def __init__(self, network: _Reconstructs) -> None:
         super().__init__()
+        if not hasattr(network, "reconstruct"):
+            raise TypeError(
+                f"{type(network).__name__} finds anomalies without a reconstruction: there is none to save. Leave out "
+                "save_reconstruction, or take another system."
+            )
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:

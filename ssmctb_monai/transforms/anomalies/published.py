@@ -76,6 +76,7 @@ class RandForeignPatch(RandAnomaly):
         spatial_dims: number of spatial dimensions, 2 or 3.
         prob: probability that an image gets an anomaly.
         poisson: whether gradients are mixed (PII), not images (FPI).
+        label: what is marked: `FactorLabel` (default), `BinaryLabel`, `ContinuousLabel`, `LogisticLabel`.
         factor: least and largest share of the other case.
         spacing: size of a voxel in mm, for gradients.
 
@@ -91,6 +92,7 @@ class RandForeignPatch(RandAnomaly):
         spatial_dims: int,
         prob: float = 1.0,
         poisson: bool = False,
+        label: AnomalyLabel | None = None,
         factor: tuple[float, float] = (0.05, 0.95),
         spacing: float | tuple[float, ...] = 1.0,
     ) -> None:
@@ -100,7 +102,7 @@ class RandForeignPatch(RandAnomaly):
             UniformPatchShape(),
             DonorSource(opacity=(1.0, 1.0), same_place=True),
             PoissonBlend("interpolated", factor, spacing) if poisson else SoftEdge(0.0, factor),
-            FactorLabel(),
+            FactorLabel() if label is None else label,
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, make_backbone
-from ssmctb_monai.networks.nets import EncoderDecoder
+from ssmctb_monai.networks.nets import EncoderDecoder, Reconstruction
 
 SMALL = {"encoder_width": 4, "decoder_widths": (16, 8, 8, 4, 4)}
 
@@ -56,6 +56,11 @@ def test_logits_become_probabilities():
     network = EncoderDecoder(2, 1, block="none", **SMALL).eval()
     x = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(network(x), network.training_output(x).sigmoid())
+
+
+def test_there_is_no_reconstruction():
+    with pytest.raises(TypeError, match="EncoderDecoder finds anomalies without a reconstruction"):
+        Reconstruction(EncoderDecoder(2, 1, block="none", **SMALL))
 
 
 def test_widths():

@@ -71,6 +71,8 @@ def test_foreign_patches_are_of_the_same_place_and_labelled_by_their_factor():
     torch.testing.assert_close(corrupted, torch.where(label > 0, image + factor * (donor - image), image))
     with pytest.raises(ValueError, match="places are the same"):
         RandForeignPatch(2)(image, donors=donor[None, :, 1:])
+    binary = RandForeignPatch(2, label=BinaryLabel()).set_random_state(0)(image, donors=donor[None])[2]
+    assert torch.equal(binary, (label > 0).float())
     poisson = RandForeignPatch(2, poisson=True).set_random_state(0)
     assert isinstance(poisson.blend, PoissonBlend)
     assert poisson.blend.gradients == "interpolated"
