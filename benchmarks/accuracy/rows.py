@@ -158,6 +158,7 @@ SYSTEMS_WITH_BLOCKS = {
     "nsa": "NSA",
     "fastvit_nsa": "NSA with FastViT",
     "cutpaste": "CutPaste as a segmentation",
+    "cutpaste_classifier": "CutPaste as a classifier",
 }
 SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-none": ("no block", {"block": "none"}, None),

@@ -22,7 +22,8 @@ class FitDetector:
 
     Args:
         network: the detector that is validated.
-        data_loader: loader of the training, whose batches have ``image`` and ``brain``.
+        data_loader: loader of the training, whose batches have ``image``, or ``image_clean`` where anomalies were put
+            into it, and ``brain``.
         num_batches: number of batches.
 
     Raises:
@@ -56,7 +57,8 @@ class FitDetector:
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:  # the loader starts with the first one that is asked for
             for batch in islice(self.data_loader, self.num_batches):
-                yield batch["image"].to(device), batch["brain"].to(device)
+                image = batch["image_clean"] if "image_clean" in batch else batch["image"]
+                yield image.to(device), batch["brain"].to(device)
 
         self.network.fit(batches())
         if idist.get_world_size() > 1:

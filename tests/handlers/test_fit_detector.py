@@ -37,6 +37,13 @@ def test_before_a_validation_from_some_batches(count, mean):
     assert means == [mean]
 
 
+def test_images_without_anomalies_where_anomalies_were_put_in():
+    network = MeanOfBrain()
+    batches = [{**batch, "image_clean": batch["image"] + 5} for batch in loader(2, [])]
+    FitDetector(network, batches)(None)
+    assert float(network.mean) == 5.5
+
+
 def test_nothing_is_loaded_for_a_detector_that_fits_nothing():
     network, asked = Detector(2, 1), []
     network.weight = torch.nn.Parameter(torch.zeros(()))

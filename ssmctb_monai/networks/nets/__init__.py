@@ -1,5 +1,6 @@
 """Anomaly detection networks."""
 
+from ssmctb_monai.networks.nets.cutpaste_classifier import CutPasteClassifier
 from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.networks.nets.draem import DRAEM
 from ssmctb_monai.networks.nets.encoder_decoder import EncoderDecoder
@@ -11,6 +12,7 @@ from ssmctb_monai.networks.nets.ssm import SSM
 __all__ = [
     "DRAEM",
     "SSM",
+    "CutPasteClassifier",
     "Detector",
     "EncoderDecoder",
     "MaskedAutoencoder",

@@ -12,7 +12,12 @@ from ssmctb_monai.transforms.anomalies.patches import (
 )
 from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
 from ssmctb_monai.transforms.anomalies.poisson import poisson_blend
-from ssmctb_monai.transforms.anomalies.published import RandCutPaste, RandForeignPatch, RandNaturalAnomaly
+from ssmctb_monai.transforms.anomalies.published import (
+    RandCutPaste,
+    RandCutPasteClassd,
+    RandForeignPatch,
+    RandNaturalAnomaly,
+)
 from ssmctb_monai.transforms.anomalies.rand_anomaly import RandAnomaly, RandAnomalyd
 from ssmctb_monai.transforms.anomalies.shapes import BoxShape, EllipsoidShape, PerlinShape, TissueShape
 from ssmctb_monai.transforms.anomalies.sources import (
@@ -48,6 +53,7 @@ __all__ = [
     "RandAnomaly",
     "RandAnomalyd",
     "RandCutPaste",
+    "RandCutPasteClassd",
     "RandForeignPatch",
     "RandNaturalAnomaly",
     "RandPerlinNoise",

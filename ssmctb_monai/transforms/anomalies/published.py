@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
 
 from ssmctb_monai.checks import check_choice
 from ssmctb_monai.transforms.anomalies.blends import PoissonBlend, SoftEdge
 from ssmctb_monai.transforms.anomalies.labels import FactorLabel, LogisticLabel
-from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel, AnomalyShape
+from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel, AnomalyShape, SeededTogether
 from ssmctb_monai.transforms.anomalies.patches import AreaPatchShape, GammaPatchShape, ScarShape, UniformPatchShape
 from ssmctb_monai.transforms.anomalies.rand_anomaly import RandAnomaly
 from ssmctb_monai.transforms.anomalies.sources import AnotherPlaceSource, DonorSource
@@ -135,3 +140,58 @@ class RandCutPaste(RandAnomaly):
             AnotherPlaceSource(opacity=(1.0, 1.0), jitter=0.1),
             SoftEdge(0.0),
         )
+
+
+class RandCutPasteClassd(SeededTogether, MapTransform):
+    """Leaves an image as it is, or pastes a patch or a scar into it, each as often; which of the three is its class.
+
+    Li et al., *CutPaste: Self-supervised learning for anomaly detection and localization*, CVPR 2021,
+    https://arxiv.org/abs/2104.04015: what `CutPasteClassifier` learns from.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        keys: key of the image.
+        brain_key: key of the brain mask; where it is absent patches lie anywhere.
+        clean_key: key of the clean image, which is added.
+        class_key: key of the class, which is added: 0 for the original, 1 for a patch, 2 for a scar.
+
+    Raises:
+        ValueError: when there is more than one key, or an argument is outside its range.
+
+    Example:
+        >>> RandCutPasteClassd(spatial_dims=2)({"image": image, "brain": brain})["anomaly_class"]
+        tensor(2)
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        keys: KeysCollection = "image",
+        brain_key: str = "brain",
+        clean_key: str = "image_clean",
+        class_key: str = "anomaly_class",
+    ) -> None:
+        super().__init__(keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"RandCutPasteClassd takes one key, got {self.keys}.")
+        self.kinds = tuple(RandCutPaste(spatial_dims, mode=mode) for mode in ("patch", "scar"))
+        self.brain_key = brain_key
+        self.clean_key = clean_key
+        self.class_key = class_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Draws the class of an item, and makes its image one of it.
+
+        Args:
+            data: item.
+
+        Returns:
+            The item with its image, the clean one and the class.
+        """
+        item = dict(data)
+        drawn = self.R.randint(3)
+        for key in self.key_iterator(item):
+            item[self.clean_key] = item[key]
+            if drawn > 0:
+                item[key], _, _ = self.kinds[drawn - 1](item[key], item.get(self.brain_key))
+        return {**item, self.class_key: torch.tensor(drawn)}

@@ -10,6 +10,7 @@ from ssmctb_monai.transforms import (
     BinaryLabel,
     PoissonBlend,
     RandCutPaste,
+    RandCutPasteClassd,
     RandForeignPatch,
     RandNaturalAnomaly,
     ScarShape,
@@ -89,6 +90,23 @@ def test_cut_paste_takes_from_the_image_itself():
     modes = {mode: RandCutPaste(2, mode=mode).shapes for mode in ("patch", "scar", "union")}
     assert [len(shapes) for shapes in modes.values()] == [1, 1, 2]
     assert isinstance(modes["scar"][0], ScarShape)
+
+
+def test_classes_of_cut_paste():
+    image, brain = (x[0] for x in images(2, batch=1))
+    transform = RandCutPasteClassd(spatial_dims=2).set_random_state(0)
+    items = [transform({"image": image * brain, "brain": brain}) for _ in range(90)]
+    classes = torch.stack([item["anomaly_class"] for item in items])
+    assert classes.bincount().tolist() == pytest.approx([30, 30, 30], abs=12)
+    changed = torch.tensor([int((item["image"] != item["image_clean"]).any(0).sum()) for item in items])
+    assert not changed[classes == 0].any()
+    assert changed[classes > 0].all()
+    assert changed[classes == 1].float().mean() > 2 * changed[classes == 2].float().mean()
+    assert all(torch.equal(item["image_clean"], image * brain) for item in items)
+    again = RandCutPasteClassd(spatial_dims=2).set_random_state(0)({"image": image * brain, "brain": brain})
+    assert torch.equal(again["image"], items[0]["image"])
+    with pytest.raises(ValueError, match="one key"):
+        RandCutPasteClassd(2, ["a", "b"])
 
 
 def test_ill_arguments():
