@@ -8,7 +8,6 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import nn
 
-from ssmctb_monai.handlers import FitDensity
 from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, named_blocks
 from ssmctb_monai.networks.nets import CutPasteClassifier
 from ssmctb_monai.networks.nets.cutpaste_classifier import ledoit_wolf_covariance
@@ -31,7 +30,7 @@ def test_scores_of_scikit_learn():
     normal, tested = torch.rand(40, 1, 32, 32), 0.5 * torch.rand(5, 1, 32, 32)
     with torch.no_grad():
         embeddings, others = network.embed(normal), network.embed(tested)
-        network.fit_density(embeddings)
+        network.fit([(normal, normal)])
         scores = network(tested)
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(40))
     reference = LedoitWolf().fit(embeddings.double().numpy())
@@ -71,17 +70,14 @@ def test_head():
     assert [(part.in_features, part.out_features) for part in linear] == [(32, 32), (32, 32), (32, 128), (128, 2)]
 
 
-def test_handler_fits_the_clean_images_of_all_batches():
-    network = classifier()
-    batches = [{"image": torch.zeros(4, 1, 32, 32), "image_clean": torch.rand(4, 1, 32, 32)} for _ in range(3)]
-    state = torch.random.get_rng_state()
-    FitDensity(network, batches)(None)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert not network.training
+def test_density_is_that_of_all_batches_in_evaluation_mode():
+    network = classifier().train()
+    batches = [(torch.rand(4, 1, 32, 32), torch.ones(4, 1, 32, 32)) for _ in range(3)]
+    network.fit(batches)
+    assert network.training
     with torch.no_grad():
-        embeddings = network.embed(torch.cat([batch["image_clean"] for batch in batches]))
+        embeddings = network.eval().embed(torch.cat([image for image, _ in batches]))
     torch.testing.assert_close(network.mean, embeddings.mean(0))
-    assert network.middle > 0
 
 
 @pytest.mark.parametrize(
@@ -92,7 +88,7 @@ def test_ill_arguments(arguments, message):
         classifier(**arguments)
 
 
-def test_ill_embeddings():
-    for embeddings in (torch.rand(1, 32), torch.ones(4, 32)):
-        with pytest.raises(ValueError, match="at least two images that differ"):
-            classifier().fit_density(embeddings)
+@pytest.mark.parametrize("images", [torch.rand(1, 1, 32, 32), torch.ones(4, 1, 32, 32)], ids=["one", "all the same"])
+def test_no_density(images):
+    with pytest.raises(ValueError, match="at least two images that differ"):
+        classifier().fit([(images, images)])
