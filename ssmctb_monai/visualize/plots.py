@@ -280,7 +280,8 @@ def add_colorbar(figure: Figure, norm: Normalize, threshold: float | None, label
         label: what the scores are.
         place: where the bar goes, as in :meth:`matplotlib.figure.Figure.colorbar`: ``cax``, or ``ax`` and its options.
     """
-    bar = figure.colorbar(ScalarMappable(norm, COLOR_MAP), label=label, **place)
+    short = MaxNLocator(6, steps=[1, 2, 5, 10])  # numbers that leave room for the label
+    bar = figure.colorbar(ScalarMappable(norm, COLOR_MAP), label=label, ticks=short, **place)
     bar.outline.set_visible(False)
     low, high = bar.ax.get_ylim()
     if threshold is not None and low < threshold < high:
