@@ -69,6 +69,7 @@ class EvaluationReport:
         self.description = description
         self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
         self.viewer, self.save_maps = viewer, save_maps
+        self.unfinished = unfinished_folder(self.output_dir)
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -87,7 +88,6 @@ class EvaluationReport:
         Args:
             engine: evaluator.
         """
-        self.unfinished = unfinished_folder(self.output_dir)
         self.run = EvaluationRun(self.evaluation, self.dataset, self.unfinished / VIEWER if self.viewer else None)
         self.is_written = False
 

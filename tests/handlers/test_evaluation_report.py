@@ -288,6 +288,15 @@ def test_weights_are_loaded_before_the_first_case(tmp_path, items):
     assert run(items, tmp_path, network, handlers=[loading]).value("model", "pixel_auroc") < 0.5
 
 
+def test_an_error_before_the_start_is_the_one_that_is_raised(tmp_path, items):
+    torch.save({"weight": torch.ones(7)}, tmp_path / "model.pt")
+    network = Brightness()
+    loading = CheckpointLoader(str(tmp_path / "model.pt"), {"network": network}, map_location="cpu")
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        run(items, tmp_path, network, handlers=[loading])
+    assert not (tmp_path / "out").exists()
+
+
 def test_progress_with_the_time_left(tmp_path, items, caplog):
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
         run(items, tmp_path)
