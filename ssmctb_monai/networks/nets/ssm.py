@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +166,8 @@ class SSM(Detector):
     for all sizes r; the errors are averaged by weights r². Then what is clearly normal is uncovered, so that the rest
     is restored from more of the image: cells in which more than ``uncovering_share`` of the smoothed errors lie below
     ``normal_error``, a buffer that :meth:`fit` takes from lesion-free images; before that nothing is uncovered. The
-    masks of evaluation are fixed, and stored in the state dict. The sets of one size run together, the sizes in turn.
+    masks of evaluation are fixed, and stored in the state dict. The sets of one size run together, the sizes in turn,
+    without gradients.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
@@ -201,8 +202,9 @@ class SSM(Detector):
         torch.Size([1, 1, 40, 50, 30])
     """
 
-    mask_order: Tensor
-    normal_error: Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read them
+        mask_order: Tensor
+        normal_error: Tensor
 
     def __init__(
         self,
@@ -375,11 +377,12 @@ class SSM(Detector):
 
     def _refine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Errors (batch, 1, …) and restoration (batch, in_channels, …) of the last pass."""
-        uncovered = torch.zeros_like(x[:, :1])
-        errors, restored = self._pass(x, 0, uncovered)
-        for index in range(1, self.num_passes):
-            uncovered = torch.maximum(uncovered, self._clearly_normal(gaussian_smooth(errors, self.sigma)))
-            errors, restored = self._pass(x, index, uncovered)
+        with torch.no_grad():  # gradients through all passes would take a hundred times the memory
+            uncovered = torch.zeros_like(x[:, :1])
+            errors, restored = self._pass(x, 0, uncovered)
+            for index in range(1, self.num_passes):
+                uncovered = torch.maximum(uncovered, self._clearly_normal(gaussian_smooth(errors, self.sigma)))
+                errors, restored = self._pass(x, index, uncovered)
         return errors, restored
 
     def _pass(self, x: Tensor, index: int, uncovered: Tensor) -> tuple[Tensor, Tensor]:
