@@ -19,6 +19,7 @@ from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.files import is_file_name
 
 __all__ = [
+    "COLOURS",
     "MODALITIES",
     "VOLUME_SUFFIXES",
     "BratsCase",
@@ -45,6 +46,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
+COLOURS = ("grey", "red", "green", "blue")  # channels of images in 2D, which no file is named after
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 # The names of 2012-2015 (t1c), 2017-2021 (t1ce), 2023 and later (t2f, t1n, t1c, t2w) and the Decathlon (t1w, t1gd).
@@ -137,7 +139,8 @@ def canonical_modality(name: str) -> str:
     """Translates the name of a modality in any BraTS release into ``flair``, ``t1``, ``t1ce`` or ``t2``.
 
     Args:
-        name: name in any case, for example ``FLAIR``, ``t2f`` or ``t1Gd``.
+        name: name in any case, for example ``FLAIR``, ``t2f`` or ``t1Gd``; or a channel of images in 2D, ``grey``,
+            ``red``, ``green`` or ``blue``.
 
     Returns:
         The canonical name.
@@ -150,9 +153,10 @@ def canonical_modality(name: str) -> str:
         ('flair', 't1ce')
     """
     try:
-        return _MODALITY_ALIASES[str(name).lower()]
+        return (_MODALITY_ALIASES | dict(zip(COLOURS, COLOURS, strict=True)))[str(name).lower()]
     except KeyError:
-        raise ValueError(f"Unknown modality {name!r}; known are {', '.join(_MODALITY_ALIASES)}.") from None
+        known = ", ".join((*_MODALITY_ALIASES, *COLOURS))
+        raise ValueError(f"Unknown modality {name!r}; known are {known}.") from None
 
 
 def canonical_modalities(modalities: Sequence[str] | str) -> tuple[str, ...]:

@@ -247,7 +247,8 @@ def load_datalist(
         One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
         4D file that one path), ``channels`` (the index of each modality in a 4D file, or, where some are lacking, in
         ``image``; -1 for those), ``label``, and ``brain`` where there is a brain mask. All paths are absolute.
-        Cases that ``keep_invalid`` kept have ``problems`` besides, the list of what they lack.
+        ``anomalous`` is whether an image in 2D, which may have no label, has something to find. Cases that
+        ``keep_invalid`` kept have ``problems`` besides, the list of what they lack.
 
     Raises:
         InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` and ``keep_invalid`` are false.
@@ -389,6 +390,8 @@ def _wrong_values(entry: Mapping[str, Any]) -> list[str]:
         wrong.append(f"the patient_id {entry['patient_id']!r}, which is no text")
     paths = {**entry["image"], **{key: entry[key] for key in ("label", "brain") if entry.get(key) is not None}}
     wrong += [f"the {key} {value!r}, which is no path" for key, value in paths.items() if not is_text(value)]
+    if not isinstance(entry.get("anomalous", False), bool):
+        wrong.append(f"anomalous {entry['anomalous']!r}, which is neither true nor false")
     channels = entry.get("channels") or {}
     if not isinstance(channels, dict) or not all(type(index) is int and index >= 0 for index in channels.values()):
         wrong.append(f"the channels {channels!r}, which are no indices by modality")
@@ -401,11 +404,12 @@ def _item(
     """Returns the item for a case of a datalist, and what makes it unusable."""
     paths = {name: str(root / path) for name, path in entry["image"].items()}
     image, problems = image_entry(paths, entry.get("channels") or {}, modalities, optional, "in the datalist")
-    if not entry.get("label"):
+    if not entry.get("label") and "anomalous" not in entry:
         problems.append("no segmentation in the datalist")
 
     item: dict[str, Any] = {"case_id": entry["case_id"], "patient_id": entry["patient_id"], **image}
     item |= {key: str(root / entry[key]) for key in ("label", "brain") if entry.get(key)}
+    item |= {"anomalous": entry["anomalous"]} if "anomalous" in entry else {}
 
     files = [*item["image"], *(item[key] for key in ("label", "brain") if key in item)]
     problems += [f"{file} does not exist" for file in dict.fromkeys(files) if not os.path.exists(file)]

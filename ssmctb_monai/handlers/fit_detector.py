@@ -7,6 +7,7 @@ from itertools import islice
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
@@ -57,8 +58,9 @@ class FitDetector:
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:  # the loader starts with the first one that is asked for
             for batch in islice(self.data_loader, self.num_batches):
-                image = batch["image_clean"] if "image_clean" in batch else batch["image"]
-                yield image.to(device), batch["brain"].to(device)
+                image = "image_clean" if "image_clean" in batch else "image"
+                # Without metadata, which random transforms make differ from sample to sample.
+                yield convert_to_tensor(batch[image], device=device), convert_to_tensor(batch["brain"], device=device)
 
         self.network.fit(batches())
         if idist.get_world_size() > 1:

@@ -92,7 +92,11 @@ def build_report(evaluation: AnomalyEvaluation, description: str | None = None) 
             for other in others
         ],
         "curves": {
-            method: {name: {"x": curve.x.tolist(), "y": curve.y.tolist()} for name, curve in curves_of(pooled).items()}
+            method: {
+                name: {"x": curve.x.tolist(), "y": curve.y.tolist()}
+                for name, curve in curves_of(pooled).items()
+                if name.partition("_")[0] in {METRICS[metric].level for metric in evaluation.metrics}
+            }
             for method, pooled in evaluation.pooled.items()
         },
     }
@@ -109,7 +113,10 @@ def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
     """
     rows = []
     for method, cases in evaluation.statistics.items():
-        metrics = {name: evaluation.per_case(method, name) for name in CASE_METRICS}
+        left_out = np.full(len(cases), np.nan)
+        metrics = {
+            name: evaluation.per_case(method, name) if name in evaluation.metrics else left_out for name in CASE_METRICS
+        }
         for index, case in enumerate(cases):
             flagged = case.flagged
             lesions = flagged.findings.lesions if flagged else None
@@ -223,9 +230,9 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {**asdict(item), "interval": item.interval and list(item.interval)} for name, item in estimates.items()
-    }
+    left_out = Estimate(None, None, "it was left out of this evaluation")
+    every = {name: estimates.get(name, left_out) for name in METRICS}
+    return {name: {**asdict(item), "interval": item.interval and list(item.interval)} for name, item in every.items()}
 
 
 def _defined(value: Any) -> Any:

@@ -38,6 +38,7 @@ from ssmctb_monai.transforms.anomalies import (
 from ssmctb_monai.transforms.brain import BrainMask, BrainMaskd, SelectChannelsd
 from ssmctb_monai.transforms.check_case import CheckCased
 from ssmctb_monai.transforms.erase_lesions import EraseLesions, EraseLesionsd
+from ssmctb_monai.transforms.images2d import LoadImages2Dd
 from ssmctb_monai.transforms.intensity import (
     RandContrast,
     RandContrastd,
@@ -89,6 +90,7 @@ __all__ = [
     "LesionFreePositionsd",
     "LesionFreeRegion",
     "LesionFreeRegiond",
+    "LoadImages2Dd",
     "LogisticLabel",
     "MaskedGaussianSmooth",
     "MaskedGaussianSmoothd",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from ssmctb_monai.handlers import FitDetector
 from ssmctb_monai.networks.nets import Detector
@@ -19,13 +20,16 @@ class MeanOfBrain(Detector):
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def fit(self, batches):
+        batches = list(batches)
+        assert not any(isinstance(tensor, MetaTensor) for batch in batches for tensor in batch)
         self.mean.copy_(torch.cat([image[brain > 0] for image, brain in batches]).mean())
 
 
 def loader(count, asked):
     for value in range(count):
         asked.append(value)
-        yield {"image": torch.full((2, 1, 4, 4), float(value)), "brain": torch.ones(2, 1, 4, 4)}
+        image = torch.full((2, 1, 4, 4), float(value))
+        yield {"image": MetaTensor(image), "brain": torch.ones(2, 1, 4, 4)}  # as random flips leave them
 
 
 @pytest.mark.parametrize(("count", "mean"), [(2, 0.5), (9, 1.0)])

@@ -578,3 +578,17 @@ def test_thresholds_in_the_terminal(value):
     assert float(match[1]) == pytest.approx(value, rel=0.01)
     assert "Threshold of other: 2" in text
     assert "Threshold" not in format_report(build_report(evaluate("ab", thresholds=None)))
+
+
+def test_metrics_that_were_left_out():
+    evaluation = AnomalyEvaluation({}, EvaluationSettings(**SMALL), metrics=["slice_auroc", "volume_auroc"])
+    for name in ("a", "b", "c"):
+        add(evaluation, name, TWO, lesion=name != "c")
+    report = build_report(evaluation)
+    jsonschema.validate(report, SCHEMA)
+    figures = report["methods"]["model"]["figures"]
+    assert figures["slice_auroc"]["value"] is not None
+    expected = {"value": None, "interval": None, "reason": "it was left out of this evaluation"}
+    assert figures["pixel_auroc"] == figures["lesion_sensitivity"] == expected
+    assert set(report["curves"]["model"]) == {"slice_roc", "slice_pr"}
+    assert {row["pixel_auroc"] for row in report_module.case_rows(evaluation)} == {None}

@@ -42,7 +42,8 @@ class OffsetSource(AnomalySource):
             that of lesions in the ``modalities``, else 1. A modality that the image lacks (`has_modality`) has none.
         texture: largest standard deviation of the texture, as a share of the offset; drawn from 0.
         cells: least and largest number of cells per axis of the image, of the texture's noise.
-        modalities: names of the channels, of ``"flair"``, ``"t1"``, ``"t1ce"`` and ``"t2"``.
+        modalities: names of the channels, of ``"flair"``, ``"t1"``, ``"t1ce"`` and ``"t2"``, or of colours, in which
+            either is as likely.
 
     Raises:
         ValueError: when an argument is outside its range, or a modality is not known.
@@ -63,9 +64,10 @@ class OffsetSource(AnomalySource):
     ) -> None:
         names = () if modalities is None else canonical_modalities(modalities)
         if brighter is None:
-            brighter = [up / (up + down) for up, down in map(LESION_CONTRAST.__getitem__, names)] or 0.5
+            contrasts = [LESION_CONTRAST.get(name, (0.5, 0.5)) for name in names]  # colours: either way
+            brighter = [up / (up + down) for up, down in contrasts] or 0.5
         if presence is None:  # an anomaly shows somewhere, and so in an only channel
-            presence = [sum(LESION_CONTRAST[name]) for name in names] if len(names) > 1 else 1.0
+            presence = [sum(LESION_CONTRAST.get(name, (0.5, 0.5))) for name in names] if len(names) > 1 else 1.0
         for pair in np.reshape(offset, (-1, 2)):
             check_ranges(np.inf, offset=tuple(pair.tolist()))
         for name, values in (("brighter", brighter), ("presence", presence)):

@@ -1,0 +1,211 @@
+"""Folders of images in 2D, with normal ones to train on and anomalous ones to test on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+
+from ssmctb_monai.checks import check_choice
+from ssmctb_monai.data.brats import COLOURS, BratsCase, dataset_folder
+from ssmctb_monai.data.datalist import split_patients
+from ssmctb_monai.files import write_json
+
+__all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "find_images", "have_masks", "prepare_image_datalist"]
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+LAYOUTS = ("auto", "mvtec", "oct")
+
+_OCT_NAME = re.compile(r"[A-Z]+-(\d+)-\d+")  # class, patient, number
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image, and what its folder says of it."""
+
+    path: Path
+    name: str
+    patient: str
+    anomalous: bool
+    mask: Path | None = None
+
+
+def prepare_image_datalist(
+    dataset_dir: PathLike,
+    datalist_file: PathLike,
+    layout: str = "auto",
+    *,
+    validation: int | float = 0.25,
+    seed: int = 0,
+    skip_invalid: bool = False,
+) -> Path:
+    """Returns the datalist of a folder of images, and makes it where there is none yet.
+
+    Known are the layouts of
+
+    - MVTec AD, Bergmann et al., CVPR 2019, https://doi.org/10.1109/CVPR.2019.00982, of one class: ``train/good``,
+      ``test/good``, ``test/DEFECT`` and ``ground_truth/DEFECT/NAME_mask.png``;
+    - the retinal OCT images of Kermany et al., Cell 172(5), 2018, https://doi.org/10.1016/j.cell.2018.02.010:
+      ``train/NORMAL``, ``test/NORMAL`` and ``test/CLASS``, without masks. Images are of the patient that their name
+      has, as in ``CNV-1016042-1.jpeg``.
+
+    Normal images of ``train`` are the training and the validation part, those of ``test`` the test part.
+
+    Args:
+        dataset_dir: folder of the images.
+        datalist_file: where the datalist is or is to be written.
+        layout: ``"mvtec"``, ``"oct"`` or, as the folders are, ``"auto"``.
+        validation: number or share of the normal training images' patients to validate on.
+        seed: another seed gives another validation part.
+        skip_invalid: leave anomalous images of MVTec AD out that lack a mask, and log them, instead of raising.
+
+    Returns:
+        Path of the datalist, for :func:`~ssmctb_monai.data.datalist.load_datalist`.
+
+    Raises:
+        NotADirectoryError: ``dataset_dir`` is not a folder.
+        ValueError: The folder has another layout, no normal images to train on, or anomalous ones without mask.
+
+    Example:
+        >>> prepare_image_datalist("mvtec/hazelnut", "runs/datalist.json")  # doctest: +SKIP
+        PosixPath('runs/datalist.json')
+    """
+    datalist_file, root = Path(datalist_file), dataset_folder(dataset_dir)
+    if datalist_file.is_file():
+        logger.info("Using the split of %s; it stays as it is until the file is removed.", datalist_file)
+        return datalist_file
+    check_choice(LAYOUTS, layout=layout)
+    if layout == "auto":
+        layout = _layout_of(root)
+    images = list(_mvtec(root) if layout == "mvtec" else _oct(root))
+    test = [image for image in images if image.path.relative_to(root).parts[0] == "test"]
+    normal = {image.name: image for image in images if image not in test}
+    if not normal:
+        raise ValueError(f"There are no images in {root / 'train' / ('good' if layout == 'mvtec' else 'NORMAL')}.")
+    if without := [image for image in test if layout == "mvtec" and image.anomalous and image.mask is None]:
+        listed = ", ".join(str(image.path) for image in without[:5])
+        if not skip_invalid:
+            raise ValueError(
+                f"{len(without)} anomalous images have no mask in {root / 'ground_truth'}: {listed}. Add the masks, or "
+                "leave the images out with skip_invalid=True (in a bundle: --skip_invalid true)."
+            )
+        logger.warning("%d anomalous images without mask are left out: %s.", len(without), listed)
+        test = [image for image in test if image not in without]
+    cases = [BratsCase(image.name, image.patient, {}, None, None, {}) for image in normal.values()]
+    parts = split_patients(cases, validation=validation, test=0, seed=seed)
+    sections = {name: [normal[case.case_id] for case in parts[name]] for name in ("training", "validation")}
+    sections["test"] = test
+    counts = ", ".join(f"{name} {len(part)}" for name, part in sections.items())
+    description = f"Images in the layout {layout}, split with seed {seed}: {counts}"
+    entries = {name: [_entry(image, root) for image in part] for name, part in sections.items()}
+    write_json({"name": root.resolve().name, "description": description, **entries}, datalist_file)
+    logger.info("Wrote %s: %s.", datalist_file, description)
+    return datalist_file
+
+
+def find_images(path: PathLike, exclude: PathLike | None = None) -> list[dict[str, Any]]:
+    """Finds the images in a file or a folder, for inference; masks in ``ground_truth`` are passed over.
+
+    Args:
+        path: file or folder.
+        exclude: folder that is not entered, such as the one that results are written to.
+
+    Returns:
+        One dictionary an image, in the order of their names: ``case_id``, ``patient_id`` and ``image``, a list of the
+        one path.
+
+    Raises:
+        ValueError: There is no image.
+
+    Example:
+        >>> find_images("mvtec/hazelnut/test")[0]["case_id"]  # doctest: +SKIP
+        'crack_000'
+    """
+    root = Path(path).expanduser().absolute()
+    files = [root] if root.is_file() else _files(root, deep=True)
+    left_out = None if exclude is None else Path(exclude).expanduser().absolute()
+    parent = root.parent if root.is_file() else root
+    kept = [
+        file
+        for file in files
+        if "ground_truth" not in file.relative_to(parent).parts and (left_out is None or left_out not in file.parents)
+    ]
+    if not kept:
+        raise ValueError(f"There is no image in {root}; known are {', '.join(IMAGE_SUFFIXES)}.")
+    names = {file: _name(file, parent) for file in kept}
+    return [{"case_id": name, "patient_id": name, "image": [str(file)]} for file, name in names.items()]
+
+
+def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:
+    """Tells whether it is known where anomalies are, not only which images have some.
+
+    Args:
+        items: items of a datalist.
+
+    Example:
+        >>> have_masks([{"anomalous": False}, {"anomalous": True, "label": "000_mask.png"}])
+        True
+    """
+    return all("label" in item for item in items if item.get("anomalous", True))
+
+
+def _layout_of(root: Path) -> str:
+    if (root / "train/good").is_dir():
+        return "mvtec"
+    if (root / "train/NORMAL").is_dir():
+        return "oct"
+    classes = sorted(folder.name for folder in root.iterdir() if (folder / "train/good").is_dir())
+    advice = f"; name one class, such as {root / classes[0]}" if classes else ""
+    raise ValueError(
+        f"{root} has neither train/good, as a class of MVTec AD has, nor train/NORMAL, as the OCT images have{advice}."
+    )
+
+
+def _mvtec(root: Path) -> Iterator[_Image]:
+    for file in _files(root / "train/good"):
+        yield _Image(file, name := _name(file, root), name, anomalous=False)
+    for folder in _folders(root / "test"):
+        for file in _files(folder):
+            masks = root / "ground_truth" / folder.name
+            mask = next((path for path in _files(masks) if path.stem == f"{file.stem}_mask"), None)
+            yield _Image(file, name := _name(file, root), name, folder.name != "good", mask)
+
+
+def _oct(root: Path) -> Iterator[_Image]:
+    for folder in [root / "train/NORMAL", *_folders(root / "test")]:
+        for file in _files(folder):
+            match = _OCT_NAME.fullmatch(file.stem)
+            name = _name(file, root)
+            yield _Image(file, name, match[1] if match else name, anomalous=folder.name != "NORMAL")
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _files(folder: Path, deep: bool = False) -> list[Path]:
+    paths: Sequence[Path] = sorted(folder.glob("**/*" if deep else "*"))
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+
+
+def _name(file: Path, root: Path) -> str:
+    return "_".join(file.relative_to(root).with_suffix("").parts)
+
+
+def _entry(image: _Image, root: Path) -> dict[str, Any]:
+    path = image.path.relative_to(root).as_posix()
+    return {
+        "case_id": image.name,
+        "patient_id": image.patient,
+        "image": dict.fromkeys(COLOURS, path),
+        "channels": {name: max(0, index - 1) for index, name in enumerate(COLOURS)},  # grey, red, green, blue
+        **({"label": image.mask.relative_to(root).as_posix()} if image.mask else {}),
+        "anomalous": image.anomalous,
+    }

@@ -1,0 +1,93 @@
+"""Images in 2D as volumes of one slice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import PathLike
+from monai.data import MetaTensor
+from monai.transforms import Transform
+from monai.utils import ensure_tuple
+from skimage.color import rgb2gray
+from skimage.io import imread
+
+from ssmctb_monai.checks import check_choice
+
+
+class LoadImages2Dd(Transform):
+    """Loads an image in 2D, its mask and what else a scan has, as volumes of one slice, which all transforms take.
+
+    The whole image counts as brain. Where there is no mask, nothing is an anomaly in a normal image, and all of it in
+    an anomalous one: figures of the image are right, those of pixels not. An image may have any size: its longer side
+    measures ``extent``, so that `Spacingd` resamples to a size that a network takes.
+
+    Args:
+        num_channels: 1 for grey, 3 for red, green and blue; the image may be either, with transparency or without.
+        extent: length of the longer side, in units of the spacing.
+
+    Raises:
+        ValueError: when an argument is outside its range, or a file holds no image in 2D; it is named.
+
+    Example:
+        >>> item = LoadImages2Dd(num_channels=3)({"image": ["crack_000.png"], "label": "crack_000_mask.png"})
+        >>> item["image"].shape
+        torch.Size([3, 1024, 1024, 1])
+    """
+
+    def __init__(self, num_channels: int = 3, extent: float = 256.0) -> None:
+        check_choice(("1", "3"), num_channels=str(num_channels))
+        if extent <= 0:
+            raise ValueError(f"extent must be positive, got {extent}.")
+        self.num_channels = num_channels
+        self.extent = extent
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Loads the files.
+
+        Args:
+            data: item with ``image``, a path or a list of one; ``label``, the path of the mask; and, where there is no
+                mask, ``anomalous``, whether there is something to find.
+
+        Returns:
+            The item with ``image``, ``label``, not 0 where the anomaly is, and ``brain``, of shape
+            (channels, width, height, 1). Pixels run to the left and down, as in the displays of radiology.
+        """
+        (path,) = ensure_tuple(data["image"])[:1]
+        image = self._coloured(_read(path))
+        mask = np.full_like(image[..., 0], bool(data.get("anomalous", False)))
+        if "label" in data:
+            mask = _read(data["label"])[..., :3].max(axis=-1)
+        item = {key: value for key, value in data.items() if key != "channels"}
+        item["image"] = self._volume(image, path)
+        item["label"] = self._volume((mask > 0)[..., None], data.get("label", path))
+        item["brain"] = self._volume(np.ones_like(image[..., :1]), path)
+        return item
+
+    def _coloured(self, image: np.ndarray) -> np.ndarray:
+        """The channels that are asked for, float32."""
+        colours = image[..., : 3 if image.shape[-1] >= 3 else 1].astype(np.float32)  # without transparency
+        if self.num_channels == 1 and colours.shape[-1] == 3:
+            return rgb2gray(colours)[..., None]
+        return np.broadcast_to(colours, (*colours.shape[:2], self.num_channels))
+
+    def _volume(self, image: np.ndarray, path: PathLike) -> MetaTensor:
+        step = self.extent / max(image.shape[:2])
+        volume = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 1, 0), dtype=np.float32))[..., None]
+        affine = torch.diag(torch.tensor([-step, -step, 1.0, 1.0], dtype=torch.float64))
+        return MetaTensor(volume, affine=affine, meta={"filename_or_obj": str(path)})
+
+
+def _read(path: PathLike) -> np.ndarray:
+    """Pixels, shape (height, width, channels)."""
+    try:
+        image = imread(str(path))
+    except Exception as error:  # of many kinds
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] > 4:
+        raise ValueError(f"{path} has shape {image.shape}, but an image has two axes and at most four channels.")
+    return image

@@ -1,0 +1,95 @@
+"""Folders of images: which are for training, validation and test, and what is known of them."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from image_drawings import draw_mvtec, draw_oct
+
+from ssmctb_monai.data import find_images, have_masks, load_datalist, prepare_image_datalist
+from ssmctb_monai.files import read_json
+
+SECTIONS = ("training", "validation", "test")
+RGB = ("red", "green", "blue")
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    return draw_mvtec(tmp_path / "bottle")
+
+
+@pytest.fixture
+def oct_folder(tmp_path):
+    return draw_oct(tmp_path / "OCT2017")
+
+
+def sections_of(root, folder, **arguments):
+    file = prepare_image_datalist(root, folder / "datalist.json", **arguments)
+    return {name: load_datalist(file, root, name, RGB) for name in SECTIONS}
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "auto"])
+def test_mvtec(mvtec, tmp_path, layout):
+    sections = sections_of(mvtec, tmp_path, layout=layout, validation=2)
+    assert [len(sections[name]) for name in SECTIONS] == [4, 2, 4]
+    train = sorted(item["case_id"] for name in SECTIONS[:2] for item in sections[name])
+    assert train == [f"train_good_{index:03}" for index in range(6)]
+    assert not any(item["anomalous"] for name in SECTIONS[:2] for item in sections[name])
+    (spot,) = [item for item in sections["test"] if item["case_id"] == "test_spot_001"]
+    assert spot["image"] == [str(mvtec / "test/spot/001.png")]
+    assert spot["channels"] == [0, 1, 2]
+    assert spot["label"] == str(mvtec / "ground_truth/spot/001_mask.png")
+    assert [item["anomalous"] for item in sections["test"]] == [False, False, True, True]
+    assert have_masks(sections["test"])
+
+
+def test_oct(oct_folder, tmp_path):
+    sections = sections_of(oct_folder, tmp_path, validation=1)
+    assert [len(sections[name]) for name in SECTIONS] == [4, 2, 8]
+    assert {item["patient_id"] for item in sections["test"]} == {"50", "51", "52", "53"}
+    assert len({item["patient_id"] for item in sections["validation"]}) == 1
+    assert sum(item["anomalous"] for item in sections["test"]) == 6
+    assert not have_masks(sections["test"])
+    file = tmp_path / "datalist.json"
+    (item, *_) = load_datalist(file, oct_folder, "test", ["grey"])
+    assert item["channels"] == [0]
+
+
+def test_a_datalist_stays_as_it_is(mvtec, tmp_path):
+    file = prepare_image_datalist(mvtec, tmp_path / "datalist.json", validation=0.5)
+    before = read_json(file)
+    assert read_json(prepare_image_datalist(mvtec, file, validation=0, seed=3)) == before
+
+
+def test_other_seed_other_validation(mvtec, tmp_path):
+    found = set()
+    for seed in range(5):
+        file = prepare_image_datalist(mvtec, tmp_path / f"{seed}.json", validation=2, seed=seed)
+        found.add(tuple(item["case_id"] for item in read_json(file)["validation"]))
+    assert len(found) > 1
+
+
+def test_refusals(mvtec, oct_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"neither train/good.*nor train/NORMAL.*name one class, such as .*bottle"):
+        prepare_image_datalist(tmp_path, tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"There are no images in .*train.good"):
+        prepare_image_datalist(oct_folder, tmp_path / "a.json", layout="mvtec")
+    with pytest.raises(ValueError, match="layout must be one of auto, mvtec, oct, got 'coco'"):
+        prepare_image_datalist(mvtec, tmp_path / "a.json", layout="coco")
+    (mvtec / "ground_truth/spot/001_mask.png").unlink()
+    with pytest.raises(ValueError, match=r"1 anomalous images have no mask .*spot.001.png"):
+        prepare_image_datalist(mvtec, tmp_path / "a.json")
+    file = prepare_image_datalist(mvtec, tmp_path / "a.json", skip_invalid=True)
+    assert [item["case_id"] for item in read_json(file)["test"]][2:] == ["test_spot_000"]
+
+
+def test_images_for_inference(mvtec):
+    shutil.copytree(mvtec / "test", mvtec / "out/test")
+    names = [item["case_id"] for item in find_images(mvtec / "test")]
+    assert names == ["good_000", "good_001", "spot_000", "spot_001"]
+    assert len(find_images(mvtec, exclude=mvtec / "out")) == 10  # no masks, no results
+    (item,) = find_images(mvtec / "test/spot/000.png")
+    assert item == {"case_id": "000", "patient_id": "000", "image": [str(mvtec / "test/spot/000.png")]}
+    with pytest.raises(ValueError, match="There is no image in"):
+        find_images(mvtec / "ground_truth/none")
