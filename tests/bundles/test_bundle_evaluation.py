@@ -389,6 +389,9 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     assert list(parser.get_parsed_content("handlers")[1].maps) == METHODS
     item = next(iter(parser.get_parsed_content("dataset")))
     assert item["image"].flatten(1).any(1).tolist() == [True, False]
+    for_thresholds = {**given, "lesion_free_section": "test", "modality_dropout": 1.0}
+    item = next(iter(evaluating(tmp_path, **for_thresholds).parser.get_parsed_content("lesion_free#dataset")))
+    assert item["image"].flatten(1).any(1).tolist() == [True, False]
     content = json.loads(Path(two_cases).read_text())
     del content["test"][0]["image"]["t1ce"]
     (tmp_path / "flair.json").write_text(json.dumps(content))
