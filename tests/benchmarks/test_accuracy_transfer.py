@@ -131,7 +131,7 @@ def test_scores_of_the_image(scans, tmp_path, image_detector):
 
 def test_what_is_finished_is_not_done_again(scans, tmp_path, image_detector, monkeypatch):
     done, evaluate = [], module.evaluate
-    monkeypatch.setattr(module, "evaluate", lambda pipelines: done.append(pipelines) or evaluate(pipelines))
+    monkeypatch.setattr(module, "evaluate", lambda pipelines, *more: done.append(pipelines) or evaluate(pipelines))
     detector, work = image_detector(), tmp_path / "work"
     assert list(transfer([detector], scans, work, ["second"], limit=1)) == ["second"]
     before = transfer([detector], scans, work)
@@ -243,14 +243,14 @@ def test_tables_by_hand():
 
 def test_command(scans, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(module, "transfer", lambda *arguments: calls.append(arguments) or {})
+    monkeypatch.setattr(module, "transfer", lambda *arguments, **more: calls.append((*arguments, *more.values())) or {})
     words = ["--data_dir", str(scans), "--work_dir", str(tmp_path)]
     module.main(words)
     module.main(
         [*words, "--bundle", "brats2d", "brats3d", "--sets", "first,second", "--limit", "2", "--skulls", "second"]
     )
     assert [detector.name for detector in calls[0][0]] == ["brats2d"]
-    assert calls[0][1:] == (scans, tmp_path, None, None, ["lgg"])
+    assert calls[0][1:] == (scans, tmp_path, None, None, ["lgg"], None)
     assert [detector.ckpt_file for detector in calls[1][0]] == list(SHIPPED.values())
-    assert calls[1][1:] == (scans, Path(tmp_path), ["first", "second"], 2, ["second"])
+    assert calls[1][1:] == (scans, Path(tmp_path), ["first", "second"], 2, ["second"], None)
     assert "| set | score |" in capsys.readouterr().out
