@@ -121,7 +121,7 @@ def test_files_that_the_model_zoo_asks_for(bundle, name):
 
 def test_every_config_is_checked_as_it_runs(bundle):
     checked = {file for files in CONFIGS for file in files}
-    elsewhere = {bundle / "configs/metadata.json", *bundle.glob("configs/images2d.json")}  # by test_images2d.py
+    elsewhere = {bundle / "configs/metadata.json", *bundle.glob("configs/images2d.json")}  # by test_bundle_images2d.py
     assert {*bundle.glob("configs/*.json")} - checked == elsewhere
 
 
