@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, compare, device, goal
@@ -18,23 +17,20 @@ BATCH = 16
 
 
 def in_numpy(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Masks of one sample as they are mostly made: a permutation of the cells, and a slice set to 0 for each."""
+    """Masks of one sample as they are mostly made: a permutation of the cells, and a slice set to False for each."""
     masks = []
     for width in CELL_SIZES:
         grid = [size // width for size in shape]
         for cells in np.array_split(rng.permutation(np.prod(grid)), NUM_SETS):
-            mask = np.ones(shape, dtype=np.float32)
+            mask = np.ones(shape, dtype=bool)
             for place in zip(*np.unravel_index(cells, grid), strict=True):
-                mask[tuple(slice(index * width, (index + 1) * width) for index in place)] = 0
+                mask[tuple(slice(index * width, (index + 1) * width) for index in place)] = False
             masks.append(mask)
     return np.stack(masks)
 
 
 def in_torch(shape: tuple[int, ...]) -> list[Tensor]:
-    return [
-        rand_cell_masks(BATCH, shape, [width] * len(shape), NUM_SETS, device()).to(torch.float32)
-        for width in CELL_SIZES
-    ]
+    return [rand_cell_masks(BATCH, shape, [width] * len(shape), NUM_SETS, device()) for width in CELL_SIZES]
 
 
 def rows() -> Iterator[Row]:

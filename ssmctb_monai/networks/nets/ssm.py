@@ -411,7 +411,8 @@ class SSM(Detector):
             order = order.index_select(axis, torch.arange(number, device=x.device) % order.shape[axis])
         # Where the tile comes again, the earlier of two equal cells is dealt first.
         flat = order.flatten()
-        ranks = (flat * len(flat) + torch.arange(len(flat), device=x.device)).argsort().argsort().view(order.shape)
+        total = flat.shape[0]
+        ranks = (flat * total + torch.arange(total, device=x.device)).argsort().argsort().view(order.shape)
         return cell_masks(ranks.unsqueeze(0), size, cell, self.num_sets).to(x.dtype)
 
     def _restore(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -419,7 +420,7 @@ class SSM(Detector):
         visible = masks.flatten(0, 1).unsqueeze(1)
         images = x.repeat_interleave(self.num_sets, dim=0)
         restored, predicted = self.network(images * visible, visible)
-        restored = restored.unflatten(0, [len(x), self.num_sets])
+        restored = restored.unflatten(0, [x.shape[0], self.num_sets])
         filled = (restored * (1 - masks).unsqueeze(2)).sum(dim=1) + x * masks.prod(dim=1, keepdim=True)
         return filled, predicted.view(masks.shape)
 

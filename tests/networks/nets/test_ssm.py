@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -219,6 +220,29 @@ def test_sizes_are_in_units_of_the_spacing():
     assert network.weights == [0.2, 0.8]
     assert network.sigma == [2.0, 2.0, 1.0]
     assert network.uncovering_cell == [8, 8, 4]
+
+
+@pytest.mark.process
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("spatial_dims", "score"), [(2, "l1"), (2, "msgms"), (3, "l1")])
+def test_onnx_takes_other_sizes(spatial_dims, score, tmp_path):
+    """With both passes, some cells of which are uncovered."""
+    network = small(spatial_dims, score=score, cell_sizes=(4, 12), smoothing=2.0, uncovering_size=6, block="ssmctb")
+    sizes = [(1, 1, *size[:spatial_dims]) for size in ((40, 40, 40), (50, 33, 20), (72, 90, 40))]
+    images = [torch.rand(size, generator=torch.Generator().manual_seed(0)) for size in sizes]
+    errors, _ = network._pass(network.padded(images[0]), 0, torch.zeros(1))
+    network.normal_error.copy_(gaussian_smooth(errors, network.sigma).median())
+    network.uncovering_share = 0.5
+    axes = {"image": {axis: f"axis{axis}" for axis in (0, *range(2, spatial_dims + 2))}}
+    names = {"input_names": ["image"], "output_names": ["map"], "dynamic_axes": axes}
+    torch.onnx.export(network, (images[0],), str(tmp_path / "model.onnx"), **names, opset_version=17, dynamo=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for image in images:
+        expected = network(image)
+        assert 0 < (expected == 0).float().mean() < 0.9 or score == "msgms"
+        (found,) = session.run(None, {"image": image.numpy()})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- building
