@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import nbformat
@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from ssmctb_monai.data import make_demo_dataset
 
+playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.process
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_review_heatmaps.ipynb"
@@ -98,14 +99,15 @@ def notebook(page, lab):
 def run_all(page):
     """Runs all cells; JupyterLab loses the command, or asks for a kernel, while it is not quite ready."""
     for _ in range(6):
+        if (answer := page.locator(".jp-Dialog button.jp-mod-accept")).count():
+            answer.click()
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        with suppress(playwright.TimeoutError):  # a question came between
+            page.get_by_role("menuitem", name="Run", exact=True).click(timeout=10_000)
+            page.get_by_text("Run All Cells", exact=True).click(timeout=10_000)
         page.wait_for_timeout(3_000)
         if page.locator(".jp-InputPrompt", has_text="[*]:").count():
             return
-        if (answer := page.locator(".jp-Dialog button.jp-mod-accept")).count():
-            answer.click()
     raise TimeoutError("JupyterLab runs no cells")
 
 

@@ -140,10 +140,10 @@ class SelfSupervisedBlock(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             dtype = torch.promote_types(output.dtype, torch.float32)
             output, target = output.to(dtype), target.to(dtype)
+            # The network may go on with the output in place: a copy, or a difference, is kept for the gradient.
             if self.loss == "ssim":
-                return _ssim_error(output, target)
+                return _ssim_error(output.clone(), target)
             error = _POINTWISE_ERRORS[self.loss]
-            # The difference keeps no tensor for its gradient, since the network may go on with the output in place.
             difference = output - target
             if difference.is_contiguous():
                 return error(difference, self.delta)
