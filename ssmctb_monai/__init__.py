@@ -1,18 +1,9 @@
 """Unsupervised anomaly detection in 3D brain MRI with masked convolutional transformer blocks, on MONAI."""
 
-from ssmctb_monai.losses import DRAEMLoss, SelfSupervisedLoss
-from ssmctb_monai.networks.blocks import SSMCTB, SSPCAB, MaskedConvolution, from_released
-from ssmctb_monai.networks.nets import DRAEM
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DRAEM",
-    "SSMCTB",
-    "SSPCAB",
-    "DRAEMLoss",
-    "MaskedConvolution",
-    "SelfSupervisedLoss",
-    "__version__",
-    "from_released",
-]
+# What __init__.pyi names is imported when it is asked for, so that the command line does not wait for PyTorch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]
