@@ -6,15 +6,13 @@ From the repository's root:
 """
 
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 from PIL import Image
+from slices import healthy_slices
 
 from ssmctb_monai import transforms as t
-from ssmctb_monai.data import make_demo_dataset
 
 SEED = 5
 
@@ -39,25 +37,7 @@ KINDS = {
     ),
 }
 
-load = Compose(
-    [
-        LoadImaged(["image", "label"]),
-        EnsureChannelFirstd(["image", "label"]),
-        Orientationd(["image", "label"], axcodes="RAS", labels=[["L", "R"], ["P", "A"], ["I", "S"]]),
-        t.BrainMaskd(),
-        t.RobustScaleIntensityd(),
-    ]
-)
-folders = sorted(path for path in Path(make_demo_dataset()).iterdir() if path.is_dir())
-slices = []
-for folder in folders:
-    case = load({"image": folder / f"{folder.name}_flair.nii.gz", "label": folder / f"{folder.name}_seg.nii.gz"})
-    if not case["label"].any():  # a healthy case
-        middle = int(case["brain"][0].any(0).any(0).nonzero().float().median())
-        slices.append({key: case[key].as_tensor()[..., middle] for key in ("image", "brain")})
-    if len(slices) == 3:
-        break
-(case, *donors) = slices
+case, *donors = healthy_slices(3)
 rows, columns = (slice(int(index.min()), int(index.max()) + 1) for index in case["brain"][0].nonzero().T)
 
 figure, axes = plt.subplots(4, 6, figsize=(12, 10), layout="constrained")

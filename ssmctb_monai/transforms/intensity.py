@@ -138,9 +138,9 @@ class RandContrast(RandomizableTransform):
 
     Args:
         prob: probability that an image is changed.
-        contrast: largest |log c|, not negative; it is drawn uniformly, so that c and 1 / c are as likely.
-        brightness: largest |b|, in units of the image, not negative.
-        gamma: largest |log γ|, not negative; 0 leaves the image as it is.
+        contrast: largest ``|log c|``, not negative; it is drawn uniformly, so that c and 1 / c are as likely.
+        brightness: largest ``|b|``, in units of the image, not negative.
+        gamma: largest ``|log γ|``, not negative; 0 leaves the image as it is.
 
     Raises:
         ValueError: when an argument is outside its range.

@@ -355,8 +355,14 @@ def test_workflows_of_a_bundle_prepare_images_alike(bundle, tmp_path):
 
 def commands(text: str) -> list[list[str]]:
     """Words behind ``monai.bundle`` of every command in the fenced blocks."""
-    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if "-m monai.bundle " in line]
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```$", text, re.M | re.S)
+    lines = [
+        line
+        for kind, block in blocks
+        if kind in ("", "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if "-m monai.bundle " in line
+    ]
     return [shlex.split(line.partition("-m monai.bundle ")[2], comments=True) for line in lines]
 
 
@@ -367,8 +373,9 @@ def config_files(named: str, document: Path) -> list[Path]:
     return [next((root / name for root in roots if (root / name).is_file()), ROOT / name) for name in names]
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "evaluation.md"]
-DOCUMENTS = [*PAGES, *(bundle / "docs" / "README.md" for bundle in BUNDLES)]
+PAGES = [path for path in sorted(ROOT.glob("docs/**/*.md")) if commands(path.read_text(encoding="utf-8"))]
+PAGES.remove(ROOT / "docs" / "add_a_system.md")  # whose commands need the files that it adds
+DOCUMENTS = [ROOT / "README.md", *PAGES, *(bundle / "docs" / "README.md" for bundle in BUNDLES)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -40,10 +40,10 @@ class MaskedConvolution(nn.Module):
     Block for Anomaly Detection*, TPAMI 46(1), 2024, https://arxiv.org/abs/2209.12148.
 
     Along each axis the kernel holds two sub-kernels of ``sub_kernel_size`` k', a gap of ``dilation`` d on both sides of
-    the masked centre of ``mask_size`` |M|, and nothing else: its receptive field is k = 2k' + 2d + |M|. Stride is 1 and
+    the masked centre of ``mask_size`` m, and nothing else: its receptive field is k = 2k' + 2d + m. Stride is 1 and
     zeros are padded, so the output has the shape of the input. No activation follows.
 
-    For k' = 1 the corners are the taps of one ordinary 2×2(×2) convolution with dilation 2d + |M| + 1, and that is what
+    For k' = 1 the corners are the taps of one ordinary 2×2(×2) convolution with dilation 2d + m + 1, and that is what
     is computed. For k' > 1 they lie on no regular grid; there it is the sum over the corners of one padded input, which
     on a CPU was faster than a dense kernel with zeros and than concatenated shifts (``benchmarks/README.md``).
 
@@ -52,7 +52,7 @@ class MaskedConvolution(nn.Module):
         channels: number of input and of output channels; filter i predicts channel i at the masked centre.
         sub_kernel_size: side k' ≥ 1 of each corner sub-kernel.
         dilation: distance d ≥ 0 between a sub-kernel and the masked centre.
-        mask_size: side |M| of the masked centre, odd.
+        mask_size: side m of the masked centre, odd.
         bias: whether to add a learnable bias per channel.
 
     Raises:
@@ -86,7 +86,7 @@ class MaskedConvolution(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Side k = 2k' + 2d + |M| of the whole kernel."""
+        """Side k = 2k' + 2d + m of the whole kernel."""
         return self.offset + self.sub_kernel_size
 
     def reset_parameters(self) -> None:

@@ -30,7 +30,7 @@ class SSMCTB(SelfSupervisedBlock):
         channels: number of input and of output channels.
         sub_kernel_size: side k' of each corner sub-kernel.
         dilation: distance d between a sub-kernel and the masked centre.
-        mask_size: side |M| of the masked centre, odd.
+        mask_size: side m of the masked centre, odd.
         masked: ``False`` gives the ablation's control instead of the masked convolution: an ordinary dilated
             convolution of 3 taps per axis that sees the centre and spans the same receptive field.
         attention: ``"none"``, ``"se"`` (squeeze-and-excitation), ``"channel"``, ``"spatial"`` or
