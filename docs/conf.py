@@ -34,6 +34,8 @@ default_role = "py:obj"  # a name in backticks leads to its entry, where it has 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "fully-qualified"  # the short one leaves its marks in unions
+python_use_unqualified_type_names = True
 autosummary_ignore_module_all = False  # what a package exports is what it has
 napoleon_numpy_docstring = False
 
