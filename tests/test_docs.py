@@ -88,7 +88,7 @@ def test_links_lead_somewhere():
 def test_every_package_has_its_page():
     found = (path for path in ROOT.glob("ssmctb_monai/**/__init__.py") if "__all__ = " in path.read_text("utf-8"))
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in found}
-    packages -= {"ssmctb_monai", "ssmctb_monai.transforms.anomalies"}  # the latter's is part of that of transforms
+    packages -= {"ssmctb_monai", "ssmctb_monai.cli", "ssmctb_monai.transforms.anomalies"}  # described elsewhere
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^   (ssmctb_monai\S*)$", page, flags=re.MULTILINE)) == packages
 

@@ -16,7 +16,7 @@ from ssmctb_monai.cli import main
 from ssmctb_monai.cli.bundles import Bundle
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 @pytest.fixture
