@@ -41,6 +41,7 @@ class EvaluationReport:
         save_maps: whether to save the first method's maps beside the report, as ``maps/CASE.nii.gz``.
         viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
             240x240x155.
+        self_contained: whether the page holds these cases itself, as one file to pass on.
         label_key: key of the label.
         brain_key: key of the brain mask.
         image_key: key of an image for pictures.
@@ -58,6 +59,7 @@ class EvaluationReport:
         description: str | None = None,
         save_maps: bool = False,
         viewer: bool = True,
+        self_contained: bool = False,
         label_key: str = "label",
         brain_key: str = "brain",
         image_key: str = "image",
@@ -68,7 +70,7 @@ class EvaluationReport:
         self.output_dir = Path(output_dir)
         self.description = description
         self.label_key, self.brain_key, self.image_key = label_key, brain_key, image_key
-        self.viewer, self.save_maps = viewer, save_maps
+        self.viewer, self.self_contained, self.save_maps = viewer, self_contained, save_maps
         self.unfinished = unfinished_folder(self.output_dir)
 
     def attach(self, engine: Engine) -> None:
@@ -150,7 +152,7 @@ class EvaluationReport:
         """Writes the report in the first process; returns the cases that could not be evaluated."""
         self.is_written = True  # an error that is raised here comes back as another exception of the engine
         if evaluation.cases and idist.get_rank() == 0:
-            report = write_report(evaluation, self.output_dir, description, scans, unfinished)
+            report = write_report(evaluation, self.output_dir, description, scans, unfinished, self.self_contained)
             logger.info("\n%s\n\nWritten to %s: %s", format_report(report), self.output_dir, ", ".join(FILES))
         return evaluation.failed
 

@@ -36,6 +36,7 @@ def evaluate_folders(
     settings: EvaluationSettings | None = None,
     output_dir: PathLike | None = None,
     viewer: bool = True,
+    self_contained: bool = False,
 ) -> AnomalyEvaluation:
     """Evaluates folders of anomaly maps, from one method or several, against labels.
 
@@ -57,6 +58,7 @@ def evaluate_folders(
         output_dir: where to write the report, if anywhere.
         viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
             240x240x155.
+        self_contained: whether the page holds these cases itself, as one file to pass on.
 
     Returns:
         The evaluation; what could not be evaluated is in ``failed``.
@@ -130,7 +132,7 @@ def evaluate_folders(
         run.take_problems()
         if output_dir is not None and unfinished:
             described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
-            write_report(evaluation, output_dir, described, run.scans, [unfinished])
+            write_report(evaluation, output_dir, described, run.scans, [unfinished], self_contained)
     finally:
         if unfinished:
             shutil.rmtree(unfinished, ignore_errors=True)

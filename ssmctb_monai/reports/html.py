@@ -34,13 +34,17 @@ Row = Mapping[str, Any]
 
 
 def render_html(
-    report: Row, cases: Sequence[Row], slices: Sequence[Row], views: Sequence[View], scans: Sequence[str] = ()
+    report: Row,
+    cases: Sequence[Row],
+    slices: Sequence[Row],
+    views: Sequence[View],
+    scans: Sequence[str] | Mapping[str, str] = (),
 ) -> str:
     """Writes the page: metrics, curves, pictures of cases, score profiles, false alarms, settings and definitions.
 
     Pictures are part of the page; pictures and profiles show the first method of the report. Their number is limited,
-    so that the page stays small with hundreds of cases. Scans to scroll through are read from beside the page; it loads
-    nothing else, and without them it holds no script.
+    so that the page stays small with hundreds of cases. Scans to scroll through are read from beside the page, unless
+    it holds them itself; it loads nothing else, and without them it holds no script.
 
     Args:
         report: what goes into ``report.json``.
@@ -48,7 +52,8 @@ def render_html(
         slices: rows of ``slices.csv``.
         views: slices to look at. Of the first method, those of the best, median and worst cases and of the
             highest false alarms are shown; a case without its view gets its metrics only.
-        scans: names of the cases that the folder ``viewer`` beside the page holds, see `write_case`.
+        scans: names of the cases that the folder ``viewer`` beside the page holds, see `write_case`; or what the page
+            is to hold itself of each, see `read_case`, by its name.
 
     Returns:
         The page.
@@ -99,7 +104,7 @@ def render_html(
         )
 
 
-def _viewer(scans: Sequence[str], cases: Sequence[Row]) -> dict[str, Any]:
+def _viewer(scans: Sequence[str] | Mapping[str, str], cases: Sequence[Row]) -> dict[str, Any]:
     """Collects the parts of the viewer; scans come in the order of the cases."""
     names = [row["case_id"] for row in cases if row["case_id"] in scans]
     script = asset("viewer.js") + asset("page.js")
@@ -108,6 +113,7 @@ def _viewer(scans: Sequence[str], cases: Sequence[Row]) -> dict[str, Any]:
         "script": script,
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "data": {"cases": names, "colormaps": colormaps()},
+        "embedded": scans if isinstance(scans, Mapping) else {},
     }
 
 
@@ -156,13 +162,16 @@ def _table(report: Row) -> dict[str, Any]:
             "verdict": verdict,
         }
 
-    columns = [(method["figures"], False) for method in report["methods"].values()]
-    columns += [(difference["figures"], True) for difference in report["differences"]]
+    columns = [(name, method["figures"], False) for name, method in report["methods"].items()]
+    columns += [
+        (f"{item['method']} \N{MINUS SIGN} {item['reference']}", item["figures"], True)
+        for item in report["differences"]
+    ]
     levels: dict[str, list[tuple[str, Row, list[dict[str, Any]]]]] = {}
     for name, definition in report["figure_definitions"].items():
-        cells = [cell(estimates.get(name, UNDEFINED), definition, signed) for estimates, signed in columns]
+        cells = [cell(estimates.get(name, UNDEFINED), definition, signed) for _, estimates, signed in columns]
         levels.setdefault(definition["level"], []).append((name, definition, cells))
-    return {"levels": levels, "notes": notes}
+    return {"columns": [name for name, *_ in columns], "levels": levels, "notes": notes}
 
 
 def _number(value: float | None, unit: str | None = None, *, signed: bool = False) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -22,7 +23,9 @@ from ssmctb_monai.metrics.definitions import AUPRO_LIMIT, FROC_PLACES, METRICS
 from ssmctb_monai.metrics.evaluation import CONFIDENCE, AnomalyEvaluation, Estimate
 from ssmctb_monai.metrics.lesions import MIN_OVERLAP
 from ssmctb_monai.metrics.pooled_cases import POSITION_TOLERANCE
+from ssmctb_monai.reports.evaluation_run import VIEWER
 from ssmctb_monai.reports.html import render_html
+from ssmctb_monai.visualize.viewer import read_case
 
 SCHEMA_VERSION = "1.0"
 FILES = ("report.html", "report.json", "cases.csv", "slices.csv")
@@ -166,6 +169,7 @@ def write_report(
     description: str | None = None,
     scans: Sequence[str] = (),
     unfinished: Sequence[Path] = (),
+    self_contained: bool = False,
 ) -> dict[str, Any]:
     """Writes ``report.json``, ``cases.csv``, ``slices.csv`` and ``report.html``.
 
@@ -180,6 +184,8 @@ def write_report(
             scroll through them.
         unfinished: folders in ``output_dir`` whose files, such as those of the viewer, take their places in it together
             with the report's, see :func:`~ssmctb_monai.files.unfinished_folder`.
+        self_contained: whether the page holds the scans itself, as one file to pass on, in place of the folder
+            ``viewer``: their files in ``unfinished`` go into it.
 
     Returns:
         The report.
@@ -188,7 +194,9 @@ def write_report(
         ValueError: when there is no case.
     """
     report, cases, slices = build_report(evaluation, description), case_rows(evaluation), slice_rows(evaluation)
-    page = render_html(report, cases, slices, evaluation.views, scans)
+    page = render_html(
+        report, cases, slices, evaluation.views, _embedded(scans, unfinished) if self_contained else scans
+    )
     with whole_files(Path(output_dir), "report.json", *unfinished) as folder:
         (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         write_csv(list(cases[0]), cases, folder / "cases.csv")
@@ -196,6 +204,15 @@ def write_report(
         write_csv(columns, slices, folder / "slices.csv")
         (folder / "report.html").write_text(page, encoding="utf-8")
     return report
+
+
+def _embedded(scans: Sequence[str], unfinished: Sequence[Path]) -> dict[str, str]:
+    """Reads the scans of the viewer, and removes their folders."""
+    files = {file.stem: file for folder in unfinished for file in (folder / VIEWER).glob("*.js")}
+    embedded = {name: read_case(files[name]) for name in scans}
+    for folder in unfinished:
+        shutil.rmtree(folder / VIEWER, ignore_errors=True)
+    return embedded
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from ssmctb_monai.visualize.candidates import Candidate, find_candidates
 from ssmctb_monai.visualize.figures import plot_case, plot_montage, plot_roc_pr
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
-from ssmctb_monai.visualize.notebook import review, view_3d
+from ssmctb_monai.visualize.notebook import compare, review, view_3d
 from ssmctb_monai.visualize.results import find_maps
 from ssmctb_monai.visualize.verdicts import Verdict, VerdictFile
 
@@ -12,6 +12,7 @@ __all__ = [
     "Heatmap",
     "Verdict",
     "VerdictFile",
+    "compare",
     "find_candidates",
     "find_maps",
     "load_heatmap",

@@ -150,6 +150,27 @@ class Heatmap:
         own = self.scan_transform @ [*voxel, 1]
         return int(own[0]), int(own[1]), int(own[2])
 
+    @property
+    def scan_affine(self) -> np.ndarray:
+        """4 x 4 matrix from voxels of the scan's own array to RAS coordinates in mm."""
+        return self.affine @ np.linalg.inv(self.scan_transform)
+
+    def to_scan(self, array: np.ndarray) -> np.ndarray:
+        """Turns a volume as the scan's own array is.
+
+        Args:
+            array: turned as these arrays are.
+        """
+        return nib.orientations.apply_orientation(array, nib.io_orientation(self.scan_transform))
+
+    def from_scan(self, array: np.ndarray) -> np.ndarray:
+        """Turns a volume as these arrays are.
+
+        Args:
+            array: turned as the scan's own array is.
+        """
+        return nib.orientations.apply_orientation(array, nib.io_orientation(np.linalg.inv(self.scan_transform)))
+
 
 def _shown(images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: radiological(image).astype(np.float32, copy=False) for name, image in images.items()}

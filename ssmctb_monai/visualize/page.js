@@ -1,4 +1,5 @@
-/* The viewer in report.html: cases lie beside the page, each in a script that calls heatmapCase, and are read when chosen. */
+/* The viewer in report.html. Cases are read when chosen: from the page itself, which then has each as JSON, or from beside
+ * it, where each lies in a script that calls heatmapCase. */
 const page = JSON.parse(document.getElementById("viewer-data").textContent);
 const stage = document.getElementById("viewer-stage");
 const viewer = createViewer(stage, page.colormaps);
@@ -15,7 +16,7 @@ async function unpack(text, type) {
 
 async function heatmapCase(header, { map, image, label }) {
   try {
-    const volumes = [unpack(map, Uint16Array), unpack(image, Uint8Array), label && unpack(label, Uint8Array)];
+    const volumes = [unpack(map, Uint16Array), unpack(image, Uint16Array), label && unpack(label, Uint8Array)];
     const [scores, grayValues, lesion] = await Promise.all(volumes);
     if (header.case_id !== page.cases[caseBox.selectedIndex]) return; // another one was chosen meanwhile
     stage.hidden = false;
@@ -36,6 +37,12 @@ function say(text) {
 function open(index) {
   if (index < 0 || index >= page.cases.length) return;
   caseBox.selectedIndex = index;
+  say("Reading the scan …");
+  const embedded = [...document.scripts].find((script) => script.dataset.case === page.cases[index]);
+  if (embedded) {
+    heatmapCase(...JSON.parse(embedded.textContent));
+    return;
+  }
   const file = `viewer/${page.cases[index]}.js`;
   const script = document.createElement("script");
   script.src = file.split("/").map(encodeURIComponent).join("/");
@@ -44,7 +51,6 @@ function open(index) {
     script.remove();
     say(`${file} is not beside this page: keep the folder viewer with it.`);
   };
-  say("Reading the scan …");
   document.head.append(script);
 }
 

@@ -1,16 +1,20 @@
-/* The notebook widget: the viewer, a list of cases, and verdicts that Python writes to a file at once. */
+/* The notebook widget: the viewer, a list of cases, and verdicts and corrected masks that Python writes to files at once. */
 const VERDICTS = { accept: "✓", reject: "✗", unsure: "?" };
+const VERDICT_KEYS = { Digit7: "accept", Digit8: "reject", Digit9: "unsure" }; // no command of JupyterLab or other viewers
 const MEANING = {
   candidate: "It is abnormal",
   case: "The map shows what is abnormal in this case, and nothing else",
 };
 const PATIENCE = 5000; // ms
+const PAUSE = 400; // ms after a stroke of the brush before the mask is saved
 
 function render({ model, el }) {
   let current = null; // message of the case that is shown
   let opening = false; // whether a case is on its way
   let timer = null; // of the next question to Python
   const unsaved = new Map(); // verdicts that Python has not confirmed, by number
+  const done = []; // what can be taken back, the last at the end: what it was, and how
+  let corrected = null; // mask that is about to be sent
   const follow = new Map(); // what shows the verdict on a place, so that all views of the widget do
 
   const caseBox = element("select", { "aria-label": "Case", onchange: () => open(caseBox.selectedIndex) });
@@ -30,20 +34,49 @@ function render({ model, el }) {
     progressText,
     saved,
   );
+  if (model.get("title")) header.prepend(element("b", { className: "hv-title" }, model.get("title")));
+  const undoButton = button("↶ Undo", () => undo(), { disabled: true });
   const problem = element("p", { className: "hv hv-problem", role: "alert", hidden: true });
   const stage = element("div");
   const caseVerdict = element("div", { className: "hv hv-verdict" });
   el.append(header, problem, stage, caseVerdict);
   el.addEventListener("keydown", (event) => {
+    const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && event.key === "z";
+    if (isUndo && event.target.type !== "text" && event.target.type !== "number") {
+      event.preventDefault();
+      event.stopPropagation();
+      undo();
+    }
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // JupyterLab's keys cut cells
   });
+
+  /** Keeps how to take something back. */
+  function remember(what, takeBack) {
+    done.push({ what, takeBack });
+    nameUndo();
+  }
+
+  function undo() {
+    done.pop()?.takeBack();
+    nameUndo();
+  }
+
+  function nameUndo() {
+    undoButton.disabled = !done.length;
+    undoButton.title = done.length ? `Take back ${done.at(-1).what} (Ctrl + z)` : "There is nothing to take back";
+  }
 
   const viewer = createViewer(stage, model.get("colormaps"), {
     columns: ["Verdict and comment"],
     keys: [
-      ["a, r, u", "accept, reject, unsure: the marked candidate"],
-      ["Shift + a, r, u", "the same for the case"],
+      ["7, 8, 9", "accept, reject, unsure: the marked candidate"],
+      ["Shift + 7, 8, 9", "the same for the case"],
+      ["Ctrl + z", "undo the last verdict or stroke"],
     ],
+    tools: [undoButton],
+    remember,
+    moved: (position) => announce(current.case, position),
+    mask: (threshold) => ask({ type: "mask", case: current.case, threshold }),
     layer: (index) => ask({ type: "layer", case: current.case, layer: index }),
     threshold: (threshold) => {
       const message = { type: "threshold", case: current.case, threshold };
@@ -55,7 +88,7 @@ function render({ model, el }) {
       row.append(element("td", {}, verdictControls(`candidate ${index + 1}`, MEANING.candidate, candidate, place)));
     },
     key: (event, candidateRow) => {
-      const verdict = Object.keys(VERDICTS).find((name) => name[0] === event.key.toLowerCase());
+      const verdict = VERDICT_KEYS[event.code];
       const place = event.shiftKey ? caseVerdict : candidateRow;
       if (!verdict || !place) return false;
       const chosen = place.querySelector(`button[data-verdict="${verdict}"]`);
@@ -64,9 +97,25 @@ function render({ model, el }) {
     },
   });
 
+  /** Tells linked reviews where the crosshair is. */
+  function announce(index, position) {
+    if (!model.get("linked")) return;
+    model.set("crosshair", { case: index, position });
+    model.save_changes();
+  }
+
+  /** Goes where a linked review went. */
+  function followCrosshair() {
+    const { case: index, position } = model.get("crosshair");
+    if (!model.get("linked") || index === undefined) return;
+    if (index !== (opening ? caseBox.selectedIndex : current?.case)) open(index);
+    else if (!opening) viewer.setPosition(position);
+  }
+
   /** Makes the buttons and the comment for a place: a candidate by threshold and voxel, or a case, which has neither. */
   function verdictControls(what, meaning, entry, place) {
     const state = { verdict: entry.verdict, comment: entry.comment };
+    const caseId = model.get("cases")[place.case].case_id;
     let typing = null;
     const save = (field) => {
       const fields = typing ? [field, "comment"] : [field];
@@ -77,11 +126,14 @@ function render({ model, el }) {
     };
     const buttons = Object.entries(VERDICTS).map(([verdict, sign]) => {
       const click = () => {
-        state.verdict = state.verdict === verdict ? "" : verdict;
+        const before = state.verdict;
+        state.verdict = before === verdict ? "" : verdict;
         press();
         save("verdict");
+        remember(`the verdict on ${what} of ${caseId}`, () => send({ type: "judge", ...place, verdict: before }));
       };
-      const title = verdict === "accept" ? meaning : "";
+      const key = `${place.voxel ? "" : "Shift + "}${Object.keys(VERDICT_KEYS).find((code) => VERDICT_KEYS[code] === verdict).at(-1)}`;
+      const title = verdict === "accept" ? `${meaning} (key ${key})` : `Key ${key}`;
       return button(`${sign} ${verdict}`, click, {
         title,
         "data-verdict": verdict,
@@ -114,23 +166,41 @@ function render({ model, el }) {
   }
 
   /** Sends a message to Python. */
-  function ask(message) {
+  function ask(message, buffers = []) {
     try {
-      model.send(message);
+      model.send(message, undefined, buffers);
     } catch {
       wait(false);
       complain("The kernel has died: restart it, and run this cell again. What was saved is in the file.");
     }
   }
 
-  /** Sends a verdict, and keeps it until Python has written it. */
-  function send(message) {
+  /** Sends a verdict or a mask, and keeps it until Python has written it. */
+  function send(message, buffers = []) {
     const number = Math.random();
     const late =
       "No answer yet. The kernel is busy, or it died: then restart it, run this cell again, and decide again.";
-    unsaved.set(number, { message, timer: setTimeout(() => say(`Not saved. ${late}`, true), PATIENCE) });
+    unsaved.set(number, { message, buffers, timer: setTimeout(() => say(`Not saved. ${late}`, true), PATIENCE) });
     say("Saving …");
-    ask({ ...message, number });
+    ask({ ...message, number }, buffers);
+  }
+
+  /** Makes how to save the corrected mask of a case: a moment after the last stroke. */
+  function saver(index) {
+    return (voxels) => {
+      if (corrected?.case !== index) sendMask();
+      clearTimeout(corrected?.timer);
+      corrected = { case: index, voxels, timer: setTimeout(sendMask, PAUSE) };
+    };
+  }
+
+  function sendMask() {
+    if (!corrected) return;
+    clearTimeout(corrected.timer);
+    const message = { type: "correct", case: corrected.case };
+    const buffer = corrected.voxels.slice().buffer;
+    corrected = null;
+    send(message, [buffer]);
   }
 
   function say(text, isProblem = false) {
@@ -147,6 +217,7 @@ function render({ model, el }) {
   function open(index) {
     if (index < 0 || index >= caseBox.options.length) return;
     caseBox.selectedIndex = index;
+    sendMask();
     complain("");
     say("Loading …");
     wait(true);
@@ -185,7 +256,7 @@ function render({ model, el }) {
   const volume = (view, type) => new type(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 
   const answers = {
-    case: (message, [map, image, label]) => {
+    case: (message, buffers) => {
       if (!opening || message.case !== caseBox.selectedIndex) return; // another one, or another view's
       current = message;
       caseBox.selectedIndex = message.case;
@@ -199,15 +270,19 @@ function render({ model, el }) {
       const title = element("b", {}, `Case ${model.get("cases")[message.case].case_id}`);
       caseVerdict.replaceChildren(title, verdictControls("the case", MEANING.case, message, place));
       if (failed) return;
-      viewer.show(message.header, {
-        map: volume(map, Uint16Array),
-        image: volume(image, Uint8Array),
-        label: label && volume(label, Uint8Array),
-      });
+      const types = { map: Uint16Array, image: Uint16Array, label: Uint8Array, mask: Uint8Array };
+      const volumes = Object.fromEntries(
+        message.volumes.map((name, place) => [name, volume(buffers[place], types[name])]),
+      );
+      viewer.show(message.header, volumes, volumes.mask && { voxels: volumes.mask, save: saver(message.case) });
+      if (model.get("crosshair").case === message.case) followCrosshair();
       if (el.contains(document.activeElement)) viewer.focus();
     },
     layer: (message, [image]) => {
-      if (message.case === current.case) viewer.setLayer(message.layer, volume(image, Uint8Array));
+      if (message.case === current.case) viewer.setLayer(message.layer, volume(image, Uint16Array));
+    },
+    mask: (message, [mask]) => {
+      if (message.case === current.case) viewer.setMask(volume(mask, Uint8Array), saver(message.case));
     },
     candidates: (message) => {
       if (message.case === current.case) viewer.setCandidates(message);
@@ -216,10 +291,13 @@ function render({ model, el }) {
       const mine = unsaved.get(message.number);
       clearTimeout(mine?.timer);
       unsaved.delete(message.number);
-      follow.get(JSON.stringify([message.case, message.threshold, message.voxel]))?.(message.verdict, message.comment);
+      if ("verdict" in message) {
+        const place = JSON.stringify([message.case, message.threshold, message.voxel]);
+        follow.get(place)?.(message.verdict, message.comment);
+      }
       const failed = [...unsaved].filter(([, item]) => item.failed);
       failed.forEach(([number]) => unsaved.delete(number));
-      failed.forEach(([, item]) => send(item.message)); // saving works again
+      failed.forEach(([, item]) => send(item.message, item.buffers)); // saving works again
       if (mine && !unsaved.size) say(`Saved ${new Date(message.time).toLocaleTimeString()} in ${message.file}`);
     },
     failed: (message) => {
@@ -238,12 +316,15 @@ function render({ model, el }) {
   const receive = (message, buffers) => answers[message.type](message, buffers);
   model.on("msg:custom", receive);
   model.on("change:cases", listCases);
+  model.on("change:crosshair", followCrosshair);
   listCases();
   open(model.get("start"));
   return () => {
     clearTimeout(timer);
+    sendMask();
     model.off("msg:custom", receive);
     model.off("change:cases", listCases);
+    model.off("change:crosshair", followCrosshair);
     viewer.remove();
   };
 }

@@ -1,23 +1,33 @@
 /* Three linked views of a scan with its anomaly map, in plain JavaScript: for the notebook widget and for report.html.
  *
  * Volumes are in radiological order (x from right to left, y from front to back, z from head to feet), x running
- * fastest, so that views need no flip. Scores come shifted and scaled, in half precision, NaN outside the brain.
+ * fastest, so that views need no flip. Scores and grey values come shifted and scaled, in half precision; scores are NaN
+ * outside the brain.
  */
 const ORANGE = "230, 159, 0";
 const LABEL_COLOR = "#33ddff";
+const MASK_COLOR = "#5dff6b";
+const RULER_COLOR = "#ffe680";
 const VIEWS = [
   { name: "Axial", across: 0, down: 1, through: 2 },
   { name: "Coronal", across: 0, down: 2, through: 1 },
   { name: "Sagittal", across: 1, down: 2, through: 0 },
 ];
 const OVERLAYS = ["above threshold", "all scores", "off"];
-const KEYS = [
-  ["click, drag", "move the crosshair"],
-  ["wheel, ↑ ↓", "slice by slice through the view under the pointer, or the focused one"],
+const LARGEST_ZOOM = 16;
+const HELP = [
+  ["click, drag", "move the crosshair, or use the tool that is chosen"],
+  ["right button: drag", "window (left, right) and level (up, down)"],
+  ["Ctrl + wheel, Ctrl + drag, pinch", "zoom"],
+  ["middle button or Shift: drag; two fingers", "pan"],
+  ["wheel, ↑ ↓, Page ↑ ↓", "slice by slice through the view under the pointer, or the focused one"],
+  ["r", "reset the view: zoom, pan, window and level"],
+  ["Esc", "back from a tool to the crosshair"],
   ["n, p", "next, previous candidate, which the list marks"],
   ["o", "overlay: above threshold, all scores, off"],
   ["c", "lesion label, as contour and below the slider"],
   ["x", "crosshair"],
+  ["?", "this list"],
 ];
 
 /** Makes an element; properties starting with "on" are listeners, "aria-…" and "data-…" attributes. */
@@ -44,6 +54,9 @@ function fromHalf(bits) {
 const LARGEST = 65504;
 const HALVES = Float64Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
 
+/** A grey value of the image, in its own units. */
+const formatGray = (value) => Number(value.toPrecision(4)).toString();
+
 /** A coordinate in mm. */
 const formatMm = (value) =>
   value
@@ -63,22 +76,32 @@ const transform = (matrix, voxel) =>
  *
  * @param root element that the viewer is put into.
  * @param colormaps colours by name, each 256 x 3 bytes as an array.
- * @param hooks what the page does: layer(index) fetches the bytes of an image and calls setLayer; threshold(value) finds
- *   candidates and calls setCandidates; decorate(row, candidate, index, threshold) adds cells to a candidate's row, under columns;
- *   key(event, row) acts on a key for the marked candidate and tells whether it did, keys describes these.
+ * @param hooks what the page does: layer(index) fetches the values of an image and calls setLayer; threshold(value) finds
+ *   candidates and calls setCandidates; decorate(row, candidate, index, threshold) adds cells to a candidate's row, under
+ *   columns; key(event, row) acts on a key for the marked candidate and tells whether it did, keys describes these; tools
+ *   are more buttons; mask(threshold) fetches what is flagged and calls setMask, remember(what, takeBack) keeps how to
+ *   undo a stroke of the brush, moved(position) follows the crosshair in mm.
  */
 function createViewer(root, colormaps, hooks = {}) {
   let scan = null; // header of the case, see viewer.py
-  let image = null; // Uint8Array
-  let map = null; // Uint16Array, the bits of half precision
+  let image = null; // Uint16Array, the bits of half precision, as those of the map
+  let map = null; // Uint16Array
   let label = null; // Uint8Array, 0 or 1
   let cursor = [0, 0, 0];
   let crosshair = true;
+  let tool = "crosshair"; // or "ruler", "brush", "eraser"
+  let zoom = 1;
+  let centre = [0, 0, 0]; // of what is seen, in voxels
+  let contrast = { level: 0.5, width: 1 }; // of grey values as they come
+  let ruler = null; // view, slice, and both ends in its voxels
+  let mask = null; // voxels that a brush corrects, and how to save them
+  let dab = null; // view and place of the brush
+  let announced = ""; // place of the crosshair that others know
   let scheduled = false;
   let initial = null; // threshold that the case came with
   let selected = null; // index of the candidate that the list marks
   const colors = new Uint32Array(65536); // of each score
-  const gray = Uint32Array.from({ length: 256 }, (_, value) => 0xff000000 | (value << 16) | (value << 8) | value);
+  const grays = new Uint32Array(65536);
 
   const select = (title, names, change) =>
     element("label", {}, title, element("select", { onchange: change }, ...names.map((name) => new Option(name))));
@@ -104,6 +127,39 @@ function createViewer(root, colormaps, hooks = {}) {
   const contourBox = element("label", {}, contour, "Lesion label");
   const legend = element("canvas", { width: 256, height: 1, className: "hv-colors" });
   const legendMark = element("span", { className: "hv-mark" });
+  const tools = { crosshair: "Crosshair", ruler: "Ruler", ...(hooks.mask && { brush: "Brush", eraser: "Eraser" }) };
+  const toolButtons = Object.entries(tools).map(([name, title]) =>
+    element("button", { type: "button", "data-tool": name, onclick: () => choose(name) }, title),
+  );
+  const radius = range({ min: 0.5, max: 20, step: 0.5, value: 4, oninput: () => redraw() });
+  const fromThreshold = element(
+    "button",
+    { type: "button", onclick: () => hooks.mask(scan.threshold), title: "The mask becomes what the threshold flags" },
+    "Mask from threshold",
+  );
+  const brushBox = element("span", { className: "hv-brush" }, element("label", {}, "Radius", radius), fromThreshold);
+  const help = element(
+    "dialog",
+    { className: "hv-help", "aria-label": "Keys and gestures", onclick: (event) => event.target === help && help.close() },
+    element(
+      "dl",
+      {},
+      ...[...HELP, ...(hooks.keys || [])].flatMap(([keys, what]) => [
+        element("dt", {}, keys),
+        element("dd", {}, what),
+      ]),
+    ),
+    element("button", { type: "button", onclick: () => help.close() }, "Close"),
+  );
+  const toolBox = element(
+    "div",
+    { className: "hv-tools", role: "toolbar", "aria-label": "Tools" },
+    element("span", { className: "hv-group" }, ...toolButtons),
+    brushBox,
+    ...(hooks.tools || []),
+    element("button", { type: "button", onclick: () => reset(), title: "Key r" }, "Reset view"),
+    element("button", { type: "button", onclick: () => help.showModal(), title: "Key ?" }, "? Help"),
+  );
   const [legendLow, legendHigh] = [element("span"), element("span")];
   const status = element("p", { className: "hv-status" });
   const sliceRange = range({
@@ -118,17 +174,9 @@ function createViewer(root, colormaps, hooks = {}) {
   const candidateRows = element("tbody");
   const columns = ["", "Score", "Volume", "Position (RAS)", ...(hooks.columns || [])];
   const candidateHead = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)));
-  const candidateBox = element(
-    "div",
-    { className: "hv-candidates" },
-    candidateTitle,
-    candidateNote,
-    element(
-      "div",
-      { className: "hv-scroll" },
-      element("table", {}, element("thead", {}, candidateHead), candidateRows),
-    ),
-  );
+  const candidateTable = element("table", {}, element("thead", {}, candidateHead), candidateRows);
+  const candidateList = element("div", { className: "hv-scroll" }, candidateTable);
+  const candidateBox = element("div", { className: "hv-candidates" }, candidateTitle, candidateNote, candidateList);
 
   const panels = VIEWS.map((view) => {
     const canvas = element("canvas", {
@@ -138,42 +186,11 @@ function createViewer(root, colormaps, hooks = {}) {
       "aria-label": `${view.name} view`,
     });
     const caption = element("figcaption");
-    const point = (event) => {
-      const box = canvas.getBoundingClientRect();
-      const fraction = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-      [view.across, view.down].forEach((axis, index) => {
-        cursor[axis] = clamp(Math.floor(fraction[index] * scan.shape[axis]), 0, scan.shape[axis] - 1);
-      });
-      redraw();
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      canvas.setPointerCapture(event.pointerId);
-      canvas.focus({ preventScroll: true });
-      point(event);
-    });
-    canvas.addEventListener("pointermove", (event) => event.buttons & 1 && point(event));
-    let turned = 0; // a touchpad sends many small turns
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        turned += clamp(event.deltaMode === 0 ? event.deltaY / 50 : event.deltaY, -1, 1); // a slice a notch
-        const steps = Math.trunc(turned);
-        turned -= steps;
-        if (steps) step(view.through, steps);
-      },
-      { passive: false },
-    );
-    canvas.addEventListener("keydown", (event) => {
-      const steps = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[event.key];
-      if (steps) {
-        event.preventDefault();
-        step(view.through, steps);
-      }
-    });
     const layers = [document.createElement("canvas"), document.createElement("canvas")];
-    return { view, canvas, caption, layers, node: element("figure", { className: "hv-view" }, canvas, caption) };
+    const node = element("figure", { className: "hv-view" }, canvas, caption);
+    const panel = { view, canvas, caption, layers, node };
+    listen(panel);
+    return panel;
   });
 
   const views = element("div", { className: "hv-views" }, ...panels.map((panel) => panel.node));
@@ -181,6 +198,7 @@ function createViewer(root, colormaps, hooks = {}) {
     "div",
     { className: "hv" },
     views,
+    toolBox,
     element("div", { className: "hv-slices" }, sliceRange, profile, profileNote),
     status,
     element(
@@ -193,26 +211,17 @@ function createViewer(root, colormaps, hooks = {}) {
       colormapBox,
       element("span", { className: "hv-legend" }, legendLow, element("span", {}, legend, legendMark), legendHigh),
       contourBox,
-      element(
-        "details",
-        {},
-        element("summary", {}, "Keys"),
-        element(
-          "dl",
-          {},
-          ...[...KEYS, ...(hooks.keys || [])].flatMap(([keys, what]) => [
-            element("dt", {}, keys),
-            element("dd", {}, what),
-          ]),
-        ),
-      ),
     ),
     candidateBox,
+    help,
   );
   viewer.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(?:INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName))
       return;
     const action = {
+      r: reset,
+      "?": () => help.showModal(),
+      Escape: tool !== "crosshair" && !help.open ? () => choose("crosshair") : undefined,
       n: () => jump(1),
       p: () => jump(-1),
       o: () => {
@@ -239,9 +248,266 @@ function createViewer(root, colormaps, hooks = {}) {
   const observer = new ResizeObserver(() => redraw());
   observer.observe(viewer);
   root.append(viewer);
+  choose(tool);
 
   /** Turns the index of an axial slice of the scan, counted from the feet, into one of z, and back. */
   const fromFeet = (index) => scan.highest_slice - index;
+
+  /** How many voxels of an axis are seen, and the first of them. */
+  const seen = (axis) => scan.shape[axis] / zoom;
+  const origin = (axis) => clamp(centre[axis] - seen(axis) / 2, 0, scan.shape[axis] - seen(axis));
+
+  /** Where a pointer is in a view, in voxels across and down, of which the first begins at 0. */
+  function pointAt({ view, canvas }, event) {
+    const box = canvas.getBoundingClientRect();
+    const fraction = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    return [view.across, view.down].map((axis, index) =>
+      clamp(origin(axis) + fraction[index] * seen(axis), 0, scan.shape[axis]),
+    );
+  }
+
+  /** Zooms by a factor; what is under the pointer stays there. */
+  function zoomAt(panel, event, factor) {
+    if (zoom === 1) centre = cursor.map((index) => index + 0.5); // that of the other views
+    const [fixed, before] = [pointAt(panel, event), [0, 1, 2].map((axis) => [origin(axis), seen(axis)])];
+    zoom = clamp(zoom * factor, 1, LARGEST_ZOOM);
+    [panel.view.across, panel.view.down].forEach((axis, index) => {
+      const fraction = (fixed[index] - before[axis][0]) / before[axis][1];
+      centre[axis] = fixed[index] + (0.5 - fraction) * seen(axis);
+    });
+    redraw();
+  }
+
+  /** Pans by the way of a pointer. */
+  function pan(panel, from, to) {
+    const [start, end] = [pointAt(panel, from), pointAt(panel, to)];
+    [panel.view.across, panel.view.down].forEach((axis, index) => {
+      centre[axis] = origin(axis) + seen(axis) / 2 - (end[index] - start[index]);
+    });
+    redraw();
+  }
+
+  function reset() {
+    zoom = 1;
+    centre = scan.shape.map((count) => count / 2);
+    contrast = { level: 0.5, width: 1 };
+    regray();
+  }
+
+  function choose(name) {
+    tool = name;
+    toolButtons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.tool === tool));
+    views.dataset.tool = tool;
+    brushBox.hidden = !hooks.mask || !isBrush();
+    if (isBrush() && !mask) hooks.mask(scan.threshold);
+    redraw();
+  }
+
+  function isBrush() {
+    return tool === "brush" || tool === "eraser";
+  }
+
+  /** What a pointer does from when it goes down: move and end follow it, cancel takes back what it did. */
+  const gestures = {
+    crosshair(panel, event) {
+      const before = [...cursor];
+      const move = (to) => {
+        pointAt(panel, to).forEach((place, index) => {
+          const axis = [panel.view.across, panel.view.down][index];
+          cursor[axis] = Math.min(Math.floor(place), scan.shape[axis] - 1);
+        });
+        redraw();
+      };
+      const cancel = () => {
+        cursor = before;
+        redraw();
+      };
+      if (event.pointerType !== "touch") move(event); // a finger may be about to scroll the page
+      return { move, end: move, cancel };
+    },
+    ruler(panel, event) {
+      const { view } = panel;
+      const [before, from] = [ruler, pointAt(panel, event)];
+      const set = (value) => {
+        ruler = value;
+        redraw();
+      };
+      set(null);
+      const move = (to) => set({ view, slice: cursor[view.through], from, to: pointAt(panel, to) });
+      return { move, cancel: () => set(before) };
+    },
+    brush: (panel, event) => stroke(panel, event, 1),
+    eraser: (panel, event) => stroke(panel, event, 0),
+    pan(panel, event) {
+      const move = (to) => {
+        pan(panel, event, to);
+        event = to;
+      };
+      return { move };
+    },
+    zoom(panel, event) {
+      let last = event;
+      const move = (to) => {
+        zoomAt(panel, event, 2 ** ((last.clientY - to.clientY) / 100));
+        last = to;
+      };
+      return { move };
+    },
+    window(panel, event) {
+      const { level, width } = contrast;
+      const move = (to) => {
+        contrast = {
+          level: level + ((event.clientY - to.clientY) / 300) * width,
+          width: clamp(width * 2 ** ((to.clientX - event.clientX) / 150), 1e-3, 1e3),
+        };
+        regray();
+      };
+      return { move };
+    },
+  };
+
+  function gestureOf(event) {
+    if (event.button === 2) return "window";
+    if (event.button === 1 || event.shiftKey) return "pan";
+    return event.ctrlKey || event.metaKey ? "zoom" : tool;
+  }
+
+  /** Two fingers zoom by their distance, and pan by their middle. */
+  function pinch(panel, pointers) {
+    const span = () => {
+      const [a, b] = [...pointers.values()];
+      const [x, y] = [a.clientX - b.clientX, a.clientY - b.clientY];
+      return { clientX: a.clientX - x / 2, clientY: a.clientY - y / 2, size: Math.hypot(x, y) || 1 };
+    };
+    let last = span();
+    const move = () => {
+      const now = span();
+      pan(panel, last, now);
+      zoomAt(panel, now, now.size / last.size);
+      last = now;
+    };
+    return { move };
+  }
+
+  /** A stroke of the brush or the eraser, which give voxels a value. */
+  function stroke(panel, event, value) {
+    if (!mask) return { move() {} }; // it is on its way
+    const { voxels, save } = mask;
+    const before = new Map();
+    let last = pointAt(panel, event);
+    const move = (to) => {
+      const next = pointAt(panel, to);
+      for (const place of disc(panel.view, last, next)) {
+        if (!before.has(place)) before.set(place, voxels[place]);
+        voxels[place] = value;
+      }
+      last = next;
+      redraw();
+    };
+    const cancel = () => {
+      before.forEach((old, place) => (voxels[place] = old));
+      redraw();
+    };
+    const end = () => {
+      save(voxels);
+      hooks.remember(value ? "the stroke of the brush" : "the stroke of the eraser", () => {
+        cancel();
+        save(voxels);
+      });
+    };
+    move(event);
+    return { move, end, cancel };
+  }
+
+  /** Voxels of the slice whose centres lie within the brush's radius of a line. */
+  function disc(view, from, to) {
+    const axes = [view.across, view.down];
+    const [a, b] = [from, to].map((point) => point.map((place, index) => place * scan.spacing[axes[index]])); // mm
+    const along = [b[0] - a[0], b[1] - a[1]];
+    const length = along[0] ** 2 + along[1] ** 2 || 1;
+    const size = Number(radius.value);
+    const [columns, lines] = axes.map((axis, index) => {
+      const [low, high] = [Math.min(a[index], b[index]) - size, Math.max(a[index], b[index]) + size];
+      const first = Math.max(0, Math.floor(low / scan.spacing[axis]));
+      const last = Math.min(scan.shape[axis] - 1, Math.floor(high / scan.spacing[axis]));
+      return Array.from({ length: last - first + 1 }, (_, place) => first + place);
+    });
+    const places = [];
+    for (const line of lines) {
+      for (const column of columns) {
+        const [x, y] = [(column + 0.5) * scan.spacing[axes[0]] - a[0], (line + 0.5) * scan.spacing[axes[1]] - a[1]];
+        const share = clamp((x * along[0] + y * along[1]) / length, 0, 1);
+        if (Math.hypot(x - share * along[0], y - share * along[1]) > size) continue;
+        const voxel = [...cursor];
+        [voxel[axes[0]], voxel[axes[1]]] = [column, line];
+        places.push(offset(voxel));
+      }
+    }
+    return places;
+  }
+
+  /** Lets pointers, wheel and arrow keys act on a view. */
+  function listen(panel) {
+    const { view, canvas } = panel;
+    const pointers = new Map();
+    let gesture = null;
+    const finish = (how, event) => {
+      pointers.delete(event.pointerId);
+      gesture?.[how]?.(event);
+      gesture = null;
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      canvas.focus({ preventScroll: true });
+      gesture?.cancel?.(); // by a second finger
+      pointers.set(event.pointerId, event);
+      gesture = pointers.size > 1 ? pinch(panel, pointers) : gestures[gestureOf(event)](panel, event);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (isBrush()) {
+        dab = { view, at: pointAt(panel, event) };
+        redraw();
+      }
+      if (!pointers.has(event.pointerId)) return;
+      pointers.set(event.pointerId, event);
+      gesture?.move(event);
+    });
+    canvas.addEventListener("pointerup", (event) => finish("end", event));
+    canvas.addEventListener("pointercancel", (event) => finish("cancel", event));
+    canvas.addEventListener("pointerleave", () => {
+      dab = null;
+      redraw();
+    });
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    canvas.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault()); // no scrolling by it
+    canvas.addEventListener("touchmove", (event) => event.touches.length > 1 && event.preventDefault(), {
+      passive: false,
+    });
+    let turned = 0; // a touchpad sends many small turns
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        const turn = event.deltaMode === 0 ? event.deltaY / 50 : event.deltaY;
+        if (event.ctrlKey || event.metaKey) {
+          zoomAt(panel, event, 2 ** clamp(-turn / 2, -0.5, 0.5));
+          return;
+        }
+        turned += clamp(turn, -1, 1); // a slice a notch
+        const steps = Math.trunc(turned);
+        turned -= steps;
+        if (steps) step(view.through, steps);
+      },
+      { passive: false },
+    );
+    canvas.addEventListener("keydown", (event) => {
+      const steps = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[event.key];
+      if (steps) {
+        event.preventDefault();
+        step(view.through, steps);
+      }
+    });
+  }
 
   function moveTo(axis, index) {
     cursor[axis] = clamp(index, 0, scan.shape[axis] - 1);
@@ -293,6 +559,16 @@ function createViewer(root, colormaps, hooks = {}) {
     redraw();
   }
 
+  /** Finds the grey of every value, and redraws. */
+  function regray() {
+    const low = contrast.level - contrast.width / 2;
+    for (let bits = 0; bits < grays.length; bits++) {
+      const value = Math.round(255 * clamp((HALVES[bits] - low) / contrast.width, 0, 1));
+      grays[bits] = 0xff000000 | (value << 16) | (value << 8) | value;
+    }
+    redraw();
+  }
+
   /** Redraws with the next frame. */
   function redraw() {
     if (scheduled || !scan || !image) return;
@@ -315,14 +591,34 @@ function createViewer(root, colormaps, hooks = {}) {
     sliceRange.value = feet;
     const value = score(map[offset(cursor)]);
     const own = transform(scan.scan_transform, cursor).map(Math.round);
+    const position = transform(scan.affine, cursor);
+    const layer = layerBox.lastChild.selectedIndex;
+    const grayOf = (share) => formatGray(scan.windows[layer][0] + scan.windows[layer][1] * share);
+    const [low, high] = [-1, 1].map((side) => contrast.level + (side * contrast.width) / 2);
     status.textContent = [
-      `RAS ${formatPosition(transform(scan.affine, cursor))}`,
+      `RAS ${formatPosition(position)}`,
       `voxel (${own.join(", ")})`,
       Number.isNaN(value) ? "outside the brain" : `score ${formatScore(value)}`,
       shows(label) && label[offset(cursor)] ? "in a labelled lesion" : "",
+      `${scan.layers[layer]} ${grayOf(HALVES[image[offset(cursor)]])}`,
+      low || high !== 1 ? `window ${grayOf(low)} to ${grayOf(high)}` : "",
+      ruler ? `ruler ${formatMm(rulerLength())} mm` : "",
     ]
       .filter(Boolean)
       .join("  ·  ");
+    if (String(cursor) !== announced) {
+      announced = String(cursor);
+      hooks.moved?.(position);
+    }
+  }
+
+  /** Length of the ruler in mm, also where axes are oblique. */
+  function rulerLength() {
+    const way = [0, 0, 0];
+    way[ruler.view.across] = ruler.to[0] - ruler.from[0];
+    way[ruler.view.down] = ruler.to[1] - ruler.from[1];
+    const start = transform(scan.affine, [0, 0, 0]);
+    return Math.hypot(...transform(scan.affine, way).map((place, axis) => place - start[axis]));
   }
 
   /** Tells whether there is a label, and the reader wants to see it. */
@@ -338,12 +634,12 @@ function createViewer(root, colormaps, hooks = {}) {
     const [basePixels, overlayPixels] = [new Uint32Array(base.data.buffer), new Uint32Array(overlay.data.buffer)];
     for (let line = 0, pixel = 0; line < lines; line++) {
       for (let place = start + line * strides[view.down], column = 0; column < columns; column++, pixel++) {
-        basePixels[pixel] = gray[image[place]];
+        basePixels[pixel] = grays[image[place]];
         overlayPixels[pixel] = colors[map[place]];
         place += strides[view.across];
       }
     }
-    const ratio = window.devicePixelRatio || 1;
+    const ratio = devicePixelRatio || 1;
     const [width, height] = [size[view.across] * scale, size[view.down] * scale];
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
@@ -356,28 +652,54 @@ function createViewer(root, colormaps, hooks = {}) {
       layers[index].height = lines;
       layers[index].getContext("2d").putImageData(pixels, 0, 0);
       context.imageSmoothingEnabled = index === 0; // scores are shown voxel by voxel
-      context.drawImage(layers[index], 0, 0, canvas.width, canvas.height);
+      const part = [origin(view.across), origin(view.down), seen(view.across), seen(view.down)];
+      context.drawImage(layers[index], ...part, 0, 0, canvas.width, canvas.height);
     });
-    const cell = [canvas.width / columns, canvas.height / lines];
-    if (shows(label)) drawContour(context, start, strides, view, columns, lines, cell);
-    const centre = [(cursor[view.across] + 0.5) * cell[0], (cursor[view.down] + 0.5) * cell[1]];
+    const cell = [canvas.width / seen(view.across), canvas.height / seen(view.down)];
+    const onCanvas = ([x, y]) => [(x - origin(view.across)) * cell[0], (y - origin(view.down)) * cell[1]];
+    const outlined = (volume) => (column, line) =>
+      column >= 0 &&
+      line >= 0 &&
+      column < columns &&
+      line < lines &&
+      volume[start + column * strides[view.across] + line * strides[view.down]] === 1;
+    const outline = (volume, color, thickness) => {
+      context.strokeStyle = color;
+      context.lineWidth = thickness * ratio;
+      drawOutline(context, outlined(volume), columns, lines, onCanvas);
+    };
+    if (shows(label)) outline(label, LABEL_COLOR, 1.5);
+    if (mask) outline(mask.voxels, MASK_COLOR, 2);
+    const middle = onCanvas([cursor[view.across] + 0.5, cursor[view.down] + 0.5]);
     if (crosshair) {
       const gap = 10 * ratio;
       context.strokeStyle = "rgba(255, 255, 255, 0.75)";
       context.lineWidth = ratio;
       context.beginPath();
       for (const [from, to] of [
-        [0, centre[0] - gap],
-        [centre[0] + gap, canvas.width],
+        [0, middle[0] - gap],
+        [middle[0] + gap, canvas.width],
       ]) {
-        if (to > from) (context.moveTo(from, centre[1]), context.lineTo(to, centre[1]));
+        if (to > from) (context.moveTo(from, middle[1]), context.lineTo(to, middle[1]));
       }
       for (const [from, to] of [
-        [0, centre[1] - gap],
-        [centre[1] + gap, canvas.height],
+        [0, middle[1] - gap],
+        [middle[1] + gap, canvas.height],
       ]) {
-        if (to > from) (context.moveTo(centre[0], from), context.lineTo(centre[0], to));
+        if (to > from) (context.moveTo(middle[0], from), context.lineTo(middle[0], to));
       }
+      context.stroke();
+    }
+    if (ruler?.view === view && ruler.slice === cursor[view.through]) {
+      drawRuler(context, onCanvas(ruler.from), onCanvas(ruler.to), ratio);
+    }
+    if (dab?.view === view && isBrush()) {
+      const size = Number(radius.value);
+      const radii = [view.across, view.down].map((axis, index) => (size / scan.spacing[axis]) * cell[index]);
+      context.strokeStyle = MASK_COLOR;
+      context.lineWidth = ratio;
+      context.beginPath();
+      context.ellipse(...onCanvas(dab.at), ...radii, 0, 0, 2 * Math.PI);
       context.stroke();
     }
     drawLetters(context, view, canvas, ratio);
@@ -388,44 +710,49 @@ function createViewer(root, colormaps, hooks = {}) {
     caption.textContent = view.through === 2 ? `${place}, slice ${fromFeet(cursor[2])} from the feet` : place;
   }
 
-  function drawContour(context, start, strides, view, columns, lines, [width, height]) {
-    const inside = (column, line) =>
-      column >= 0 &&
-      line >= 0 &&
-      column < columns &&
-      line < lines &&
-      label[start + column * strides[view.across] + line * strides[view.down]] === 1;
-    context.strokeStyle = LABEL_COLOR;
-    context.lineWidth = 1.5 * (window.devicePixelRatio || 1);
+  /** Draws the edges between voxels that are inside and those that are not. */
+  function drawOutline(context, inside, columns, lines, onCanvas) {
     context.beginPath();
     for (let line = 0; line <= lines; line++) {
       for (let column = 0; column <= columns; column++) {
         const here = inside(column, line);
-        if (here !== inside(column - 1, line)) {
-          context.moveTo(column * width, line * height);
-          context.lineTo(column * width, (line + 1) * height);
-        }
-        if (here !== inside(column, line - 1)) {
-          context.moveTo(column * width, line * height);
-          context.lineTo((column + 1) * width, line * height);
+        const ends = [];
+        if (here !== inside(column - 1, line)) ends.push([column, line + 1]);
+        if (here !== inside(column, line - 1)) ends.push([column + 1, line]);
+        for (const end of ends) {
+          context.moveTo(...onCanvas([column, line]));
+          context.lineTo(...onCanvas(end));
         }
       }
     }
     context.stroke();
   }
 
-  function drawLetters(context, view, canvas, ratio) {
+  function drawRuler(context, from, to, ratio) {
+    context.strokeStyle = RULER_COLOR;
+    context.fillStyle = RULER_COLOR;
+    context.lineWidth = 1.5 * ratio;
+    context.beginPath();
+    context.moveTo(...from);
+    context.lineTo(...to);
+    context.stroke();
+    for (const [x, y] of [from, to]) context.fillRect(x - 2 * ratio, y - 2 * ratio, 4 * ratio, 4 * ratio);
+    const [x, y] = [(from[0] + to[0]) / 2, (from[1] + to[1]) / 2];
+    writeOver(context, `${formatMm(rulerLength())} mm`, x, y - 4 * ratio, "center", "bottom", RULER_COLOR, ratio);
+  }
+
+  /** Writes a text that can be read on any ground. */
+  function writeOver(context, text, x, y, align, baseline, color, ratio) {
+    Object.assign(context, { textAlign: align, textBaseline: baseline, fillStyle: color });
+    Object.assign(context, { lineWidth: 3 * ratio, strokeStyle: "rgba(0, 0, 0, 0.7)" });
     context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
-    context.lineWidth = 3 * ratio;
-    context.strokeStyle = "rgba(0, 0, 0, 0.7)";
-    context.fillStyle = "#f2d16b";
+    context.strokeText(text, x, y);
+    context.fillText(text, x, y);
+  }
+
+  function drawLetters(context, view, canvas, ratio) {
     const margin = 5 * ratio;
-    const write = (text, x, y, align, baseline) => {
-      context.textAlign = align;
-      context.textBaseline = baseline;
-      context.strokeText(text, x, y);
-      context.fillText(text, x, y);
-    };
+    const write = (text, ...place) => writeOver(context, text, ...place, "#f2d16b", ratio);
     const [left, right] = scan.directions[view.across];
     const [top, bottom] = scan.directions[view.down];
     write(left, margin, canvas.height / 2, "left", "middle");
@@ -437,7 +764,7 @@ function createViewer(root, colormaps, hooks = {}) {
   }
 
   function drawProfile() {
-    const ratio = window.devicePixelRatio || 1;
+    const ratio = devicePixelRatio || 1;
     const { width, height } = profile.getBoundingClientRect();
     profile.width = Math.round(width * ratio);
     profile.height = Math.round(height * ratio);
@@ -486,6 +813,7 @@ function createViewer(root, colormaps, hooks = {}) {
 
   function goTo(index) {
     cursor = [...scan.candidates[index].voxel];
+    centre = cursor.map((place) => place + 0.5);
     mark(index);
     redraw();
   }
@@ -500,7 +828,11 @@ function createViewer(root, colormaps, hooks = {}) {
   function mark(index) {
     selected = index;
     [...candidateRows.children].forEach((row, place) => row.setAttribute("aria-current", place === index));
-    candidateRows.children[index]?.scrollIntoView({ block: "nearest" });
+    const row = candidateRows.children[index];
+    if (!row) return;
+    const { top, bottom } = candidateHead.getBoundingClientRect(); // the page itself is to stay where it is
+    const [above, below] = [row.getBoundingClientRect().top - bottom, row.getBoundingClientRect().bottom - top];
+    candidateList.scrollTop += Math.min(above, 0) || Math.max(below - candidateList.clientHeight, 0);
   }
 
   function setCandidates({ threshold, candidates, total }) {
@@ -537,14 +869,36 @@ function createViewer(root, colormaps, hooks = {}) {
     redraw();
   }
 
-  function setLayer(index, bytes) {
+  function setLayer(index, values) {
     layerBox.lastChild.selectedIndex = index;
-    image = bytes;
+    image = values;
     redraw();
   }
 
-  /** Shows a case: its header, see viewer.py, and the bytes of map, first image and lesion mask. */
-  function show(header, buffers) {
+  /** Gives the brush a mask, and how to save it; in place of another one that is saved, and can be taken back. */
+  function setMask(voxels, save) {
+    const before = mask;
+    mask = { voxels, save };
+    if (before) {
+      save(voxels);
+      hooks.remember("the mask from the threshold", () => {
+        if (mask.voxels === voxels) mask = before;
+        save(before.voxels);
+        redraw();
+      });
+    }
+    redraw();
+  }
+
+  /** Moves the crosshair to a position in mm, or as near as the scan reaches, for others that are linked. */
+  function setPosition(position) {
+    cursor = transform(scan.from_ras, position).map((place, axis) => clamp(Math.round(place), 0, scan.shape[axis] - 1));
+    announced = String(cursor);
+    redraw();
+  }
+
+  /** Shows a case: its header, see viewer.py, map, first image and lesion mask, and what a brush made of it before. */
+  function show(header, buffers, corrected = null) {
     const name = scan?.layers[layerBox.lastChild.selectedIndex];
     scan = header;
     initial = scan.threshold;
@@ -560,7 +914,11 @@ function createViewer(root, colormaps, hooks = {}) {
     sliceRange.max = fromFeet(0);
     profileNote.textContent = `Slice score, from the feet (left) to the head; dashed: threshold of voxels${label ? "; shaded: slices with lesion" : ""}`;
     cursor = [...scan.start];
-    selected = null;
+    announced = "";
+    [zoom, centre] = [1, scan.shape.map((count) => count / 2)];
+    [ruler, mask, dab, selected] = [null, corrected, null, null];
+    choose("crosshair");
+    regray();
     setCandidates(scan);
     markAt(scan.start);
     setLayer(0, buffers.image);
@@ -572,6 +930,8 @@ function createViewer(root, colormaps, hooks = {}) {
     show,
     setLayer,
     setCandidates,
+    setMask,
+    setPosition,
     focus: () => panels[0].canvas.focus({ preventScroll: true }),
     remove: () => observer.disconnect(),
   };

@@ -18,6 +18,7 @@ from monai.config import PathLike
 
 from ssmctb_monai.data.oriented_case import grey_window
 from ssmctb_monai.files import whole_file
+from ssmctb_monai.metrics.lesions import components
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.visualize.candidates import Candidate, find_candidates
 from ssmctb_monai.visualize.heatmap import Heatmap, load_heatmap
@@ -30,6 +31,7 @@ MOST_CANDIDATES = 100
 LARGEST = np.finfo(np.float16).max
 MARGIN = 4  # voxels around the brain
 DEFAULT_RATE = 0.01
+CALL, END = "heatmapCase(", ");\n"  # around header and volumes in the file of a case
 OBLIQUE = 0.2  # a direction's share that its letter is shown from, about 12 degrees
 
 
@@ -46,7 +48,7 @@ def colormaps() -> dict[str, list[int]]:
 
 
 class ViewerScan:
-    """A heatmap as the viewer shows it: cut to the brain, images with 256 grey values, scores with half precision.
+    """A heatmap as the viewer shows it: cut to the brain, images and scores with half precision.
 
     Args:
         heatmap: the scan with its map.
@@ -100,17 +102,20 @@ class ViewerScan:
         heatmap, offset = self.heatmap, np.array([span.start for span in self.box])
         shift = np.eye(4)
         shift[:3, 3] = offset
+        affine = heatmap.affine @ shift
         scores = heatmap.slices["score"]
         return {
             "case_id": heatmap.case_id,
             "shape": list(self.brain.shape),
             "spacing": list(heatmap.spacing),
-            "affine": (heatmap.affine @ shift).tolist(),
+            "affine": affine.tolist(),
+            "from_ras": np.linalg.inv(affine).tolist(),
             "scan_transform": (heatmap.scan_transform @ shift).tolist(),
             "highest_slice": int(heatmap.brain.shape[2] - 1 - offset[2]),
             "directions": [_letters(heatmap.affine[:3, axis]) for axis in range(3)],
             "start": (np.array(heatmap.peak) - offset).tolist(),
             "layers": self.layers,
+            "windows": [list(self._window(index)) for index in range(len(self.layers))],
             "scale": self.scale,
             "limits": self.limits,
             "threshold_given": heatmap.threshold is not None,
@@ -164,38 +169,87 @@ class ViewerScan:
 
         They are first shifted and scaled by ``scale``, so that neither an offset nor single high scores coarsen them.
         """
-        middle, span = self.scale
-        scaled = np.clip((self.scores.astype(np.float64) - middle) / span, -LARGEST, LARGEST)
-        return np.where(self.brain, scaled, np.nan).astype("<f2").tobytes(order="F")
+        return _halves(np.where(self.brain, self.scores, np.nan), *self.scale)
 
     def label(self) -> bytes | None:
         """Returns the lesion mask, a byte a voxel; ``None`` where there is none."""
         label = self.heatmap.label
-        return None if label is None else label[self.box].astype(np.uint8).tobytes(order="F")
+        return None if label is None else self._bytes(label)
 
-    def layer(self, index: int) -> bytes:
-        """Returns an image as grey values.
+    def _bytes(self, mask: np.ndarray) -> bytes:
+        return mask[self.box].astype(np.uint8).tobytes(order="F")
+
+    def flagged(self, threshold: float) -> bytes:
+        """Returns the mask of all candidates over a threshold, a byte a voxel, where a correction of it begins.
 
         Args:
-            index: which of ``layers``: an image or its reconstruction, on the image's scale from the 0.5 to the 99.5
-                percentile in the brain, or their difference, whose zero is the middle grey.
+            threshold: as of `candidates`.
+        """
+        heatmap = self.heatmap
+        reached = (heatmap.anomaly_map >= threshold) & heatmap.brain
+        return self._bytes(components(reached, heatmap.settings.min_lesion_size) > 0)
+
+    def scan_mask(self, content: bytes) -> np.ndarray:
+        """Reads a mask that the viewer sends back.
+
+        Args:
+            content: a byte a voxel, as of `flagged`.
 
         Returns:
-            A byte a voxel, x running fastest.
+            The mask in the scan's own array; what is not in the viewer is 0.
+
+        Raises:
+            ValueError: when it is of another size, or holds something else than 0 and 1.
         """
+        voxels = np.frombuffer(content, np.uint8)
+        if voxels.size != self.brain.size or voxels.max(initial=0) > 1:
+            raise ValueError(f"a mask of this case has {self.brain.size} voxels of 0 or 1: open the case again")
+        mask = np.zeros(self.heatmap.brain.shape, np.uint8)
+        mask[self.box] = voxels.reshape(self.brain.shape, order="F")
+        return self.heatmap.to_scan(mask)
+
+    def mask(self, mask: np.ndarray) -> bytes:
+        """Returns a mask as the viewer takes it, a byte a voxel.
+
+        Args:
+            mask: in the scan's own array.
+        """
+        return self._bytes(self.heatmap.from_scan(mask) > 0)
+
+    def layer(self, index: int) -> bytes:
+        """Returns an image in half precision, x running fastest.
+
+        Args:
+            index: which of ``layers``: an image or its reconstruction, shifted and scaled so that 0 and 1 are the 0.5
+                and the 99.5 percentile of the image in the brain, or their difference, whose zero is 0.5.
+        """
+        image, reconstruction = self._sources(index)
+        if reconstruction is not None:
+            image = image - reconstruction if self._is_difference(index) else reconstruction
+        return _halves(image, *self._window(index))
+
+    def _sources(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image that a layer is of, and its reconstruction where the layer shows that."""
         heatmap, reconstructed = self.heatmap, list(self.heatmap.reconstructions)
-        images, count = len(heatmap.images), len(reconstructed)
-        name = list(heatmap.images)[index] if index < images else reconstructed[(index - images) % count]
-        image = heatmap.images[name][self.box]
-        low, span = grey_window(image, self.brain)
-        if index >= images:
-            reconstruction = heatmap.reconstructions[name][self.box]
-            if index < images + count:
-                image = reconstruction
-            else:
-                image, low = image - reconstruction, -span / 2
-        scaled = np.clip((image - low) / span, 0, 1)
-        return np.rint(255 * scaled).astype(np.uint8).tobytes(order="F")
+        images = len(heatmap.images)
+        if index < images:
+            return list(heatmap.images.values())[index][self.box], None
+        name = reconstructed[(index - images) % len(reconstructed)]
+        return heatmap.images[name][self.box], heatmap.reconstructions[name][self.box]
+
+    def _window(self, index: int) -> tuple[float, float]:
+        """Value of a layer that is drawn black, and how far above it white is."""
+        low, span = grey_window(self._sources(index)[0], self.brain)
+        return (-span / 2, span) if self._is_difference(index) else (low, span)
+
+    def _is_difference(self, index: int) -> bool:
+        return index >= len(self.layers) - len(self.heatmap.reconstructions)
+
+
+def _halves(values: np.ndarray, shift: float, scale: float) -> bytes:
+    """Shifted and scaled values in half precision, x running fastest."""
+    scaled = (values.astype(np.float64) - shift) / scale
+    return np.clip(scaled, -LARGEST, LARGEST).astype("<f2").tobytes(order="F")
 
 
 def _letters(direction: np.ndarray) -> list[str]:
@@ -233,13 +287,26 @@ def write_case(item: Mapping[str, Any] | Heatmap, folder: PathLike, settings: Ev
     return True
 
 
+def read_case(file: PathLike) -> str:
+    """Reads what `write_case` wrote, for a page that holds it itself.
+
+    Args:
+        file: ``CASE.js``.
+
+    Returns:
+        JSON of a list: the header, and the volumes.
+    """
+    return f"[{Path(file).read_text(encoding='utf-8').removeprefix(CALL).removesuffix(END)}]"
+
+
 def _write_case(scan: ViewerScan, file: Path) -> None:
     header = scan.header()
-    header["layers"] = header["layers"][:1]
+    header |= {name: header[name][:1] for name in ("layers", "windows")}
     volumes = {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label()}
     packed = {
         name: volume and base64.b64encode(gzip.compress(volume, compresslevel=6, mtime=0)).decode()
         for name, volume in volumes.items()
     }
+    text = f"{json.dumps(header)}, {json.dumps(packed)}".replace("<", r"\u003c")  # a page may hold it
     with whole_file(file) as unfinished:
-        unfinished.write_text(f"heatmapCase({json.dumps(header)}, {json.dumps(packed)});\n", encoding="utf-8")
+        unfinished.write_text(f"{CALL}{text}{END}", encoding="utf-8")

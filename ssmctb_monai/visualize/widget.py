@@ -7,14 +7,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
+import torch
 import traitlets
 from monai.config import PathLike
+from monai.data import MetaTensor
 
-from ssmctb_monai.files import checksum
+from ssmctb_monai.data.readers import grid_distance
+from ssmctb_monai.data.writers import write_nifti
+from ssmctb_monai.files import checksum, is_file_name
 from ssmctb_monai.visualize.heatmap import case_name, check_arrays, check_item, load_heatmap, load_volume, map_file
 from ssmctb_monai.visualize.verdicts import Verdict, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
@@ -22,10 +28,11 @@ from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
 logger = logging.getLogger(__name__)
 
 REVIEW_FILE = "review.csv"
+CORRECTED = "corrected_masks"  # folder beside the maps: what lies in theirs would be taken for maps
 
 
 class Review(anywidget.AnyWidget):
-    """Widget that shows scans with their anomaly maps, and writes what a reader decides to a file at once.
+    """Widget that shows scans with their anomaly maps, and writes what a reader decides and draws to files at once.
 
     The volumes of a case go to the browser once, so that scrolling needs no answer of the kernel. A case that cannot be
     shown says why, and the others go on.
@@ -36,9 +43,12 @@ class Review(anywidget.AnyWidget):
             a hundred voxels of the brain exceeds.
         review_file: where verdicts are written; ``None`` takes ``review.csv`` beside the first map, in the working
             directory where maps are arrays.
+        title: what stands above the views, such as the name of the method.
 
     Attributes:
-        verdicts: the file of the verdicts.
+        start: index of the case that was opened last.
+        verdicts: the file of the verdicts. Masks that were corrected lie in ``corrected_masks/CASE.nii.gz`` beside the
+            maps, or beside this file where maps are arrays, with the geometry of the map.
 
     Raises:
         TypeError: when a case is no dictionary.
@@ -52,12 +62,16 @@ class Review(anywidget.AnyWidget):
     colormaps = traitlets.Dict(colormaps()).tag(sync=True)
     cases: traitlets.List[dict[str, str]] = traitlets.List().tag(sync=True)
     start = traitlets.Int().tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
+    linked = traitlets.Bool().tag(sync=True)
+    crosshair: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)  # case and position, where reviews are linked
 
     def __init__(
         self,
         cases: Sequence[Mapping[str, Any]],
         threshold: float | None = None,
         review_file: PathLike | None = None,
+        title: str = "",
     ) -> None:
         if not cases:
             raise ValueError("There is no case to review.")
@@ -67,7 +81,7 @@ class Review(anywidget.AnyWidget):
         names = [case_name(item) for item in cases]
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"Several cases are named {', '.join(repeated)}: give each a `case_id` of its own.")
-        super().__init__()
+        super().__init__(title=title)
         given = {} if threshold is None else {"threshold": threshold}
         self.items = [{**item, "case_id": name, **given} for item, name in zip(cases, names, strict=True)]
         beside = next((file.parent for item in cases if (file := map_file(item))), Path())
@@ -99,15 +113,18 @@ class Review(anywidget.AnyWidget):
             {"case_id": name, "verdict": of_cases.get((name, digits), "")} for name, digits in self._keys(verdicts)
         ]
 
-    def _receive(self, _: Any, message: Mapping[str, Any], __: Any) -> None:
+    def _receive(self, _: Any, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
         """Answers the browser, see review.js."""
         answers: dict[str, Callable[..., None]] = {
             "open": self._open,
             "layer": self._layer,
             "threshold": self._threshold,
             "judge": self._judge,
+            "mask": self._mask,
+            "correct": self._correct,
         }
         content = {key: value for key, value in message.items() if key != "type"}
+        content |= {"mask": bytes(buffers[0])} if buffers else {}
         try:
             answers[message["type"]](**content)
         except Exception as error:  # a callback's error would go unseen
@@ -121,20 +138,22 @@ class Review(anywidget.AnyWidget):
         answer: dict[str, Any] = {"type": "case", "case": case}
         try:
             scan = self._scan(case)
+            corrected = self._corrected(case)
         except Exception as error:
-            del self._scans[case]  # another try may find it mended
+            self._scans.pop(case, None)  # another try may find it mended
             decision = _decision(self._decided(case).get((None, None)))
             problem = f"{name} cannot be shown: {error}"
             logger.warning("%s", problem)
             self.send(answer | {"problem": problem} | decision)
             return
         header = scan.header()
-        label = scan.label()
+        volumes = {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label(), "mask": corrected}
+        present = {name: volume for name, volume in volumes.items() if volume is not None}
         self.send(
             answer
-            | {"header": header | self._candidates(case, header["threshold"])}
+            | {"header": header | self._candidates(case, header["threshold"]), "volumes": list(present)}
             | _decision(self._decided(case).get((None, None))),
-            [scan.anomaly_map(), scan.layer(0), *([label] if label else [])],
+            list(present.values()),
         )
         self._begin(case + 1)
 
@@ -158,6 +177,46 @@ class Review(anywidget.AnyWidget):
 
     def _threshold(self, case: int, threshold: float) -> None:
         self.send({"type": "candidates", "case": case, **self._candidates(case, threshold)})
+
+    def _mask(self, case: int, threshold: float) -> None:
+        """Sends what is flagged, which a brush then corrects."""
+        self.send({"type": "mask", "case": case}, [self._scan(case).flagged(threshold)])
+
+    def corrected_file(self, case: int) -> Path:
+        """Names the file of a case's corrected mask.
+
+        Args:
+            case: index of the case.
+
+        Returns:
+            The file, whether it is there or not.
+
+        Raises:
+            ValueError: when the case has a name that no file can have.
+        """
+        item = self.items[case]
+        if not is_file_name(item["case_id"]):
+            raise ValueError(f"{item['case_id']!r} can be the name of no file: give the case another `case_id`")
+        file = map_file(item)
+        return (file or self.verdicts.path).parent / CORRECTED / f"{item['case_id']}.nii.gz"
+
+    def _corrected(self, case: int) -> bytes | None:
+        """The mask that was corrected before, as the viewer takes it."""
+        if not is_file_name(self.items[case]["case_id"]) or not (file := self.corrected_file(case)).is_file():
+            return None
+        scan, mask = self._scan(case), load_volume(file)
+        affine, shape = scan.heatmap.scan_affine, scan.heatmap.to_scan(scan.heatmap.brain).shape
+        if mask.shape[1:] != shape or grid_distance(mask.affine.numpy(), affine, shape):
+            raise ValueError(f"{file} lies on another grid than the map: move the file away, or bring it back")
+        return scan.mask(mask.numpy()[0])
+
+    def _correct(self, case: int, number: float, mask: bytes) -> None:
+        """Writes a corrected mask with the geometry of the map."""
+        scan, file = self._scan(case), self.corrected_file(case)
+        image = MetaTensor(torch.from_numpy(np.ascontiguousarray(scan.scan_mask(mask)))[None], scan.heatmap.scan_affine)
+        write_nifti(image, file, map_file(self.items[case]))
+        time = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        self.send({"type": "saved", "number": number, "case": case, "time": time, "file": str(file)})
 
     def _decided(self, case: int) -> dict[tuple[float | None, tuple[int, ...] | None], Verdict]:
         """Verdicts on a case by threshold and voxel; that on the case as a whole has neither."""

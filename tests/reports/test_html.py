@@ -254,6 +254,15 @@ def test_viewer_reads_from_beside_the_page_only():
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
+def test_scans_in_the_page():
+    html = render_html(make_report(), [make_case("A", 0.5)], [], [], {"A": '[{"case_id": "A"}, {}]'})
+    page = Page(html)
+    assert len(page.all("script", **{"data-case": "A", "type": "application/json"})) == 1
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert "file:" not in policy
+    assert "'self'" not in policy
+
+
 @pytest.mark.parametrize(
     ("threshold", "says"),
     [

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ssmctb_monai.reports import evaluate_folders
+from ssmctb_monai.reports.report import FILES
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +30,9 @@ def report(tmp_path_factory):
         for file, array in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / f"{file}.nii.gz")
-    evaluate_folders({"ours": folder / "maps"}, folder / "data", thresholds={"ours": 0.5}, output_dir=folder / "report")
+    maps, common = {"ours": folder / "maps"}, {"thresholds": {"ours": 0.5}}
+    evaluate_folders(maps, folder / "data", **common, output_dir=folder / "report")
+    evaluate_folders(maps, folder / "data", **common, output_dir=folder / "alone", self_contained=True)
     return folder / "report" / "report.html"
 
 
@@ -85,6 +88,46 @@ def test_page_reads_its_cases_from_the_disk_and_nothing_else(viewer, report):
     assert [url for url in viewer.requests if url.endswith(".js")] == [
         (report.parent / "viewer" / name).as_uri() for name in ["case_#2.js"]
     ]  # the worst case first, and only this one
+
+
+def test_one_file_on_request(page, report, tmp_path):
+    assert sorted(file.name for file in (report.parents[1] / "alone").iterdir()) == sorted(FILES)  # no folder viewer
+    alone = (report.parents[1] / "alone" / "report.html").rename(tmp_path / "page.html")
+    page.goto(alone.as_uri())
+    page.get_by_text("0 candidates at or above 0.5").wait_for()
+    page.select_option("#viewer-case", "case 1")
+    page.get_by_text("1 candidate at or above 0.5").wait_for()
+
+
+def test_page_opens_at_its_top(viewer):
+    next_frame(viewer)
+    assert viewer.evaluate("scrollY") == 0
+
+
+def test_page_on_a_phone(browser, report):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.goto(report.as_uri())
+    page.get_by_text("0 candidates at or above 0.5").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    row = page.locator(".metrics tbody tr", has=page.locator("td")).first
+    assert [cell.bounding_box()["width"] for cell in row.locator("th, td").all()] == [358] * 4  # one below the other
+    names = row.locator("td").evaluate_all("cells => cells.map(cell => getComputedStyle(cell, '::before').content)")
+    assert names == ['"ours"', '"baseline_flair"', '"ours \N{MINUS SIGN} baseline_flair"']
+
+    page.locator("canvas[data-view=axial]").scroll_into_view_if_needed()
+    page.wait_for_function("at => scrollY > 0 && scrollY === at", arg=page.evaluate("scrollY"), polling=200)
+    before, status = page.evaluate("scrollY"), page.locator(".hv-status").inner_text()
+    box = page.locator("canvas[data-view=axial]").bounding_box()
+    touch = page.context.new_cdp_session(page)
+    x, y = box["x"] + 0.3 * box["width"], box["y"] + 0.8 * box["height"]
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for distance in range(10, 101, 10):
+        point = {"x": x, "y": y - distance}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_function("before => scrollY > before + 60", arg=before)
+    assert page.locator(".hv-status").inner_text() == status  # the crosshair stays
+    page.close()
 
 
 def test_sides_are_those_of_radiology(viewer):

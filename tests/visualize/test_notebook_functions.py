@@ -44,6 +44,7 @@ def test_what_is_shown():
     assert view.height == 333
     assert view.opts.slice_type == ipyniivue.SliceType.RENDER
     assert view.opts.is_radiological_convention
+    assert view.opts.is_orient_cube  # with the letters of the sides
     image, scores = view.volumes
     assert (image.name, scores.name) == ("t1.nii", "anomaly_map.nii")
     assert (image.cal_min, image.cal_max) == pytest.approx((5, 995))
@@ -68,6 +69,16 @@ def test_what_is_shown():
 def test_threshold(of_the_item, given, limits):
     scores = view_3d(scan(threshold=of_the_item), threshold=given).volumes[1]
     assert (scores.cal_min, scores.cal_max) == limits
+
+
+def test_the_case_under_review(tmp_path):
+    cases = [scan(case_id="P1"), scan(case_id="P2", modalities=["t2"], threshold=0.5)]
+    reviewed = review(cases, review_file=tmp_path / "review.csv")
+    view = view_3d(reviewed)
+    assert view.volumes[0].name == "t1.nii"
+    reviewed._handle_custom_msg({"type": "open", "case": 1}, [])
+    assert [volume.name for volume in view.volumes] == ["t2.nii", "anomaly_map.nii"]
+    assert view.volumes[1].cal_min == 0.5
 
 
 def test_first_of_several_modalities():

@@ -28,7 +28,7 @@ from heatmap_cases import (
 from nibabel.affines import apply_affine
 
 from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
-from ssmctb_monai.visualize import load_heatmap
+from ssmctb_monai.visualize import load_heatmap, viewer
 from ssmctb_monai.visualize.heatmap import Heatmap
 from ssmctb_monai.visualize.viewer import COLORMAPS, ViewerScan, asset, colormaps, write_case
 
@@ -389,8 +389,9 @@ def test_entries_can_be_added_to():
 
 
 def grays(scan, layer):
-    """Grey values in the box, in the scan's own order."""
-    return decode(scan.layer(layer), scan.header(), np.uint8)[4:9, 4:10, 4:11][::-1, ::-1, ::-1]
+    """Grey values in the box as viewer.js draws them, in the scan's own order."""
+    values = decode(scan.layer(layer), scan.header(), "<f2")[4:9, 4:10, 4:11][::-1, ::-1, ::-1]
+    return np.rint(255 * np.clip(values.astype(float), 0, 1)).astype(int)
 
 
 def two_halves(first=100.0, second=200.0):
@@ -405,9 +406,12 @@ def test_image_by_hand():
     shown = grays(scan, 0)
     assert (shown[0, 0, 0], shown[0, 0, 6]) == (0, 255)
     assert shown[2, 3].tolist() == [128, 0, 0, 0, 255, 255, 255]
-    outside = decode(scan.layer(0), scan.header(), np.uint8)[:4]
-    assert (outside == 0).all()
-    assert len(scan.layer(0)) == np.prod(scan.header()["shape"])
+    header = scan.header()
+    assert header["windows"] == [[100, 100]]
+    values = decode(scan.layer(0), header, "<f2")
+    assert (values[:4] == -1).all()  # outside, 0 as an intensity
+    assert values.max() == pytest.approx((32767 - 100) / 100, rel=1e-3)  # for another window
+    assert len(scan.layer(0)) == 2 * np.prod(header["shape"])
 
 
 def test_outliers_leave_the_contrast():
@@ -428,8 +432,8 @@ def test_layers_of_an_image_and_its_reconstruction():
     assert grays(scan, 1)[1, 0].tolist() == [128, 128, 128, 128, 255, 255, 255]  # on the scale of the image
     assert grays(scan, 1)[0, 0].tolist() == [0, 0, 0, 191, 255, 255, 255]
     assert grays(scan, 2)[0, 0].tolist() == [128, 191, 255, 0, 0, 0, 0]  # 0, 25, 60, -75 and -100 of 100
-    outside = decode(scan.layer(2), scan.header(), np.uint8)[:4]
-    assert (outside == 128).all()
+    assert scan.header()["windows"] == [[100, 100], [100, 100], [-50, 100]]
+    assert (decode(scan.layer(2), scan.header(), "<f2")[:4] == 0.5).all()
 
 
 def test_layers_of_several_modalities():
@@ -451,6 +455,27 @@ def test_layers_of_several_modalities():
     assert [grays(scan, layer)[0, 0, 6] for layer in range(7)] == [255, 0, 255, 255, 255, 64, 128]
 
 
+@pytest.mark.parametrize("turn", SOME_TURNS)
+def test_masks_come_back_as_the_scan_lies(turn):
+    item = make_item(turn)
+    scan = ViewerScan(load_heatmap(item))
+    flagged = scan.flagged(0.5)
+    mask = scan.scan_mask(flagged)
+    expected = (item["anomaly_map"] >= 0.5) & scan.heatmap.to_scan(scan.heatmap.brain)
+    assert expected.sum() > 20
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_allclose(scan.heatmap.scan_affine, item["affine"], atol=1e-9)
+    assert scan.mask(mask) == flagged
+
+
+def test_masks_of_another_case_are_refused():
+    scan = boxed_scan(RAMP)
+    size = int(np.prod(scan.header()["shape"]))
+    for content in (bytes(size - 1), bytes([2] * size)):
+        with pytest.raises(ValueError, match=f"{size} voxels of 0 or 1: open the case again"):
+            scan.scan_mask(content)
+
+
 def test_constant_image():
     image = np.full((5, 6, 7), 7.0)
     scan = boxed_scan(RAMP, image, reconstruction=in_a_box(image))
@@ -466,6 +491,8 @@ def read_case(file):
     text = file.read_bytes().decode("ascii")
     match = re.fullmatch(r"heatmapCase\((\{.*\}), (\{[^{}]*\})\);\n", text)
     header, packed = json.loads(match[1]), json.loads(match[2])
+    assert "<" not in text  # it may stand in a page
+    assert json.loads(viewer.read_case(file)) == [header, packed]
     volumes = {name: data and gzip.decompress(base64.b64decode(data, validate=True)) for name, data in packed.items()}
     return header, volumes
 
@@ -478,7 +505,7 @@ def test_case_on_disk(tmp_path):
     assert [file.name for file in (tmp_path / "report" / "viewer").iterdir()] == ["P1.js"]
     header, volumes = read_case(tmp_path / "report" / "viewer" / "P1.js")
     scan = ViewerScan(load_heatmap(item))
-    assert header == scan.header() | {"layers": ["flair"]}
+    assert header == scan.header() | {"layers": ["flair"], "windows": [[0, 10]]}
     assert header["threshold"] == 150
     assert volumes == {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label()}
 

@@ -18,7 +18,8 @@ from monai.data import MetaTensor
 pytest.importorskip("anywidget")
 
 from ssmctb_monai import files
-from ssmctb_monai.visualize import load_heatmap, review, widget
+from ssmctb_monai.visualize import compare, load_heatmap, review, widget
+from ssmctb_monai.visualize.results import volume_files
 from ssmctb_monai.visualize.verdicts import COLUMNS, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan
 from ssmctb_monai.visualize.widget import Review
@@ -69,9 +70,9 @@ class Browser:
         self.review.send = lambda content, buffers=(): self.answers.append((content, buffers))
         self.number = 0
 
-    def ask(self, message):
+    def ask(self, message, buffers=()):
         self.answers = []
-        self.review._handle_custom_msg(json.loads(json.dumps(message)), [])
+        self.review._handle_custom_msg(json.loads(json.dumps(message)), [memoryview(buffer) for buffer in buffers])
         ((answer, buffers),) = self.answers
         assert all(type(buffer) is bytes for buffer in buffers)
         return json.loads(json.dumps(answer, allow_nan=False)), buffers
@@ -114,7 +115,8 @@ def test_an_opened_case(items):
     browser = Browser(items)
     answer, buffers = browser.ask({"type": "open", "case": 1})
     scan = ViewerScan(load_heatmap(items[1] | {"case_id": "P2"}))
-    assert set(answer) == {"type", "case", "header", "verdict", "comment"}
+    assert set(answer) == {"type", "case", "header", "volumes", "verdict", "comment"}
+    assert answer["volumes"] == ["map", "image"]
     assert (answer["type"], answer["case"], answer["verdict"], answer["comment"]) == ("case", 1, "", "")
     expected = scan.header()
     for entry in expected["candidates"]:
@@ -129,7 +131,7 @@ def test_a_label_comes_along(items):
     _, buffers = Browser([items[0] | {"label": label}]).ask({"type": "open", "case": 0})
     assert len(buffers) == 3
     assert sum(buffers[2]) == 12
-    assert len(buffers[2]) == len(buffers[1]) == len(buffers[0]) / 2
+    assert len(buffers[2]) == len(buffers[1]) / 2 == len(buffers[0]) / 2
 
 
 def test_another_layer(items):
@@ -178,6 +180,42 @@ def test_unknown_messages_are_answered(items):
     answer, _ = browser.ask({"type": "threshold", "case": 0, "threshold": "high"})
     assert answer["type"] == "failed"
     assert browser.open(0)["type"] == "case"
+
+
+# ------------------------------------------------------------------------------------------------------ corrected masks
+
+
+def test_a_corrected_mask_is_on_disk_before_the_answer(items, tmp_path):
+    browser = Browser(items)
+    _, (flagged,) = browser.ask({"type": "mask", "case": 1, "threshold": 0.5})
+    assert sum(flagged) == 24
+    empty = bytes(len(flagged))
+    for content in (flagged, empty):
+        answer, _ = browser.ask({"type": "correct", "case": 1, "number": 5}, [content])
+        file = tmp_path / "maps" / "corrected_masks" / "P2.nii.gz"
+        assert (answer["type"], answer["number"], answer["file"]) == ("saved", 5, str(file))
+        expected = scores_of() >= 0.5 if content is flagged else np.zeros(SHAPE)
+        np.testing.assert_array_equal(nib.load(file).get_fdata(), expected)
+    answer, buffers = Browser(items).ask({"type": "open", "case": 1})
+    assert answer["volumes"] == ["map", "image", "mask"]
+    assert buffers[2] == empty
+    assert [stem for stem, _ in volume_files(tmp_path / "maps")] == ["P1", "P2", "P3"]  # it is taken for no map
+
+
+def test_a_mask_that_cannot_be_taken(items, tmp_path):
+    browser = Browser(items)
+    answer, _ = browser.ask({"type": "correct", "case": 0, "number": 3}, [b"\1"])
+    assert (answer["type"], answer["number"]) == ("failed", 3)
+    assert not (tmp_path / "maps" / "corrected_masks").exists()
+    other = tmp_path / "maps" / "corrected_masks" / "P1.nii.gz"
+    other.parent.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.diag([1, 1, 2, 1])), other)
+    assert f"{other} lies on another grid than the map" in browser.open(0)["problem"]
+    other.unlink()
+    assert "header" in browser.open(0)
+    named = Browser([items[0] | {"case_id": "../P1"}])
+    answer, _ = named.ask({"type": "correct", "case": 0, "number": 3}, [bytes(int(np.prod(SHAPE)))])
+    assert "'../P1' can be the name of no file" in answer["problem"]
 
 
 # ----------------------------------------------------------------------------------------------------- verdicts on disk
@@ -682,6 +720,25 @@ def test_review_of_one_case_or_several(items, tmp_path):
     several = review(iter(items))
     assert len(several.cases) == 3
     assert several.verdicts.path == tmp_path / "maps" / "review.csv"
+
+
+def test_methods_side_by_side(items, tmp_path):
+    (tmp_path / "theirs" / "maps").mkdir(parents=True)
+    write_map(tmp_path / "theirs", "P2")
+    theirs = [items[1] | {"anomaly_map": tmp_path / "theirs" / "maps" / "P2.nii.gz"}]
+    box = compare({"ours": items, "theirs": theirs}, threshold=0.25)
+    assert [[item["case_id"] for item in child.items] for child in box.children] == [["P2"], ["P2"]]
+    assert [(child.title, child.linked, child.items[0]["threshold"]) for child in box.children] == [
+        ("ours", True, 0.25),
+        ("theirs", True, 0.25),
+    ]
+    assert [child.verdicts.path.parent for child in box.children] == [tmp_path / "maps", tmp_path / "theirs" / "maps"]
+    with pytest.raises(ValueError, match="at least two, got ours"):
+        compare({"ours": items})
+    with pytest.raises(ValueError, match="no case in common: ours: P1; theirs: P2"):
+        compare({"ours": items[:1], "theirs": theirs})
+    with pytest.raises(ValueError, match="would go to one file"):
+        compare({"ours": items, "same": items})
 
 
 def test_the_next_case_is_loaded_in_the_background(items, monkeypatch):

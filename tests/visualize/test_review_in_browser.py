@@ -1,0 +1,272 @@
+"""The review in a browser, with its kernel in the process of the test: what a reader does, and what is on disk then."""
+
+from __future__ import annotations
+
+import base64
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("anywidget")
+
+from ssmctb_monai.visualize.widget import Review
+
+pytestmark = pytest.mark.process
+
+SHAPE = (30, 40, 20)
+AFFINE = np.array([[0, 0, 4.0, -40], [1.5, 0, 0, -30], [0, -2.0, 0, 70], [0, 0, 0, 1]])  # A, I, R; anisotropic
+MODEL = """model => {
+    const listeners = {};
+    window.model = {
+        get: (name) => model[name],
+        on: (name, call) => (listeners[name] ??= []).push(call),
+        set: (name, value) => {
+            if (JSON.stringify(model[name]) === JSON.stringify(value)) return;
+            model[name] = value;
+            (listeners[`change:${name}`] ?? []).forEach((call) => call());
+        },
+        save_changes: () => {},
+        send: async (message, _, buffers) => {
+            const letters = (buffer) => Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte));
+            const text = (buffer) => btoa(letters(buffer).join(""));
+            const { answers, cases } = await toPython(message, buffers.map(text));
+            window.model.set("cases", cases);
+            for (const [content, volumes] of answers) {
+                const read = async (address) => new DataView(await (await fetch(address)).arrayBuffer());
+                const views = await Promise.all(volumes.map(read));
+                listeners["msg:custom"].forEach((call) => call(content, views));
+            }
+        },
+    };
+    render({ model: window.model, el: document.getElementById("cell") });
+}"""
+
+
+def show(page, review):
+    """Shows a review as JupyterLab does, its messages and buffers answered by Python."""
+
+    volumes = []
+
+    def address(volume):
+        volumes.append(volume)
+        return f"http://kernel/{len(volumes) - 1}"
+
+    def volume(route):
+        headers = {"access-control-allow-origin": "*"}
+        route.fulfill(body=volumes[int(route.request.url.rpartition("/")[2])], headers=headers)
+
+    def to_python(message, buffers):
+        answers = []
+        review.send = lambda content, buffers=(): answers.append((content, [address(item) for item in buffers]))
+        review._handle_custom_msg(message, [memoryview(base64.b64decode(item)) for item in buffers])
+        return {"answers": answers, "cases": review.cases}
+
+    page.route("http://kernel/*", volume)
+    page.expose_function("toPython", to_python)
+    page.set_content('<body style="margin: 8px"><div id="cell"></div></body>')
+    page.add_style_tag(content=review._css)
+    page.add_script_tag(content=review._esm.replace("export default { render };", "window.render = render;"))
+    state = {name: getattr(review, name) for name in review.trait_names(sync=True) if name in Review.class_own_traits()}
+    page.evaluate(MODEL, state)
+    page.locator(".hv-candidates tbody tr").first.wait_for()
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Two cases whose map has two candidates; the image is a ramp from 0 to 290 along the first axis."""
+    scores = np.full(SHAPE, 0.1, dtype=np.float32)
+    scores[8:14, 10:16, 5:8] = 0.8
+    scores[11, 12, 6] = 0.9
+    scores[20:24, 25:30, 12:15] = 0.7
+    scores[20, 25, 12] = 0.75
+    image = np.broadcast_to(10.0 * np.arange(SHAPE[0])[:, None, None], SHAPE).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "flair.nii.gz")
+    (tmp_path / "maps").mkdir()
+    for name in ("P1", "P2"):
+        nifti = nib.Nifti1Image(scores, AFFINE)
+        nifti.set_qform(AFFINE, 1)
+        nifti.set_sform(AFFINE, 4)
+        nib.save(nifti, tmp_path / "maps" / f"{name}.nii.gz")
+    return tmp_path / "maps"
+
+
+@pytest.fixture
+def items(maps):
+    image, brain = maps.parent / "flair.nii.gz", np.ones(SHAPE)
+    return [
+        {"image": image, "anomaly_map": maps / f"{name}.nii.gz", "brain": brain, "threshold": 0.5}
+        for name in ("P1", "P2")
+    ]
+
+
+@pytest.fixture
+def review(page, items):
+    page.set_default_timeout(10_000)
+    show(page, Review(items))
+    return page
+
+
+def rows(maps):
+    with (maps / "review.csv").open(newline="", encoding="utf-8") as file:
+        return [
+            (row["case_id"], row["verdict"], row["comment"], row["voxel_i"], row["voxel_j"], row["voxel_k"])
+            for row in csv.DictReader(file)
+        ]
+
+
+def status(page):
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.locator(".hv-status").inner_text().replace("\N{MINUS SIGN}", "-")
+
+
+def part(page, name):
+    """A part of the status by its first word."""
+    return next((text for text in status(page).split("  ·  ") if text.startswith(name)), None)
+
+
+def drag(page, view, start, end, button="left", key=None):
+    """Drags from one point of a view to another, both as fractions of its width and height."""
+    box = page.locator(f"canvas[data-view={view}]").bounding_box()
+    (x, y), to = ((box["x"] + across * box["width"], box["y"] + down * box["height"]) for across, down in (start, end))
+    page.mouse.move(x, y)
+    if key:
+        page.keyboard.down(key)
+    page.mouse.down(button=button)
+    page.mouse.move(*to, steps=4)
+    page.mouse.up(button=button)
+    if key:
+        page.keyboard.up(key)
+
+
+def press(page, *keys):
+    page.locator("canvas[data-view=axial]").focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def saved(page):
+    page.wait_for_function("document.querySelector('.hv-saved').textContent.startsWith('Saved')")
+
+
+def test_verdicts_are_taken_back(review, maps):
+    first, second = ("P1", "accept", "", "11", "12", "6"), ("P1", "reject", "", "20", "25", "12")
+    press(review, "7", "n", "8", "Shift+9")
+    review.get_by_text("1 of 2 reviewed").wait_for()
+    assert rows(maps) == [first, second, ("P1", "unsure", "", "", "", "")]
+    press(review, "Control+z")
+    review.get_by_text("0 of 2 reviewed").wait_for()
+    assert rows(maps) == [first, second]
+    press(review, "9")
+    review.locator("[data-verdict=unsure][aria-pressed=true]").wait_for()
+    saved(review)
+    assert rows(maps) == [first, ("P1", "unsure", *second[2:])]
+    undo = review.get_by_role("button", name="Undo")
+    assert undo.get_attribute("title") == "Take back the verdict on candidate 2 of P1 (Ctrl + z)"
+    review.get_by_role("button", name="Next case").click()
+    review.locator(".hv-verdict b", has_text="Case P2").wait_for()
+    undo.click()  # on the case before
+    saved(review)
+    assert rows(maps) == [first, second]
+    press(review, "Control+z", "Control+z", "Control+z")
+    review.wait_for_function("document.querySelector('.hv-tools button:disabled')")
+    saved(review)
+    assert rows(maps) == []
+
+
+def test_keys_of_other_viewers_decide_nothing(review, maps):
+    press(review, *"aruswfgvbdyzm123456")
+    assert status(review)
+    assert not (maps / "review.csv").exists()
+    press(review, "?")
+    review.get_by_text("accept, reject, unsure: the marked candidate").wait_for()
+    review.keyboard.press("Escape")
+    assert not review.locator("dialog").is_visible()
+
+
+def test_window_zoom_and_pan(review):
+    """The ramp runs from 0 to 290 from the back to the front; its 0.5 and 99.5 percentile are 0 and 290."""
+    press(review, "x")
+    assert part(review, "flair") == "flair 110"  # of the candidate's peak, in slice 11 of 30
+    assert part(review, "window") is None
+    box = review.locator("canvas[data-view=axial]").bounding_box()
+    drag(review, "axial", (0.3, 0.5), (0.3 - 150 / box["width"], 0.5 - 75 / box["height"]), button="right")
+    assert part(review, "window") == "window 145 to 290"  # half as wide, its middle a quarter of it higher
+    before = part(review, "voxel")
+    press(review, "r")
+    assert part(review, "window") is None
+
+    centre = (0.25, 0.75)
+    click = {"x": centre[0] * box["width"], "y": centre[1] * box["height"]}
+    axial = review.locator("canvas[data-view=axial]")
+    axial.click(position=click)
+    voxel = part(review, "voxel")
+    assert voxel != before
+    review.keyboard.down("Control")
+    review.mouse.wheel(0, -100)
+    review.mouse.wheel(0, -100)
+    review.keyboard.up("Control")
+    axial.click(position=click)
+    assert part(review, "voxel") == voxel  # what is under the pointer stays there
+    drag(review, "axial", centre, (0.45, 0.75), button="middle")
+    axial.click(position=click | {"x": 0.45 * box["width"]})
+    assert part(review, "voxel") == voxel
+    drag(review, "axial", (0.45, 0.75), (0.25, 0.75), key="Shift")
+    axial.click(position=click)
+    assert part(review, "voxel") == voxel
+    press(review, "r")
+    axial.click(position=click)
+    assert part(review, "voxel") == voxel
+
+
+def test_ruler(review):
+    """The axial view is 80 mm wide (20 voxels of 4 mm) and 45 mm high (30 of 1.5 mm)."""
+    review.get_by_role("button", name="Ruler").click()
+    drag(review, "axial", (0.2, 0.2), (0.65, 0.8))
+    assert float(part(review, "ruler").split()[1]) == pytest.approx(np.hypot(0.45 * 80, 0.6 * 45), abs=0.4)
+    drag(review, "coronal", (0.25, 0.5), (0.75, 0.5))
+    assert float(part(review, "ruler").split()[1]) == pytest.approx(40, abs=0.4)
+    press(review, "Escape")
+    before = part(review, "voxel")
+    drag(review, "coronal", (0.1, 0.2), (0.2, 0.3))
+    assert part(review, "voxel") != before
+    assert part(review, "ruler") == "ruler 40.0 mm"
+
+
+def test_brush_corrects_an_outline(review, maps, items):
+    flagged = nib.load(maps / "P1.nii.gz").get_fdata() >= 0.5
+    file = maps / "corrected_masks" / "P1.nii.gz"
+    review.get_by_role("button", name="Brush").click()
+    review.get_by_label("Radius").fill("6.5")
+    axial = review.locator("canvas[data-view=axial]")
+    box = axial.bounding_box()
+    place = (12.5 / 20, 7.5 / 30)  # in the views right is left: column 12 is k = 7, line 7 is i = 22; j = 12
+    axial.click(position={"x": place[0] * box["width"], "y": place[1] * box["height"]})
+    review.locator(".hv-saved", has_text="Saved").wait_for()
+    i, j, k = np.indices(SHAPE)
+    brush = (j == 12) & (np.hypot(1.5 * (i - 22), 4 * (k - 7)) <= 6.5)
+    mask = nib.load(file)
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.get_fdata(), flagged | brush)
+    np.testing.assert_array_equal(mask.affine, AFFINE)
+    assert [int(mask.header[name]) for name in ("qform_code", "sform_code")] == [1, 4]
+
+    review.get_by_role("button", name="Eraser").click()
+    review.locator(".hv-saved").evaluate("node => (node.textContent = '')")
+    drag(review, "axial", (2.5 / 20, 17.5 / 30), (18.5 / 20, 17.5 / 30))  # through line 17, which is i = 12
+    saved(review)
+    erased = (j == 12) & (abs(1.5 * (i - 12)) <= 6.5) & (k >= 1) & (k <= 17)
+    np.testing.assert_array_equal(nib.load(file).get_fdata(), (flagged | brush) & ~erased)
+    review.locator(".hv-saved").evaluate("node => (node.textContent = '')")
+    press(review, "Control+z")
+    saved(review)
+    np.testing.assert_array_equal(nib.load(file).get_fdata(), flagged | brush)
+
+    again = Review(items)  # goes on from there
+    answer = []
+    again.send = lambda content, buffers=(): answer.append((content, buffers))
+    again._handle_custom_msg({"type": "open", "case": 0}, [])
+    ((content, buffers),) = answer
+    assert content["volumes"] == ["map", "image", "mask"]
+    assert sum(buffers[2]) == (flagged | brush).sum()
