@@ -38,7 +38,7 @@ const unpack = async (text, type) => {{
 const viewer = createViewer(document.getElementById("stage"), {colormaps});
 async function heatmapCase(header, volumes) {{
   const [map, image, label] = await Promise.all(
-    [unpack(volumes.map, Uint16Array), unpack(volumes.image, Uint8Array), unpack(volumes.label, Uint8Array)]);
+    [unpack(volumes.map, Uint16Array), unpack(volumes.image, Uint16Array), unpack(volumes.label, Uint8Array)]);
   viewer.show(header, {{ map, image, label }});
   document.body.dataset.ready = true;
 }}

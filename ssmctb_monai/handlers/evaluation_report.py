@@ -39,7 +39,7 @@ class EvaluationReport:
         output_dir: folder of the report.
         description: what is evaluated, in words.
         save_maps: whether to save the first method's maps beside the report, as ``maps/CASE.nii.gz``.
-        viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
+        viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 7 MB for one of
             240x240x155.
         self_contained: whether the page holds these cases itself, as one file to pass on.
         label_key: key of the label.

@@ -56,7 +56,7 @@ def evaluate_folders(
         thresholds: label-free threshold of each method, by its name.
         settings: what to count.
         output_dir: where to write the report, if anywhere.
-        viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 6 MB for one of
+        viewer: whether to write the cases beside the report, for its page to scroll through them: 5 to 7 MB for one of
             240x240x155.
         self_contained: whether the page holds these cases itself, as one file to pass on.
 

@@ -33,7 +33,8 @@ def review(
     scroll, the curve below the slider shows the score of each axial slice. Candidates are the components over the
     threshold, the highest score first. Every verdict and comment, on a candidate or on the case, goes to the file
     before the widget says *saved*, and the next review of the same maps goes on from there; where a map has changed
-    since, its verdicts no longer count.
+    since, its verdicts no longer count. A brush corrects the outlines of candidates; the mask goes to
+    ``corrected_masks/CASE.nii.gz`` beside the map, with its geometry. ``?`` lists keys and gestures.
 
     Args:
         cases: item or items such as :func:`~ssmctb_monai.visualize.load_heatmap` takes and

@@ -669,7 +669,7 @@ function createViewer(root, colormaps, hooks = {}) {
       drawOutline(context, outlined(volume), columns, lines, onCanvas);
     };
     if (shows(label)) outline(label, LABEL_COLOR, 1.5);
-    if (mask) outline(mask.voxels, MASK_COLOR, 2);
+    if (mask && overlayBox.lastChild.value !== "off") outline(mask.voxels, MASK_COLOR, 2);
     const middle = onCanvas([cursor[view.across] + 0.5, cursor[view.down] + 0.5]);
     if (crosshair) {
       const gap = 10 * ratio;

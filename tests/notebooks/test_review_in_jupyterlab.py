@@ -62,7 +62,7 @@ def lab(tmp_path, maps):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source += f"\nMAPS_DIR = {str(maps)!r}"
-    notebook.cells = [cell for cell in notebook.cells if "view_3d(items" not in cell.source]  # no WebGL 2 here
+    notebook.cells = [cell for cell in notebook.cells if "view_3d(widget" not in cell.source]  # no WebGL 2 here
     nbformat.write(notebook, folder / NOTEBOOK.name)
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
@@ -154,12 +154,12 @@ def test_a_reader_reviews_two_cases(notebook, maps):
     for key in ("d", "d", "x", "b", "y", "m"):  # commands of JupyterLab
         page.keyboard.press(key)
     page.get_by_role("button", name="Next not reviewed").focus()
-    page.keyboard.press("a")
+    page.keyboard.press("7")
     page.locator("label", has_text="Image").locator("select").focus()
     page.keyboard.press("x")
     page.locator("canvas[data-view=axial]").focus()
     page.keyboard.press("n")
-    page.keyboard.press("a")
+    page.keyboard.press("7")
     saved(page)
     (row,) = rows(maps)
     assert (row["case_id"], row["verdict"], row["threshold"]) == (CASES[0], "accept", "0.9")

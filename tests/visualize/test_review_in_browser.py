@@ -11,28 +11,32 @@ import pytest
 
 pytest.importorskip("anywidget")
 
+from ssmctb_monai.visualize import compare
 from ssmctb_monai.visualize.widget import Review
 
 pytestmark = pytest.mark.process
 
 SHAPE = (30, 40, 20)
 AFFINE = np.array([[0, 0, 4.0, -40], [1.5, 0, 0, -30], [0, -2.0, 0, 70], [0, 0, 0, 1]])  # A, I, R; anisotropic
-MODEL = """model => {
+FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+MODEL = """([index, state]) => {
     const listeners = {};
-    window.model = {
-        get: (name) => model[name],
+    window.models ??= [];
+    const model = window.models[index] = {
+        get: (name) => state[name],
         on: (name, call) => (listeners[name] ??= []).push(call),
         set: (name, value) => {
-            if (JSON.stringify(model[name]) === JSON.stringify(value)) return;
-            model[name] = value;
+            if (JSON.stringify(state[name]) === JSON.stringify(value)) return;
+            state[name] = value;
+            if (name === "crosshair") window.models.forEach((other) => other.set(name, value)); // as jslink does
             (listeners[`change:${name}`] ?? []).forEach((call) => call());
         },
         save_changes: () => {},
         send: async (message, _, buffers) => {
             const letters = (buffer) => Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte));
             const text = (buffer) => btoa(letters(buffer).join(""));
-            const { answers, cases } = await toPython(message, buffers.map(text));
-            window.model.set("cases", cases);
+            const { answers, cases } = await toPython(index, message, buffers.map(text));
+            model.set("cases", cases);
             for (const [content, volumes] of answers) {
                 const read = async (address) => new DataView(await (await fetch(address)).arrayBuffer());
                 const views = await Promise.all(volumes.map(read));
@@ -40,13 +44,15 @@ MODEL = """model => {
             }
         },
     };
-    render({ model: window.model, el: document.getElementById("cell") });
+    const cell = document.createElement("div");
+    cell.style = "flex: 1 1 0; min-width: 0";
+    document.body.append(cell);
+    model.show = () => render({ model, el: cell });
 }"""
 
 
-def show(page, review):
-    """Shows a review as JupyterLab does, its messages and buffers answered by Python."""
-
+def show(page, *reviews):
+    """Shows reviews side by side as JupyterLab does, their messages and buffers answered by Python."""
     volumes = []
 
     def address(volume):
@@ -57,20 +63,23 @@ def show(page, review):
         headers = {"access-control-allow-origin": "*"}
         route.fulfill(body=volumes[int(route.request.url.rpartition("/")[2])], headers=headers)
 
-    def to_python(message, buffers):
-        answers = []
+    def to_python(index, message, buffers):
+        review, answers = reviews[index], []
         review.send = lambda content, buffers=(): answers.append((content, [address(item) for item in buffers]))
         review._handle_custom_msg(message, [memoryview(base64.b64decode(item)) for item in buffers])
         return {"answers": answers, "cases": review.cases}
 
     page.route("http://kernel/*", volume)
     page.expose_function("toPython", to_python)
-    page.set_content('<body style="margin: 8px"><div id="cell"></div></body>')
-    page.add_style_tag(content=review._css)
-    page.add_script_tag(content=review._esm.replace("export default { render };", "window.render = render;"))
-    state = {name: getattr(review, name) for name in review.trait_names(sync=True) if name in Review.class_own_traits()}
-    page.evaluate(MODEL, state)
-    page.locator(".hv-candidates tbody tr").first.wait_for()
+    page.set_content('<body style="margin: 8px; display: flex; gap: 16px"></body>')
+    page.add_style_tag(content=Review._css)
+    page.add_script_tag(content=Review._esm.replace("export default { render };", "window.render = render;"))
+    names = [name for name in Review.class_trait_names(sync=True) if name in Review.class_own_traits()]
+    for index, review in enumerate(reviews):
+        page.evaluate(MODEL, [index, {name: getattr(review, name) for name in names}])
+    page.evaluate("models.forEach((model) => model.show())")
+    for index in range(len(reviews)):
+        page.locator(".hv-candidates").nth(index).locator("tbody tr").first.wait_for()
 
 
 @pytest.fixture
@@ -117,7 +126,7 @@ def rows(maps):
 
 
 def status(page):
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(FRAMES)
     return page.locator(".hv-status").inner_text().replace("\N{MINUS SIGN}", "-")
 
 
@@ -270,3 +279,32 @@ def test_brush_corrects_an_outline(review, maps, items):
     ((content, buffers),) = answer
     assert content["volumes"] == ["map", "image", "mask"]
     assert sum(buffers[2]) == (flagged | brush).sum()
+
+
+def test_methods_side_by_side(page, items, tmp_path):
+    theirs = []
+    for item in items:
+        nifti = nib.load(item["anomaly_map"])
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(nifti.get_fdata()[::-1], nifti.affine), tmp_path / "theirs" / item["anomaly_map"].name)
+        theirs.append(item | {"anomaly_map": tmp_path / "theirs" / item["anomaly_map"].name})
+    show(page, *compare({"ours": items, "theirs": theirs}).children)
+    assert page.locator(".hv-title").all_inner_texts() == ["ours", "theirs"]
+
+    def places():
+        page.evaluate(FRAMES)
+        texts = page.locator(".hv-status").all_inner_texts()
+        return [text.split("  ·  ")[0] for text in texts]
+
+    first = places()
+    assert first[0] == first[1]  # the first one's peak in both, where the map of the second is low
+    axial = page.locator("canvas[data-view=axial]")
+    box = axial.nth(1).bounding_box()
+    axial.nth(1).click(position={"x": 0.3 * box["width"], "y": 0.3 * box["height"]})
+    second = places()
+    assert second[0] == second[1] != first[0]
+    page.get_by_role("button", name="Next case").nth(1).click()
+    for index in (0, 1):
+        page.locator(".hv-verdict b").nth(index).filter(has_text="Case P2").wait_for()
+    third = places()
+    assert third[0] == third[1] != second[0]
