@@ -24,6 +24,7 @@ __all__ = ["write_parametric_map", "write_segmentation"]
 
 NAME = "ssmctb_monai"
 MAP_SERIES_NUMBER, MASK_SERIES_NUMBER = 9001, 9002  # beyond those that scanners give to the series of a study
+MASK_COLOR = (230, 159, 0)  # orange of Okabe and Ito, which stands out from grey scans for all kinds of colour vision
 ORIENTATION_TOLERANCE = 1e-4  # some scanners round the direction cosines of each slice differently
 SCORE_TOLERANCE = 1e-5  # blending of overlapping windows leaves scores slightly above 1
 
@@ -126,6 +127,7 @@ def write_segmentation(mask: np.ndarray | torch.Tensor, series_dir: PathLike, pa
             name=NAME, version=__version__, family=codes.DCM.ArtificialIntelligence
         ),
         anatomic_regions=[codes.SCT.Brain],
+        display_color=highdicom.color.CIELabColor.from_rgb(*MASK_COLOR),
     )
     _write(
         highdicom.seg.Segmentation,
@@ -232,5 +234,6 @@ def _write(kind: Any, frames: np.ndarray, target: _Target, path: PathLike, **con
         raise ValueError(f"No result can be laid on the series in {target.source}: {error}") from error
     for element in identity:
         result.add(element)
+    result.BodyPartExamined = first.get("BodyPartExamined") or "BRAIN"  # else the standard demands a laterality
     with whole_file(Path(path)) as unfinished:
         result.save_as(unfinished)

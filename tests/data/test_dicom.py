@@ -1,4 +1,6 @@
 import importlib.util
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -256,10 +258,26 @@ def test_meaning_of_the_mask(tmp_path, series):
     assert segment.segmented_property_category == pydicom.sr.codedict.codes.SCT.MorphologicallyAbnormalStructure
     assert segment.segmented_property_type == pydicom.sr.codedict.codes.SCT.Lesion
     assert segment.anatomic_regions == [pydicom.sr.codedict.codes.SCT.Brain]
+    assert segment.RecommendedDisplayCIELabValue == [46273, 37131, 52089]  # L* 70.6, a* 16.5, b* 74.7: orange
     assert segment.algorithm_type.value == "AUTOMATIC"
     [algorithm] = segment.algorithm_identification
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("ssmctb_monai", __version__)
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("elements", [{}, {"BodyPartExamined": "HEAD", "StudyDate": "20200304", "PatientID": "P17"}])
+def test_dciodvfy_finds_no_error(tmp_path, elements):
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("no dciodvfy on this machine: apt-get install dicom3tools")
+    folder = write_series(tmp_path / "series", GEOMETRIES["oblique"], edit=edit_all(**elements))
+    write_both(folder, SCORES, MASK, tmp_path)
+    for name, kind in (("map.dcm", "ParametricMap"), ("mask.dcm", "Segmentation")):
+        run = subprocess.run([program, tmp_path / name], capture_output=True, text=True, check=False)
+        lines = (run.stdout + run.stderr).splitlines()
+        assert kind in lines  # what it takes the file for
+        assert [line for line in lines if line.startswith("Error")] == []
 
 
 def test_mask_without_a_voxel_covers_the_series(tmp_path, series):
