@@ -185,8 +185,8 @@ def prepare_datalist(
     if unknown := sorted(table.keys() - {case.case_id for case in cases}):
         logger.warning("%s names cases that are not in %s: %s.", patients, root, ", ".join(unknown[:5]))
     warn_of_shared_stems({case.case_id: case.patient_id for case in cases if case.case_id not in table})
+    cases = _join_owners(cases)
     problems = check_cases(cases, modalities)
-    _add_shared_images(cases, problems)
     report_invalid(problems, skip_invalid)
     valid = [case for case in cases if case.case_id not in problems]
     parts = split_patients(valid, training=training, validation=validation, test=test, seed=seed)
@@ -292,14 +292,20 @@ def _check_patients(datalist_file: Path, root: Path, table: Mapping[str, str]) -
         )
 
 
-def _add_shared_images(cases: Sequence[BratsCase], problems: dict[str, list[str]]) -> None:
-    """Adds to the problems of cases of different patients that they share a file."""
+def _join_owners(cases: Sequence[BratsCase]) -> list[BratsCase]:
+    """Makes those who share an image one patient, so that no part of a split has what another one has."""
     files = {(case.case_id, path): case.patient_id for case in cases for path in case.images.values()}
+    patients = {case.case_id: case.patient_id for case in cases}
     for (case_id, path), others in _shared(files).items():
-        problems.setdefault(case_id, []).append(
-            f"{path} is an image of {', '.join(others)}, too, another patient: keep one, or name their patient by a "
-            "table (in a bundle: `--patients FILE`)"
-        )
+        joined = {patients[name] for name in (case_id, *others)}
+        if len(joined) > 1:
+            logger.warning(
+                "%s is an image of %s, too: they count as one patient. Keep one where it is a copy by mistake.",
+                path,
+                ", ".join(others),
+            )
+        patients = {name: min(joined) if patient in joined else patient for name, patient in patients.items()}
+    return [replace(case, patient_id=patients[case.case_id]) for case in cases]
 
 
 def _shared(files: Mapping[tuple[str, Path], str]) -> dict[tuple[str, Path], list[str]]:

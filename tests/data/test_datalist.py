@@ -447,6 +447,26 @@ def test_datalist_of_an_editor_that_marks_its_encoding(folder):
     assert len(load_datalist(file, folder, "test", "flair")) == 1
 
 
+def test_copies_of_an_image_stay_together(tmp_path, dataset_dir, caplog):
+    """Patients 1 and 2 share one image, 2 and 3 another one, by copies and a link: they are one patient."""
+    files = [
+        [dataset_dir / f"{name}/{name}-{kind}.nii.gz" for kind in ("t2f", "t1n")]
+        for name in (f"BraTS-GLI-{patient:05d}-000" for patient in range(10))
+    ]
+    files[2][0].write_bytes(gzip.compress(gzip.decompress(files[1][0].read_bytes()), compresslevel=1))
+    files[3][1].unlink()
+    files[3][1].symlink_to(files[2][1])
+    together = {f"BraTS-GLI-{patient:05d}-000" for patient in (1, 2, 3)}
+    for seed in range(4):
+        caplog.clear()
+        datalist = prepare_datalist(dataset_dir, tmp_path / f"{seed}.json", ["flair"], seed=seed)
+        assert "t2f.nii.gz is an image of BraTS-GLI-00002-000, too: they count as one patient" in caplog.text
+        assert "t1n.nii.gz is an image of BraTS-GLI-00003-000, too: they count as one patient" in caplog.text
+        parts = [{item["case_id"] for item in part} for part in load_all(datalist, dataset_dir).values()]
+        assert sum(map(len, parts)) == 11
+        assert [part & together for part in parts if part & together] == [together]
+
+
 def test_an_image_of_two_patients_is_refused(folder):
     (folder / "link.nii.gz").symlink_to(folder / "image.nii.gz")
     for image in ("image.nii.gz", "./image.nii.gz"):
