@@ -1,14 +1,15 @@
-"""Time left of a loop."""
+"""How far a loop is, and the time that it still takes."""
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from ssmctb_monai import progress
-from ssmctb_monai.progress import Clock
+from ssmctb_monai.progress import Clock, Progress
 
 
 @pytest.fixture
@@ -42,3 +43,12 @@ def test_steps_that_become_slower(time):
     assert clock.left(1, 3) == timedelta(seconds=2)
     time.now += 9
     assert clock.left(2, 3) == timedelta(seconds=5)
+
+
+def test_lines_of_a_loop_at_most_every_ten_seconds(time, caplog):
+    progress = Progress("Case", total=6)
+    with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+        for seconds in (9, 1, 9, 11, 0, 30):
+            time.now += seconds
+            progress.step()
+    assert caplog.messages == ["Case 2/6 | 0:00:20 left", "Case 4/6 | 0:00:15 left"]

@@ -91,12 +91,9 @@ def train(ctx: click.Context, dims: str | None, system: str | None, overlays: Se
     """
     bundle = Bundle(int(dims or 2))
     _run(ctx, "train", "training", bundle, _files(bundle, system, overlays))
-    same = {"dims": dims, "system": system, **{name: ctx.obj.get(name) for name in ("dataset_dir", "bundle_root")}}
-    if "ckpt_dir" in ctx.obj:
-        same["weights"] = str(Path(ctx.obj["ckpt_dir"]) / "model.pt")
-    words = [word for name, value in same.items() if value for word in (f"--{name}", value)]
-    words += [word for name in overlays for word in ("--overlay", name)]
-    click.echo(f"next: {shlex.join(['ssmctb', 'evaluate', *words])}")
+    own = str(Path(ctx.obj["ckpt_dir"]) / "model.pt") if "ckpt_dir" in ctx.obj else None
+    same = {name: ctx.obj.get(name) for name in ("dataset_dir", "datalist_file", "bundle_root")}
+    _next("evaluate", dims=dims, system=system, overlay=overlays, weights=own, **same)
 
 
 @main.command(cls=WorkflowCommand, sections=("Evaluation",))
@@ -115,6 +112,9 @@ def evaluate(
     bundle = _bundle_of(dims, weights)
     options = {"ckpt_file": _checkpoint(bundle, weights)} if weights else {}
     _run(ctx, "evaluate", "evaluating", bundle, _files(bundle, system, overlays), **options)
+    if not weights and not system and not overlays:
+        weights = str(Path(ctx.obj.get("bundle_root", RUNS / bundle.name)) / "trained/model.pt")
+    _next("infer", "SCAN", dims=dims, system=system, overlay=overlays, weights=weights)
 
 
 @main.command(cls=WorkflowCommand, sections=("Inference",))
@@ -146,7 +146,7 @@ def infer(
     if weights or not any("ckpt_dir" in file.read_text("utf-8") for file in files):
         options["ckpt_file"] = _checkpoint(bundle, weights or "brats")
     _run(ctx, "inference", "inference", bundle, files, **options)
-    click.echo(f"next: {shlex.join(['ssmctb', 'review', ctx.obj.get('output_dir', options['output_dir'])])}")
+    _next("review", ctx.obj.get("output_dir", options["output_dir"]))
 
 
 @main.command()
@@ -244,6 +244,13 @@ def _files(bundle: Bundle, system: str | None, overlays: Sequence[str]) -> list[
     if missing := [str(file) for file in files if not file.is_file()]:
         raise click.UsageError(f"There is no overlay {', '.join(missing)}: name one of {bundle.name}, or a file.")
     return files
+
+
+def _next(*words: str, **options: str | Sequence[str] | None) -> None:
+    """Says by which command it goes on."""
+    given = [(name, [value] if isinstance(value, str) else value or []) for name, value in options.items()]
+    added = [word for name, values in given for value in values for word in (f"--{name}", value)]
+    click.echo(f"next: {shlex.join(['ssmctb', *words, *added])}")
 
 
 def _run(ctx: click.Context, config: str, run_id: str, bundle: Bundle, files: Sequence[Path], **options: str) -> None:

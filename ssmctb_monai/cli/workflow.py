@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import warnings
@@ -82,6 +83,8 @@ def run_workflow(config: str, run_id: str, bundle: Bundle, overlays: Sequence[Pa
     with plain_errors():
         import monai.bundle
 
+        for module in ("scripts", "workflows"):  # which list the options, in a format of their own
+            logging.getLogger(f"monai.bundle.{module}").setLevel(logging.WARNING)
         files = [str(file) for file in (bundle.config(config), *overlays)]
         monai.bundle.run(run_id, config_file=files, **options)
 

@@ -25,6 +25,7 @@ from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import report_invalid
 from ssmctb_monai.data.series import is_series_file
 from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned
+from ssmctb_monai.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,11 @@ class PreparedDataset(PersistentDataset):
         super().__init__(data, transform, cache_dir, hash_func=fingerprint, hash_transform=pickle_hashing)
         remove_abandoned(Path(cache_dir))
         start = len(data) * idist.get_rank() // idist.get_world_size()
+        progress, results = Progress("Prepared case", len(data)), []
         with ThreadPool(num_workers) as pool:
-            results = pool.map(self._prepare, [*data[start:], *data[:start]], chunksize=1)
+            for result in pool.imap(self._prepare, [*data[start:], *data[:start]]):
+                results.append(result)
+                progress.step()
         results = results[len(data) - start :] + results[: len(data) - start]  # in the order of the data
         problems = {item["case_id"]: [result] for item, result in zip(data, results, strict=True) if result}
         report_invalid(problems, skip_invalid)

@@ -19,6 +19,8 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit
 from skimage.graph import MCP_Geometric
 
+from ssmctb_monai.progress import Progress
+
 __all__ = ["make_demo_dataset"]
 
 logger = logging.getLogger(__name__)
@@ -143,8 +145,10 @@ def _write_dataset(folder: Path, name: str, seed: int) -> None:
             image.header.set_xyzt_units("mm")
             nib.save(image, case_folder / f"{cases[index]}_{modality}.nii.gz")
 
+    progress = Progress("Made patient", len(cases))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(len(cases)), _plan_lesions(np.random.default_rng(seed))))
+        for _ in pool.map(write, range(len(cases)), _plan_lesions(np.random.default_rng(seed))):
+            progress.step()
 
     datalist: dict[str, Any] = {
         "name": name,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ignite.distributed as idist
@@ -34,6 +37,8 @@ class TrainingCheckpoint:
     Of several processes the first one writes, and all resume from its file, which may come from another number of
     processes, with another number of batches an epoch.
 
+    Ctrl-C lets one process finish and save the epoch before it stops; a second one stops at once.
+
     Args:
         save_dir: folder of both files.
         save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …
@@ -54,6 +59,7 @@ class TrainingCheckpoint:
         ValueError: when ``training.pt`` is damaged, or was made with another configuration, network, optimizer or, by
             as many processes, number of batches an epoch.
         RuntimeError: when the loss is not finite, or processes have different numbers of batches an epoch.
+        KeyboardInterrupt: after Ctrl-C.
     """
 
     def __init__(
@@ -85,7 +91,9 @@ class TrainingCheckpoint:
         self.record = record
         self.interval = interval
         self.configuration = configuration
-        self.validated_epoch = 0
+        self.validated_epoch = self.saved_epoch = 0
+        self._is_stopping = False
+        self._on_interrupt: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Attaches the handler.
@@ -96,17 +104,35 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
 
     def _states(self, engine: Engine) -> dict[str, Any]:
         return {**self.save_dict, "trainer": engine}
 
     def started(self, engine: Engine) -> None:
-        """Loads ``training.pt`` to resume from.
+        """Loads ``training.pt`` to resume from, and takes over Ctrl-C.
 
         Args:
             engine: trainer.
         """
         _check_same_length(engine)
+        self._load(engine)
+        if threading.current_thread() is threading.main_thread() and idist.get_world_size() == 1:
+            self._is_stopping, self._on_interrupt = False, signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._release()
+        self._is_stopping = True
+        logger.warning("Stopping when this epoch is done and saved; Ctrl-C again stops at once.")
+
+    def _release(self) -> None:
+        """Gives Ctrl-C back to who had it."""
+        if self._on_interrupt is not None:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+            self._on_interrupt = None
+
+    def _load(self, engine: Engine) -> None:
         if not self.resume:
             if idist.get_rank() == 0:
                 self._start_anew()
@@ -132,6 +158,7 @@ class TrainingCheckpoint:
                 " resume with the same cases and batch size."
             )
         engine.state.max_epochs, self.validated_epoch = max_epochs, validated_epoch
+        self.saved_epoch = engine.state.epoch
         logger.info("Resuming from %s behind epoch %d.", self.path, engine.state.epoch)
 
     def _check_configuration(self, before: Mapping[str, Any] | None) -> None:
@@ -181,13 +208,45 @@ class TrainingCheckpoint:
             self._save_network(engine)
         if thresholds:
             save_thresholds(thresholds, self.thresholds_path)
-        if not is_validated and engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
+        is_last = engine.state.epoch == engine.state.max_epochs
+        if not (is_validated or is_last or self._is_stopping or engine.state.epoch % self.interval == 0):
             return
         state = {name: source.state_dict() for name, source in self._states(engine).items()}
         state |= {"validated_epoch": self.validated_epoch, "processes": idist.get_world_size()}
         state |= {} if self.configuration is None else {"configuration": self.configuration}
         with whole_file(self.path) as unfinished:
             torch.save(state, unfinished)
+        self.saved_epoch = engine.state.epoch
+        if self._is_stopping and not is_last:
+            raise KeyboardInterrupt
+
+    def completed(self, engine: Engine) -> None:
+        """Says what was saved.
+
+        Args:
+            engine: trainer.
+        """
+        self._release()
+        logger.info("Saved %s, the network of epoch %d.", self.model_path, self.validated_epoch or engine.state.epoch)
+
+    def exception_raised(self, engine: Engine, error: BaseException) -> None:
+        """Says how an interrupted training goes on.
+
+        Args:
+            engine: trainer.
+            error: what interrupts it.
+        """
+        self._release()
+        if isinstance(error, KeyboardInterrupt) and self.saved_epoch:
+            logger.info(
+                "Saved %s, epoch %d of %d: `--resume true` goes on.",
+                self.path,
+                self.saved_epoch,
+                engine.state.max_epochs,
+            )
+        elif isinstance(error, KeyboardInterrupt):
+            logger.info("Nothing was saved yet: the same command begins anew.")
+        raise error
 
     def _save_network(self, engine: Engine) -> None:
         for file in (self.thresholds_path, self.record_path):  # they belong to an earlier network

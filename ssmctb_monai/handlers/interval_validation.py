@@ -28,9 +28,15 @@ class IntervalValidation(ValidationHandler):
         Args:
             engine: trainer.
         """
-        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self.is_due), self)
         if self.exec_at_start:
             engine.add_event_handler(Events.STARTED, self)
 
-    def _is_due(self, engine: Engine, epoch: int) -> bool:
+    def is_due(self, engine: Engine, epoch: int) -> bool:
+        """Tells whether an epoch is validated.
+
+        Args:
+            engine: trainer.
+            epoch: number of the epoch.
+        """
         return epoch % self.interval == 0 or epoch == engine.state.max_epochs

@@ -275,7 +275,7 @@ def test_command_logs_loss_and_metrics(trained):
         assert float(block) > 0
         assert float(loss) == pytest.approx(float(task) + 0.1 * float(block), abs=2e-4)
     assert float(lines[1][2]) < 0.9 * float(lines[0][2])  # it learns
-    assert re.findall(r"Epoch\[(\d)\] Metrics -- .*pixel_average_precision: [\d.]+", trained.output) == ["0", "1", "2"]
+    assert re.findall(r"Validation, epoch (\d) .*pixel_average_precision [\d.]+", trained.output) == ["0", "1", "2"]
 
 
 def test_images_are_their_own_targets(overlay, training):

@@ -49,8 +49,8 @@ def crop_shape(parser):
 def logged_metrics(output):
     """Figures by epoch."""
     return {
-        int(match[1]): dict(re.findall(r"(\w+): ([-\d.naif]+)", match[2]))
-        for match in re.finditer(r"Epoch\[(\d+)\] Metrics -- (.*)", output)
+        int(match[1]): dict(re.findall(r"\| (\w+) ([-\d.naif]+)", match[2]))
+        for match in re.finditer(r"Validation, epoch (\d+) (.*) \| [\d.]+ s", output)
     }
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import site
 import subprocess
 import sys
 import zipfile
@@ -48,7 +47,7 @@ def ssmctb(wheel, tmp_path_factory):
     venv = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
-    (packages / "all_else.pth").write_text("\n".join(site.getsitepackages()))
+    (packages / "all_else.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     words = ("-m", "pip", "--python", venv / "bin/python", "install", "--no-deps", "--ignore-installed", wheel)
     installed = run(sys.executable, *words, cwd=venv)
     assert installed.returncode == 0, installed.stderr

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import logging
+import signal
 from collections import OrderedDict
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def make(
     settings=None,
     recorded=False,
     exec_at_start=False,
+    save_interval=1,
 ):
     """A tiny linear trainer; also the network's weights by epoch."""
     torch.manual_seed(0)
@@ -89,7 +91,10 @@ def make(
         record.attach(trainer)
     save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
     given = None if thresholds is None else lambda: thresholds(trainer.state.epoch)
-    TrainingCheckpoint(folder, save_dict, network, evaluator, resume, given, settings, record).attach(trainer)
+    checkpoint = TrainingCheckpoint(
+        folder, save_dict, network, evaluator, resume, given, settings, record, save_interval
+    )
+    checkpoint.attach(trainer)
     return trainer, weights
 
 
@@ -558,3 +563,41 @@ def test_processes_need_as_many_batches(tmp_path, monkeypatch, lengths):
     else:
         with pytest.raises(RuntimeError, match=r"\[2, 3\] batches an epoch"):
             handler.started(trainer)
+
+
+# --------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupted(folder, count, **options):
+    """Presses Ctrl-C in the middle of the second epoch."""
+    trainer, weights = make(folder, [0.1] * 9, 5, interval=4, save_interval=4, **options)
+
+    def press():
+        for _ in range(count):
+            signal.raise_signal(signal.SIGINT)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), press)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert signal.getsignal(signal.SIGINT) is before
+    return weights
+
+
+def test_interrupted_training_saves_its_epoch_and_goes_on(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+        weights = interrupted(tmp_path / "broken", 1)
+    assert caplog.messages[-1] == f"Saved {tmp_path}/broken/training.pt, epoch 2 of 5: `--resume true` goes on."
+    assert equal(load(tmp_path / "broken" / "training.pt")["network"], weights[2])
+    _, resumed = run(tmp_path / "broken", [0.1] * 9, 5, resume=True, interval=4)
+    _, unbroken = run(tmp_path / "unbroken", [0.1] * 9, 5, interval=4)
+    assert sorted(resumed) == [3, 4, 5]
+    assert equal(resumed[5], unbroken[5])
+
+
+def test_training_that_is_interrupted_twice_stops_at_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+        weights = interrupted(tmp_path, 2)
+    assert sorted(weights) == [1]
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.messages[-1] == "Nothing was saved yet: the same command begins anew."

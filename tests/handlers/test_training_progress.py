@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 
-from ssmctb_monai.handlers import TrainingProgress, progress
+from ssmctb_monai.handlers import IntervalValidation, TrainingProgress, ValidationProgress, progress
 from ssmctb_monai.losses import DRAEMLoss
 
 LINE = re.compile(r"Epoch (\d+)/(\d+) \| loss (\S+) \((.*)\) \| (\S+) s \| (.*) left")
@@ -21,7 +22,7 @@ LINE = re.compile(r"Epoch (\d+)/(\d+) \| loss (\S+) \((.*)\) \| (\S+) s \| (.*) 
 def run(monkeypatch, caplog):
     """Runs an engine whose iterations take given seconds, and gives the lines that it logged."""
 
-    def run(losses, max_epochs, seconds, first_epoch=0):
+    def run(losses, max_epochs, seconds, first_epoch=0, validation_seconds=None):
         clock = SimpleNamespace(now=1e6)
         fake = SimpleNamespace(monotonic=lambda: clock.now, strftime=time.strftime, gmtime=time.gmtime)
         monkeypatch.setattr(progress, "time", fake)
@@ -36,7 +37,14 @@ def run(monkeypatch, caplog):
         if first_epoch:
             engine.load_state_dict({"epoch": first_epoch, "max_epochs": max_epochs, "epoch_length": len(losses)})
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: None)
-        TrainingProgress(loss).attach(engine)
+        validation = None
+        if validation_seconds is not None:  # before the first epoch, of every second, and of the last
+            evaluator = object.__new__(Evaluator)
+            evaluator.run = lambda epoch: setattr(clock, "now", clock.now + validation_seconds)
+            validation = IntervalValidation(2, evaluator, exec_at_start=True)
+        TrainingProgress(loss, validation).attach(engine)
+        if validation is not None:
+            validation.attach(engine)
         with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
             engine.run(losses, max_epochs=max_epochs)
         return [LINE.search(record.getMessage()).groups() for record in caplog.records if "left" in record.getMessage()]
@@ -73,6 +81,30 @@ def test_more_than_a_day_left(run):
     """59 epochs of two hours are 118 hours, not 22."""
     left = run([1.0], max_epochs=60, seconds=7200)[0][5]
     assert re.search(r"\b118\b|\b4 ?d", left), left
+
+
+def test_time_left_has_the_validations_that_are_due(run):
+    """Epochs of 60 s, of which the second, the fourth and the fifth are followed by 100 s."""
+    left = [line[5] for line in run([1.0, 1.0], max_epochs=5, seconds=30, validation_seconds=100)]
+    assert left == ["0:09:00", "0:08:00", "0:05:20", "0:04:20", "0:01:40"]
+
+
+def test_validation_logs_its_metrics(caplog):
+    engine = Engine(lambda engine, value: value)
+    ValidationProgress().attach(engine)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda: engine.state.metrics.update(slice_auroc=0.91234, ap=1.0))
+    with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
+        engine.run([0, 0])
+    assert re.fullmatch(r"Validation, epoch 1 \| slice_auroc 0\.9123 \| ap 1\.0000 \| \d+\.\d s", caplog.messages[-1])
+
+
+@pytest.mark.parametrize(("load", "threads", "warned"), [(9.0, 2, True), (9.0, 1, False), (2.5, 2, False)])
+def test_threads_beside_busy_programs(monkeypatch, caplog, load, threads, warned):
+    monkeypatch.setattr(progress.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(progress.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(progress.torch, "get_num_threads", lambda: threads)
+    progress._warn_of_busy_threads()
+    assert any("OMP_NUM_THREADS=1" in message for message in caplog.messages) == warned
 
 
 def test_mean_of_two_processes(run, monkeypatch):
