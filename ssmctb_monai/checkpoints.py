@@ -247,7 +247,9 @@ def check_checkpoint(
     """
     advice = "train first, or name a checkpoint by --ckpt_file"
     if bundle_root is not None:
-        advice += f": training writes below {bundle_root}/trained, and {bundle_root}/models/model.pt is shipped"
+        shipped = Path(bundle_root) / "models/model.pt"
+        advice += f": training writes below {bundle_root}/trained"
+        advice += f", and {shipped} is shipped" if shipped.is_file() else ""
     checkpoint = check_file(ckpt_file, advice)
     if settings is not None and settings.sha256 not in (None, checksum(checkpoint)):
         raise ValueError(

@@ -280,5 +280,11 @@ def test_checkpoint_that_is_none(tmp_path, content):
 def test_missing_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.pt: train first, or name a checkpoint by --ckpt_file"):
         check_checkpoint(tmp_path / "model.pt")
-    with pytest.raises(FileNotFoundError, match=r"writes below bundles/x/trained, and bundles/x/models/model\.pt is"):
-        check_checkpoint(tmp_path / "model.pt", bundle_root="bundles/x")
+    with pytest.raises(FileNotFoundError, match=rf"writes below {tmp_path}/trained\.$"):
+        check_checkpoint(tmp_path / "model.pt", bundle_root=tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").touch()
+    with pytest.raises(
+        FileNotFoundError, match=rf"below {tmp_path}/trained, and {tmp_path}/models/model\.pt is shipped"
+    ):
+        check_checkpoint(tmp_path / "model.pt", bundle_root=tmp_path)

@@ -109,6 +109,19 @@ def test_words_that_cannot_be_used(invoke, runs, words, reason):
     assert runs == []
 
 
+def test_last_line_of_an_error_is_its_reason(invoke, monkeypatch):
+    def refused(run_id, **options):
+        try:
+            raise ValueError("training has no option --itertions. Did you mean --iterations?")
+        except ValueError as error:
+            raise RuntimeError("Failed to evaluate an expression") from error
+
+    monkeypatch.setattr(monai.bundle, "run", refused)
+    result = invoke("train", "--itertions", "3")
+    assert result.exit_code == 1
+    assert result.output == "Error: training has no option --itertions. Did you mean --iterations?\n"
+
+
 def test_interruption(invoke, monkeypatch):
     def interrupted(run_id, **options):
         raise KeyboardInterrupt

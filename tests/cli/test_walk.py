@@ -70,13 +70,6 @@ def test_help_does_not_wait_for_torch():
     assert made.returncode == 0, made.stderr
 
 
-def test_an_unknown_option_is_refused_in_the_last_line(ssmctb, tmp_path):
-    made = ssmctb("train", "--itertions", 3, cwd=tmp_path)
-    assert made.returncode == 1
-    last = "Error: training has no option --itertions, or makes no use of it. Did you mean --iterations"
-    assert made.stderr.splitlines()[-1].startswith(last)
-
-
 def test_walk(ssmctb, tmp_path):
     def done(*words):
         made = ssmctb(*words, cwd=tmp_path)
