@@ -13,6 +13,7 @@ pytestmark = pytest.mark.process
 
 SHAPE = (40, 30, 20)
 AFFINE = np.array([[0, 0, 4.0, -40], [1.5, 0, 0, -30], [0, -2.0, 0, 70], [0, 0, 0, 1]])  # A, I, R; anisotropic
+STILL = "() => { const before = window.before; window.before = scrollY; return scrollY > 0 && before === scrollY; }"
 LESION = np.array([24.0, 15.0, 55.0])  # mm, RAS: the patient's right, in front, above
 
 
@@ -115,7 +116,7 @@ def test_page_on_a_phone(browser, report):
     assert names == ['"ours"', '"baseline_flair"', '"ours \N{MINUS SIGN} baseline_flair"']
 
     page.locator("canvas[data-view=axial]").scroll_into_view_if_needed()
-    page.wait_for_function("at => scrollY > 0 && scrollY === at", arg=page.evaluate("scrollY"), polling=200)
+    page.wait_for_function(STILL, polling=200)
     before, status = page.evaluate("scrollY"), page.locator(".hv-status").inner_text()
     box = page.locator("canvas[data-view=axial]").bounding_box()
     touch = page.context.new_cdp_session(page)
@@ -127,6 +128,23 @@ def test_page_on_a_phone(browser, report):
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     page.wait_for_function("before => scrollY > before + 60", arg=before)
     assert page.locator(".hv-status").inner_text() == status  # the crosshair stays
+
+    page.wait_for_function(STILL, polling=200)
+    box = page.locator("canvas[data-view=axial]").bounding_box()
+    x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"]
+    for step in range(7):  # two fingers move apart, to twice their distance
+        points = [{"x": x + side * (20 + 20 * step / 6), "y": y, "id": side + 1} for side in (-1, 1)]
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove" if step else "touchStart", "touchPoints": points})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    next_frame(page)
+    assert page.locator(".hv-status").inner_text() == status
+    places = []
+    for across in (0.25, 0.75):  # half of the view's width is now a quarter of the scan's
+        page.locator("canvas[data-view=axial]").tap(position={"x": across * box["width"], "y": 0.5 * box["height"]})
+        next_frame(page)
+        text = page.locator(".hv-status").inner_text().replace("\N{MINUS SIGN}", "-")
+        places.append(float(text.split()[1].rstrip(",")))
+    assert places[0] - places[1] == pytest.approx(0.25 * 20 * 4, abs=4)
     page.close()
 
 

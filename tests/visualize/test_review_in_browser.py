@@ -73,7 +73,9 @@ def show(page, *reviews):
     page.expose_function("toPython", to_python)
     page.set_content('<body style="margin: 8px; display: flex; gap: 16px"></body>')
     page.add_style_tag(content=Review._css)
-    page.add_script_tag(content=Review._esm.replace("export default { render };", "window.render = render;"))
+    script = Review._esm.replace("export default { render };", "window.render = render;")
+    page.add_script_tag(content=script, type="module")
+    page.wait_for_function("Boolean(window.render)")
     names = [name for name in Review.class_trait_names(sync=True) if name in Review.class_own_traits()]
     for index, review in enumerate(reviews):
         page.evaluate(MODEL, [index, {name: getattr(review, name) for name in names}])
