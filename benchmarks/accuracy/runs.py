@@ -213,6 +213,8 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
     }
     if score == FIRST:
         overrides["modality_dropout"] = 1.0
+    elif score != "model":
+        overrides["raw_scores"] = True
     for key, value in overrides.items():
         parser[key] = value
     evaluator, evaluation = (parser.get_parsed_content(name) for name in ("evaluator", "evaluation"))

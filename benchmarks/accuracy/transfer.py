@@ -108,6 +108,7 @@ class Detector:
         given = {
             "bundle_root": str(self.bundle),
             "ckpt_file": str(self.ckpt_file),
+            "raw_scores": True,  # which maps of several detectors share
             "baselines": [],
             "baseline_transforms": [],
             **self.overrides,

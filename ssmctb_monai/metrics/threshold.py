@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from monai.config import PathLike
@@ -12,6 +12,7 @@ from monai.config import PathLike
 from ssmctb_monai.checks import check_file
 from ssmctb_monai.files import read_json, write_json
 from ssmctb_monai.metrics.score_counts import ScoreCounts
+from ssmctb_monai.transforms.scores import ScaleScores
 
 FALSE_POSITIVE_RATE = 0.01
 
@@ -25,6 +26,7 @@ class LabelFreeThreshold:
         false_positive_rate: share of the lesion-free voxels that lies at or above it, ``None`` for a threshold from
             elsewhere.
         source: which voxels these were.
+        median: their median score, ``None`` where it is not known.
 
     Raises:
         ValueError: when the threshold is not a finite number.
@@ -33,10 +35,13 @@ class LabelFreeThreshold:
     value: float
     false_positive_rate: float | None
     source: str
+    median: float | None = None
 
     def __post_init__(self) -> None:
-        rate = self.false_positive_rate
-        for name, number in {"value": self.value, **({} if rate is None else {"false_positive_rate": rate})}.items():
+        for name in ("value", "false_positive_rate", "median"):
+            number = getattr(self, name)
+            if number is None and name != "value":
+                continue
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
                 raise ValueError(f"A threshold's {name} must be a finite number, got {number!r}.")
 
@@ -66,7 +71,17 @@ class LabelFreeThreshold:
             counts.threshold(false_positive_rate),
             false_positive_rate,
             f"{counts.total} voxels in lesion-free regions of {cases} cases",
+            counts.threshold(0.5),
         )
+
+    @property
+    def scale(self) -> ScaleScores:
+        """The scale on which this threshold is 0.5."""
+        return ScaleScores(self.value, self.median)
+
+    def on_scale(self) -> LabelFreeThreshold:
+        """Returns this threshold for maps on its :attr:`scale`."""
+        return replace(self, value=ScaleScores.THRESHOLD, median=None if self.median is None else ScaleScores.MEDIAN)
 
 
 def save_thresholds(thresholds: Mapping[str, LabelFreeThreshold], path: PathLike) -> None:

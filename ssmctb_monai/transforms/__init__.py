@@ -61,6 +61,7 @@ from ssmctb_monai.transforms.scores import (
     CalibrateScoresd,
     MaskedGaussianSmooth,
     MaskedGaussianSmoothd,
+    ScaleScores,
 )
 from ssmctb_monai.transforms.slices import RandSlicesd
 
@@ -118,6 +119,7 @@ __all__ = [
     "RestoreIntensityd",
     "RobustScaleIntensity",
     "RobustScaleIntensityd",
+    "ScaleScores",
     "ScarShape",
     "SelectChannelsd",
     "SoftEdge",

@@ -1,15 +1,16 @@
-"""Anomaly maps after the network: smoothed inside the brain, and made comparable between scans."""
+"""Anomaly maps after the network: smoothed inside the brain, made comparable between scans, and easy to read."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple, ensure_tuple_rep
+from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
 from ssmctb_monai.transforms.brain import source_name
@@ -187,3 +188,49 @@ class CalibrateScoresd(MapTransform):
         for key in self.key_iterator(item):
             item[key] = self.calibrate(item[key], item[self.brain_key])
         return item
+
+
+class ScaleScores(Transform):
+    """Makes maps that read themselves: healthy tissue is near 0, and what is flagged is at or above one half.
+
+    The scale goes linearly through 0, the median score of healthy tissue, the threshold and 1; the order of scores
+    stays as it is, and so do all figures that rank them. A score on it is no probability.
+
+    Args:
+        threshold: score that becomes 0.5, above 0.
+        median: score that becomes 0.05, such as the median of lesion-free regions; ``None``, or one that is not between
+            0 and the threshold, leaves it out.
+
+    Raises:
+        ValueError: when the threshold is not above 0.
+
+    Example:
+        >>> ScaleScores(threshold=0.2, median=0.1)(torch.tensor([0.0, 0.1, 0.2, 0.6, 1.0]))
+        tensor([0.0000, 0.0500, 0.5000, 0.7500, 1.0000])
+    """
+
+    MEDIAN, THRESHOLD = 0.05, 0.5
+
+    def __init__(self, threshold: float, median: float | None = None) -> None:
+        if not threshold > 0:
+            raise ValueError(f"Scores are at least 0: a threshold of {threshold} has no place above healthy tissue.")
+        points = {0.0: 0.0, threshold: self.THRESHOLD, 1.0 if threshold < 1 else 2 * threshold: 1.0}
+        if median is not None and 0 < median < threshold:
+            points[median] = self.MEDIAN
+        self.scores = sorted(points)
+        self.scaled = [points[score] for score in self.scores]
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Scales an anomaly map.
+
+        Args:
+            scores: any shape, in [0, 1].
+
+        Returns:
+            Scores of the same shape in [0, 1], float32.
+        """
+        values = convert_to_numpy(scores)
+        scaled = np.zeros(values.shape, np.float32)
+        inside = values > 0  # most of a scan is background
+        scaled[inside] = np.interp(values[inside], self.scores, self.scaled)
+        return convert_to_dst_type(scaled, scores)[0]

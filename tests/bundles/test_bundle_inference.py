@@ -291,13 +291,24 @@ def test_brain_is_cut_out_of_a_head(inference, tmp_path, monkeypatch):
 def test_threshold_of_the_checkpoint(inference, bundle, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
     torch.save({}, tmp_path / "own.pt")
-    threshold = {"model": {"value": 0.71, "false_positive_rate": 0.01, "source": "made"}}
+    threshold = {"model": {"value": 0.71, "false_positive_rate": 0.01, "source": "made", "median": 0.4}}
     (tmp_path / "own_thresholds.json").write_text(json.dumps(threshold))
     inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"))
     assert table(tmp_path)["scan"]["threshold"] == str(THRESHOLD)  # an override
     default = json.loads(bundle.config.read_text())["threshold"]
-    inference(tmp_path / "scan.nii.gz", sees=True, ckpt_file=str(tmp_path / "own.pt"), threshold=default)
-    assert table(tmp_path)["scan"]["threshold"] == "0.71"
+
+    def result(**overrides):
+        own = {"ckpt_file": str(tmp_path / "own.pt"), "threshold": default, "save_mask": True, **overrides}
+        inference(tmp_path / "scan.nii.gz", sees=True, **own)
+        return table(tmp_path)["scan"], *(load(tmp_path, "scan", kind)[0] for kind in ("maps", "masks"))
+
+    raw, raw_map, raw_mask = result(raw_scores=True)
+    row, scaled_map, mask = result()  # done anew: they are other maps
+    assert (raw["threshold"], row["threshold"]) == ("0.71", "0.5")
+    assert 0 < mask.sum() < (raw_map > 0).sum()
+    np.testing.assert_array_equal(mask, raw_mask)
+    np.testing.assert_array_equal(mask, scaled_map >= 0.5)
+    np.testing.assert_allclose(scaled_map, np.interp(raw_map, [0, 0.4, 0.71, 1], [0, 0.05, 0.5, 1]), atol=1e-4)
 
 
 def test_without_thresholds(inference, bundle, tmp_path):
@@ -376,7 +387,8 @@ def test_ensemble(inference, bundle, tmp_path):
     save(files["coarse"], bundle.dims, 1, **{**given, "spacing": [3, 3, 3], "normal_score": None})
 
     def result(*names):
-        made = inference(tmp_path / "scan.nii.gz", ckpt_file=[files[name] for name in names])
+        given = {"ckpt_file": [files[name] for name in names], "thresholds_file": "none"}
+        made = inference(tmp_path / "scan.nii.gz", **given)
         return load(tmp_path, "scan")[0], made.parser
 
     (one, _), (other, _), (mean, _) = result("one"), result("other"), result("one", "other")
@@ -393,7 +405,7 @@ def test_ensemble(inference, bundle, tmp_path):
     words = "coarse.pt was trained with spacing [3, 3, 3], not [2, 2, 2]; normal_score None, not 0.2"
     assert words in messages(error.value)
     with pytest.raises(RuntimeError) as error:
-        inference(tmp_path / "scan.nii.gz", ckpt_file=[files["one"], bundle.nothing])
+        inference(tmp_path / "scan.nii.gz", ckpt_file=[files["one"], bundle.nothing], thresholds_file="none")
     assert "nothing_settings.json: training writes it beside the checkpoint" in messages(error.value)
     default = json.loads(bundle.config.read_text())["threshold"]
     with pytest.raises(RuntimeError) as error:

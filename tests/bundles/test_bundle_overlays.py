@@ -366,7 +366,8 @@ def test_evaluation(using, trained, two_cases, tmp_path):
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert (report["cases"], report["failed_cases"]) == (2, [])
     threshold = load_thresholds(trained.ckpt / "model_thresholds.json")["model"]
-    assert report["methods"]["model"]["threshold"]["value"] == threshold.value
+    assert report["methods"]["model"]["threshold"]["value"] == 0.5
+    assert report["methods"]["model"]["threshold"]["source"] == threshold.source
     metrics = {name: method["figures"] for name, method in report["methods"].items()}
     for name in ("pixel_auroc", "slice_auroc", "dice_at_threshold", "lesion_sensitivity"):
         assert 0 <= metrics["model"][name]["value"] <= 1
@@ -442,7 +443,8 @@ def test_inference(overlay, using, trained, unsmoothed, scan, tmp_path):
 def test_inference_takes_the_threshold_of_training(using, trained, scan, tmp_path):
     using("inference", dataset_dir=str(tmp_path / "scans")).run()
     settings = json.loads((tmp_path / "out/settings.json").read_text(encoding="utf-8"))
-    assert settings["threshold"] == load_thresholds(trained.ckpt / "model_thresholds.json")["model"].value
+    threshold = load_thresholds(trained.ckpt / "model_thresholds.json")["model"]
+    assert (settings["threshold"], settings["scale"]) == (0.5, [threshold.value, threshold.median])
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from ssmctb_monai.metrics import LabelFreeThreshold, load_thresholds, save_thresholds
 from ssmctb_monai.metrics.score_counts import ScoreCounts
@@ -18,7 +19,7 @@ def parts(*scores):
 def test_by_hand():
     """Of 200 voxels of two cases two may be flagged; 99 occurs twice. The third case has no lesion-free region."""
     threshold = LabelFreeThreshold.of(parts(range(100), range(1, 101), []))
-    assert threshold == LabelFreeThreshold(100, 0.01, "200 voxels in lesion-free regions of 2 cases")
+    assert threshold == LabelFreeThreshold(100, 0.01, "200 voxels in lesion-free regions of 2 cases", 51)
 
 
 def test_ties_are_not_flagged_in_excess():
@@ -63,6 +64,13 @@ def test_no_voxel(scores):
         LabelFreeThreshold.of(parts(*scores))
 
 
+def test_scale_of_maps():
+    threshold = LabelFreeThreshold(0.2, 0.01, "made", 0.1)
+    scaled = threshold.scale(torch.tensor([0.0, 0.1, 0.2]))
+    assert scaled.tolist() == pytest.approx([0, threshold.on_scale().median, threshold.on_scale().value])
+    assert threshold.on_scale().scale(scaled).tolist() == pytest.approx(scaled.tolist())  # it is there already
+
+
 # ----------------------------------------------------------------------------------------------------------------- file
 
 
@@ -79,7 +87,10 @@ def test_file(tmp_path):
         "value": 1234.5678901234567,
         "false_positive_rate": None,
         "source": "given",
+        "median": None,
     }
+    path.write_text('{"model": {"value": 0.5, "false_positive_rate": 0.01, "source": "of an earlier version"}}')
+    assert load_thresholds(path)["model"].median is None
 
 
 def test_no_file(tmp_path):

@@ -7,7 +7,13 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import GaussianSmooth
 
-from ssmctb_monai.transforms import CalibrateScores, CalibrateScoresd, MaskedGaussianSmooth, MaskedGaussianSmoothd
+from ssmctb_monai.transforms import (
+    CalibrateScores,
+    CalibrateScoresd,
+    MaskedGaussianSmooth,
+    MaskedGaussianSmoothd,
+    ScaleScores,
+)
 
 
 @pytest.fixture
@@ -115,3 +121,34 @@ def test_calibration_of_limits_channels_and_kinds():
             CalibrateScores(**arguments)
     with pytest.raises(ValueError, match="empty"):
         CalibrateScores()(image, torch.zeros(1, 4, 4, 4))
+
+
+def test_scale_by_hand():
+    scores = torch.tensor([[0.0, 0.05, 0.1, 0.15, 0.2, 0.6, 1.0]])
+    torch.testing.assert_close(
+        ScaleScores(threshold=0.2, median=0.1)(scores), torch.tensor([[0.0, 0.025, 0.05, 0.275, 0.5, 0.75, 1.0]])
+    )
+    for median in (None, 0.0, 0.2, 0.3):  # there is nothing between them
+        torch.testing.assert_close(
+            ScaleScores(threshold=0.2, median=median)(scores), torch.tensor([[0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0]])
+        )
+    torch.testing.assert_close(ScaleScores(threshold=1.25)(scores), 0.4 * scores)  # which none of them reaches
+    with pytest.raises(ValueError, match="threshold of 0 has no place"):
+        ScaleScores(threshold=0)
+
+
+@pytest.mark.parametrize("threshold", [0.0123, 0.12293476611375809, 0.1, 0.777, 1 - 2**-24])
+def test_scale_flags_what_the_threshold_flags(threshold):
+    """To the last digit, and the order of scores stays as it is."""
+    value = torch.tensor(threshold)
+    scores = torch.stack([value, value.nextafter(torch.tensor(0.0)), value.nextafter(torch.tensor(2.0))]).clamp(max=1)
+    scaled = ScaleScores(float(value), median=0.01)(scores)
+    assert (scaled >= 0.5).tolist() == (scores >= value).tolist()
+    ordered = ScaleScores(float(value), median=0.01)(torch.linspace(0, 1, 10_001))
+    assert (ordered.diff() > 0).all()
+
+
+def test_scale_keeps_metadata():
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    scaled = ScaleScores(0.3)(MetaTensor(torch.rand(1, 4, 4, 4), affine=affine))
+    torch.testing.assert_close(scaled.affine, affine)
