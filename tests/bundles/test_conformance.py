@@ -275,20 +275,20 @@ def test_lgg_is_the_same_network_on_other_data(workflow):
 
 
 @pytest.mark.parametrize("files", [[path.with_name("train.json"), path] for path in OVERLAYS], ids=name_of)
-@pytest.mark.parametrize("modalities", [["flair"], ["t1ce", "flair"]])
-def test_networks_of_overlays_take_windows(files, modalities):
+def test_networks_of_overlays_take_windows(files):
     """At evaluation the output has one channel."""
     parser = parser_of(*files)
-    parser["modalities"] = modalities
-    image = torch.rand(2, len(modalities), *parser["roi_size"][: parser["spatial_dims"]])
+    parser["modalities"] = ["t1ce", "flair"]
+    image = torch.rand(2, 2, *parser["roi_size"][: parser["spatial_dims"]])
     network = parser.get_parsed_content("network_def")
     trained = network.train()(image)
     # a reconstruction, a map or classes
     assert (trained[0] if isinstance(trained, tuple) else trained).shape in {image.shape, image[:, :1].shape, (2, 3)}
-    scores = network.eval()(image)
-    assert scores.shape == (2, 1, *image.shape[2:])
+    with torch.no_grad():
+        scores = network.eval()(image[:1])
+    assert scores.shape == (1, 1, *image.shape[2:])
     assert scores.min() >= 0
-    assert scores.std() > 0
+    assert (scores.std() > 0) == ("classifier" not in files[1].stem)  # which has one score a window
 
 
 def test_metadata_of_the_bundles_differ_where_their_dimension_does():
