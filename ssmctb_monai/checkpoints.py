@@ -170,8 +170,8 @@ def load_settings(ckpt_file: PathLike, defaults: Mapping[str, Any]) -> Settings:
 
     Args:
         ckpt_file: file of the checkpoint, which may be absent.
-        defaults: settings by their names, for a checkpoint that has no such file, or one of an earlier version that
-            lacks some.
+        defaults: settings by their names, for a checkpoint that has no such file, whose scores are not calibrated, or
+            one of an earlier version that lacks some.
 
     Returns:
         The settings; without ``network`` where there is no such file.
@@ -181,7 +181,8 @@ def load_settings(ckpt_file: PathLike, defaults: Mapping[str, Any]) -> Settings:
     """
     file = beside(ckpt_file, "settings")
     if not file.is_file():
-        return Settings(**defaults)
+        # Scores of a network from elsewhere stay as it gives them
+        return Settings(**{**defaults, "normal_score": None} if Path(ckpt_file).is_file() else defaults)
     content = read_json(file)
     try:
         if not isinstance(content.get("network"), Mapping):

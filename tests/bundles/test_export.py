@@ -24,6 +24,8 @@ from monai.inferers import Inferer
 from monai.transforms import Compose, LoadImaged, MapTransform
 from monai.utils import set_determinism
 
+from ssmctb_monai.checkpoints import load_settings
+from ssmctb_monai.files import checksum
 from ssmctb_monai.networks.nets import DRAEM
 
 SIZES = [(1, 32, 32, 32), (2, 64, 32, 32), (1, 40, 50, 33), (3, 31, 7, 5)]  # batch and axes
@@ -66,6 +68,9 @@ def bundle(bundle, tmp_path_factory):
         network.discriminative[1].output.weight *= 200
     (folder / "models").mkdir()
     torch.save(network.state_dict(), folder / "models" / "model.pt")
+    load_settings(bundle / "models" / "model.pt", {}).save(
+        folder / "models" / "model.pt", checksum(folder / "models" / "model.pt")
+    )
     thresholds = {"model": {"value": 0.5, "false_positive_rate": 0.01, "source": "made"}}
     (folder / "models" / "model_thresholds.json").write_text(json.dumps(thresholds))
     return SimpleNamespace(folder=folder, name=folder.name, network=network)
@@ -306,8 +311,10 @@ def test_monai_label_gets_the_same_map(bundle, scan, expected_map):
 
 @pytest.mark.process
 @torch.no_grad()
-def test_monai_deploy_gets_the_same_map(bundle, torchscript, scan, expected_map, tmp_path):
+def test_monai_deploy_gets_the_same_map(bundle, torchscript, scan, expected_map, tmp_path, monkeypatch):
     """MONAI Deploy has the TorchScript file alone, and an image from DICOM instead of a path."""
+    (tmp_path / "bundles").symlink_to(bundle.folder.parent)
+    monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile(torchscript) as archive:
         metadata = json.loads(archive.read("model/extra/metadata.json"))
         (tmp_path / "inference.json").write_bytes(archive.read("model/extra/inference.json"))
