@@ -121,12 +121,12 @@ def using(overlay, workflow, trained, dataset_dir, monkeypatch, tmp_path):
 
 @pytest.fixture
 def unsmoothed(trained, tmp_path):
-    """The checkpoint, as if its maps had never been smoothed, averaged over planes or calibrated."""
+    """The checkpoint, as if its maps had never been smoothed, averaged over planes, calibrated or scaled."""
     shutil.copytree(trained.ckpt, tmp_path / "ckpt")
     settings = json.loads((tmp_path / "ckpt/model_settings.json").read_text(encoding="utf-8"))
     raw = {"smoothing": 0, "planes": None, "normal_score": None}
     write_json({**settings, **raw}, tmp_path / "ckpt/model_settings.json")
-    return {"ckpt_file": str(tmp_path / "ckpt/model.pt")}
+    return {"ckpt_file": str(tmp_path / "ckpt/model.pt"), "raw_scores": True}
 
 
 @pytest.fixture
@@ -384,7 +384,7 @@ def test_reports_of_other_scores(using, trained, two_cases, dataset_dir, tmp_pat
     raw = {"smoothing": 0, "planes": None, "normal_score": None}
     other = dataclasses.replace(settings, **raw, network={**settings.network, "score": score})
     other.save(tmp_path / "model.pt", settings.sha256)
-    given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True}
+    given = {"ckpt_file": str(tmp_path / "model.pt"), "datalist_file": two_cases, "save_maps": True, "raw_scores": True}
     made = using(**given)
     made.run()
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))

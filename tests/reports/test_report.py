@@ -282,8 +282,8 @@ def test_thresholds():
     threshold = LabelFreeThreshold(0.75, 0.01, "100 voxels")
     thresholds = {"model": threshold, "other": 0.7}
     methods = build_report(evaluate("ab", thresholds, thresholds))["methods"]
-    assert methods["model"]["threshold"] == {"value": 0.75, "false_positive_rate": 0.01, "source": "100 voxels"}
-    assert methods["other"]["threshold"] == {"value": 0.7, "false_positive_rate": None, "source": "given"}
+    assert methods["model"]["threshold"] == asdict(threshold)
+    assert methods["other"]["threshold"] == asdict(LabelFreeThreshold(0.7, None, "given"))
 
 
 def test_threshold_of_one_method_only():
