@@ -288,7 +288,7 @@ def test_networks_of_overlays_take_windows(files):
         scores = network.eval()(image[:1])
     assert scores.shape == (1, 1, *image.shape[2:])
     assert scores.min() >= 0
-    assert (scores.std() > 0) == ("classifier" not in files[1].stem)  # which has one score a window
+    assert (scores.max() > scores.min()) == ("classifier" not in files[1].stem)  # which has one score a window
 
 
 def test_metadata_of_the_bundles_differ_where_their_dimension_does():
