@@ -102,7 +102,7 @@ def test_lines_of_one_process_only(runs):
     assert runs.first.output.count("Epoch 1/1 |") == 1
     assert "Epoch 1/2 |" not in runs.resumed.output
     assert runs.resumed.output.count("Epoch 2/2 |") == 1
-    assert runs.resumed.output.count("pixel_average_precision: ") == 1
+    assert runs.resumed.output.count("| pixel_average_precision ") == 1
     events = list((runs.first.folder / "output").glob("events*"))
     assert len(events) in (0, 4)  # without tensorboard; by training and validation of two runs
 
