@@ -45,6 +45,9 @@ def run_rows(arguments: Sequence[str]) -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), choices=range(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
+        "--iterations", type=int, help="number of training steps, for short trials with tables of their own"
+    )
+    parser.add_argument(
         "--score",
         default="model",
         choices=SCORES,
@@ -65,13 +68,21 @@ def run_rows(arguments: Sequence[str]) -> None:
     def cases_of(modalities: Sequence[str]) -> Cases:
         return prepare_cases(settings.dataset_dir, work_dir / "data" / data.copy().pop(), modalities)
 
+    def runs_of(name: str) -> list[Run]:
+        places = [(fold, seed) for seed in settings.seeds for fold in settings.folds]
+        return [Run(name, fold, seed, work_dir, settings.iterations) for fold, seed in places]
+
     for name in settings.rows:  # what does not fit is to be known before hours of training
-        wanted = [Run(name, fold, seed, work_dir) for seed in settings.seeds for fold in settings.folds]
-        for run in [*wanted, *existing_runs(name, work_dir), *existing_runs(ROWS[name].reference or name, work_dir)]:
+        begun = [
+            run
+            for row in dict.fromkeys([name, ROWS[name].reference or name])
+            for run in existing_runs(row, work_dir, settings.iterations)
+        ]
+        for run in [*runs_of(name), *begun]:
             check_configuration(run, cases_of(ROWS[name].modalities))
     for name in settings.rows:
         cases = cases_of(ROWS[name].modalities)
-        for run in [Run(name, fold, seed, work_dir) for seed in settings.seeds for fold in settings.folds]:
+        for run in runs_of(name):
             run.folder.mkdir(parents=True, exist_ok=True)
             try:
                 with FileLock(run.folder / ".lock", timeout=0):
@@ -79,8 +90,9 @@ def run_rows(arguments: Sequence[str]) -> None:
             except Timeout:
                 logger.warning("%s: another process is at it.", run)
             else:
-                write_results(name, settings.score, run.seed, work_dir, cases)
-                logger.info("%s: done, see %s", run, results_file(name, settings.score, run.seed))
+                write_results(name, settings.score, run.seed, work_dir, cases, run.iterations)
+                file = results_file(name, settings.score, run.seed, run.iterations)
+                logger.info("%s: done, see %s", run, file)
 
 
 def finish(run: Run, cases: Cases, score: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.accuracy.dataset import FOLDS, Cases
 from benchmarks.accuracy.rows import MODALITIES, ROWS
-from benchmarks.accuracy.runs import Run, existing_runs
+from benchmarks.accuracy.runs import Run, existing_runs, recipe
 from benchmarks.accuracy.scores import FIRST, method_name
 from ssmctb_monai.checkpoints import beside
 from ssmctb_monai.files import write_json
@@ -36,23 +36,26 @@ SHOWN = (
 )
 
 
-def results_file(name: str, score: str, seed: int) -> Path:
+def results_file(name: str, score: str, seed: int, iterations: int | None = None) -> Path:
     """Returns the file of a row's results with one seed.
 
     Args:
         name: name of the row.
         score: ``"model"``, or another one.
         seed: seed of the trainings.
+        iterations: as in `Run`.
 
     Example:
         >>> results_file("brats2d-both", "block", 1).relative_to(RESULTS)
         PosixPath('brats2d-both-block/seed1.json')
     """
     folder = name if score == "model" else f"{name}-{score.replace(':', '-')}"
-    return RESULTS / folder / f"seed{seed}.json"
+    return RESULTS / recipe(iterations) / folder / f"seed{seed}.json"
 
 
-def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases) -> None:
+def write_results(
+    name: str, score: str, seed: int, work_dir: Path, cases: Cases, iterations: int | None = None
+) -> None:
     """Writes the results of the finished runs of a row with one seed.
 
     Args:
@@ -61,18 +64,19 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
         seed: seed of the trainings.
         work_dir: folder of all rows.
         cases: the cases.
+        iterations: as in `Run`.
 
     Raises:
         ValueError: when no run is finished.
     """
     row = ROWS[name]
-    runs = [run for run in existing_runs(name, work_dir) if run.seed == seed and run.is_evaluated(score)]
+    runs = [run for run in existing_runs(name, work_dir, iterations) if run.seed == seed and run.is_evaluated(score)]
     if not runs:
         raise ValueError(f"No run of {name} with seed {seed} is finished below {work_dir}.")
     done = {run.fold for run in runs}
     used = [case for fold in cases.folds for case in fold]
     reference = _reference(name, score)
-    others = [] if reference is None else existing_runs(reference, work_dir)
+    others = [] if reference is None else existing_runs(reference, work_dir, iterations)
     others = [run for run in others if run.seed == seed and run.is_evaluated("model")]
     ours, theirs = _loaded(runs, score), _loaded(others, "model")
     method = method_name(score)
@@ -81,7 +85,7 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
         "data": row.group,
         "bundle": row.bundle,
         "overlays": list(row.overlays),
-        "overrides": dict(row.overrides),
+        "overrides": runs[0].overrides,
         "score": score,
         "baseline": row.baseline,
         "reference": reference,
@@ -108,7 +112,7 @@ def write_results(name: str, score: str, seed: int, work_dir: Path, cases: Cases
             for run, metrics in ours.items()
         ],
     }
-    write_json(_rounded(content), results_file(name, score, seed))
+    write_json(_rounded(content), results_file(name, score, seed, iterations))
 
 
 def load_results(recipe: str = "") -> list[dict[str, Any]]:

@@ -84,6 +84,11 @@ RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-offset0.1": ("offsets from 0.1", {"anomaly#sources#offset": [0.1, 0.3]}),
     "-smoothing3": ("maps smoothed by 3 mm", {"smoothing": 3.0}),
     "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
+    "-contrast0.3": (
+        "contrast exp(±0.3), no gamma",
+        {"system#intensity_variation#0#contrast": 0.3, "system#intensity_variation#0#gamma": 0.0},
+    ),
+    "-thin": ("no thick slices", {"system#intensity_variation#2#prob": 0.0}),
 }
 
 # Several modalities, each with and without a block
@@ -133,6 +138,35 @@ ANOMALY_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+}
+
+# What could make the block matter, on FLAIR + T1ce, minus no block: class of the network, and overrides
+STUDY = "benchmarks.block_study."
+
+
+def studied(network: str) -> dict[str, Any]:
+    """Override of a training and its evaluation by a network that no checkpoint of the package names.
+
+    Args:
+        network: name of its class.
+    """
+    own = {"spatial_dims": 2, "in_channels": 2, "block_in": "reconstructive"}
+    return {"network_def": {"_target_": f"{STUDY}{network}", **own}}
+
+
+STUDIED_LOSS = {"loss#_target_": f"{STUDY}StudiedLoss"}
+BLOCK_STUDY: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("no block", {"block": "none"}),
+    "default": ("SSMCTB in the reconstructive sub-network", {}),
+    "both": ("SSMCTB in both sub-networks", {BLOCK_IN: "both"}),
+    "detached": ("target detached", studied("DetachedDRAEM")),
+    "normalised": ("loss relative to the input", studied("NormalisedDRAEM")),
+    "wide": ("masked centre of 9, dilation 4", studied("WideMaskDRAEM")),
+    "scales": ("a block in every stage", studied("AllScalesDRAEM")),
+    "features": ("on the input's finest features", studied("InputFeaturesDRAEM")),
+    "error": ("its error as one more input", studied("ErrorInputDRAEM")),
+    "rising": ("λ rises over 300 steps", {"loss#rising_steps": 300}),
+    "lambda1": ("λ = 1", {"block_weight": 1}),
 }
 
 # Systems besides that of train.json, by their overlay
@@ -229,6 +263,17 @@ ROWS = {
             reference=f"brats{dims}d-four",
         )
         for dims in (2, 3)
+    },
+    **{
+        f"brats2d-study_{name}": Row(
+            f"2D, block study: {title}",
+            "brats",
+            "brats2d",
+            overrides={**STUDIED_LOSS, **overrides},
+            modalities=MODALITY_ROWS["-t1ce"],
+            reference=None if name == "none" else "brats2d-study_none",
+        )
+        for name, (title, overrides) in BLOCK_STUDY.items()
     },
     **{
         f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))

@@ -30,12 +30,14 @@ class Run:
         fold: index of the fold that is tested on.
         seed: seed of the training.
         work_dir: folder of all rows.
+        iterations: number of training steps, that of the row's configuration as a default.
     """
 
     name: str
     fold: int
     seed: int
     work_dir: Path
+    iterations: int | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, fold {self.fold}, seed {self.seed}"
@@ -48,7 +50,12 @@ class Run:
     @property
     def folder(self) -> Path:
         """Folder of everything that the run writes, but the cache that runs share."""
-        return self.work_dir / self.name / f"fold{self.fold}_seed{self.seed}"
+        return self.work_dir / recipe(self.iterations) / self.name / f"fold{self.fold}_seed{self.seed}"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Ids of the training that the row changes."""
+        return {**self.row.overrides, **({} if self.iterations is None else {"iterations": self.iterations})}
 
     @property
     def checkpoint(self) -> Path:
@@ -88,18 +95,34 @@ class Run:
         return BUNDLES / self.row.bundle
 
 
-def existing_runs(name: str, work_dir: Path) -> list[Run]:
+def recipe(iterations: int | None) -> str:
+    """Returns the folder of runs and results, within that of all, which trainings of another length have to themselves.
+
+    Args:
+        iterations: number of training steps, if not that of the rows' configurations.
+
+    Example:
+        >>> recipe(400), recipe(None)
+        ('400_steps', '')
+    """
+    return "" if iterations is None else f"{iterations}_steps"
+
+
+def existing_runs(name: str, work_dir: Path, iterations: int | None = None) -> list[Run]:
     """Lists the runs of a row that have begun.
 
     Args:
         name: name of the row.
         work_dir: folder of all rows.
+        iterations: as in `Run`.
 
     Returns:
         The runs by fold and seed.
     """
-    seeds = {int(folder.name.rpartition("seed")[2]) for folder in (work_dir / name).glob("fold*_seed*")}
-    runs = [Run(name, fold, seed, work_dir) for fold in range(FOLDS) for seed in sorted(seeds)]
+    seeds = {
+        int(folder.name.rpartition("seed")[2]) for folder in (work_dir / recipe(iterations) / name).glob("fold*_seed*")
+    }
+    runs = [Run(name, fold, seed, work_dir, iterations) for fold in range(FOLDS) for seed in sorted(seeds)]
     return [run for run in runs if (run.folder / "configuration.json").is_file()]
 
 
@@ -114,7 +137,7 @@ def check_configuration(run: Run, cases: Cases) -> None:
         ValueError: when the row has an id that its configuration has not, or the run began with another configuration.
     """
     file, configuration = run.folder / "configuration.json", _configuration(run, cases)
-    unknown = {key.partition("#")[0] for key in run.row.overrides} - set(configuration["train.json"])
+    unknown = {key.partition("#")[0] for key in run.overrides} - set(configuration["train.json"])
     if unknown:
         files = ", ".join(file.name for file in run.row.config_files)
         raise ValueError(f"{run.name}: {run.row.bundle} with {files} has no {', '.join(sorted(unknown))}.")
@@ -161,7 +184,7 @@ def train(run: Run, cases: Cases) -> None:
         "val_interval": 10**6,  # at the end alone, which gives the threshold; nothing else of validation is used
         "train#handler#validation#exec_at_start": False,
         "resume": (run.checkpoint.parent / "training.pt").is_file(),
-        **run.row.overrides,
+        **run.overrides,
     }
     log = run.folder / "training.log"
     code = run_training(run.row.config_files, overrides, log)
@@ -211,6 +234,8 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         "viewer": False,
         "evaluation#settings#seed": run.fold,  # of the resamples, which are independent between folds
     }
+    if "network_def" in run.overrides:
+        overrides["network_def"] = run.overrides["network_def"]
     if score == FIRST:
         overrides["modality_dropout"] = 1.0
     elif score != "model":
@@ -249,7 +274,7 @@ def _configuration(run: Run, cases: Cases) -> dict[str, dict[str, Any]]:
     return _plain(
         {
             "train.json": settings_of(*run.row.config_files),
-            "overrides": {**run.row.overrides, "modalities": run.row.modalities},
+            "overrides": {**run.overrides, "modalities": run.row.modalities},
             "cases": {
                 f"cases of fold {index}": [case.case_id for case in part] for index, part in enumerate(cases.folds)
             },

@@ -395,6 +395,18 @@ def test_command_goes_on_where_it_stopped(started, work, training):
     assert (content["seeds"], content["missing_folds"]) == ([0, 1], [])
 
 
+def test_short_trials_have_runs_and_results_of_their_own(started, work, training):
+    assert started("block", "--folds", "2", "--seeds", "0", "--iterations", "7") == ["block, fold 2, seed 0"]
+    ((_, overrides, log),) = training.calls
+    assert overrides["iterations"] == 7
+    assert log.parent == work / "7_steps" / "block" / "fold2_seed0"
+    assert results.load_results() == []
+    (content,) = results.load_results("7_steps")
+    assert content["overrides"] == {"block": "ssmctb", "max_epochs": 2, "iterations": 7}
+    assert len(started("block", "--folds", "2", "--seeds", "0")) == 2
+    assert "iterations" not in training.calls[1][1]
+
+
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
     runs.train(Run("block", 2, 7, work), cases)
     monkeypatch.setitem(rows.ROWS, "block", row(max_epochs=3, reference="plain"))
