@@ -13,6 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.accuracy.results import FORMER, OTHER_FOLDS, load_results
+from benchmarks.accuracy.rows import ROWS
+from benchmarks.accuracy.runs import recipe
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
 
@@ -37,6 +39,8 @@ HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they
     (FORMER, "lgg2d", "model"): "former recipe: DRAEM 2D, SSMCTB, trained on LGG",
 }
 HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
+SHORT = recipe(400)
+STUDIED = [name for name in ROWS if "-study_" in name]
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
 
@@ -72,6 +76,34 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def trials(results: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the tables of short trials, which need not have all folds.
+
+    Args:
+        results: results of the rows.
+
+    Returns:
+        Markdown: metrics of the rows over their folds, beside the baseline; differences. Nothing without results.
+    """
+    if not results:
+        return ""
+    lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_metrics(results, "all", partly=True)]
+    if differences := list(_differences(results)):
+        lines += ["", "Differences, on the same folds and seeds:", ""]
+        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
+    return "\n".join(lines)
+
+
+def recipe_trials(results: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the tables of `trials` without the block study."""
+    return trials([result for result in results if result["row"] not in STUDIED])
+
+
+def block_trials(results: Sequence[Mapping[str, Any]]) -> str:
+    """Makes the tables of `trials` of the block study."""
+    return trials([result for result in results if result["row"] in STUDIED])
+
+
 def highlights(results: Sequence[Mapping[str, Any]]) -> str:
     """Makes the README's table.
 
@@ -100,6 +132,8 @@ PAGES = {
     "README.md": (highlights, ("", FORMER)),
     "docs/results.md": (tables, ("",)),
     "docs/results_lesion_free.md": (tables, (FORMER,)),
+    "docs/ablation.md": (recipe_trials, (SHORT,)),
+    "docs/block_study.md": (block_trials, (SHORT,)),
 }
 
 
@@ -142,10 +176,10 @@ def _head(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _metrics(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
+def _metrics(results: Sequence[Mapping[str, Any]], part: str, partly: bool = False) -> Iterator[str]:
     """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
     for data in dict.fromkeys(result["data"] for result in results):
-        group = [result for result in results if result["data"] == data and not result["missing_folds"]]
+        group = [result for result in results if result["data"] == data and (partly or not result["missing_folds"])]
         if not group:
             continue
         baseline = group[0]["means"][part]["baseline"]
@@ -158,7 +192,7 @@ def _metrics(results: Sequence[Mapping[str, Any]], part: str) -> Iterator[str]:
                 _cell(means["figures"][name], is_bold=_is_better(name, means["difference_to_baseline"][name]))
                 for name in COLUMNS
             ]
-            yield _line("", result["title"], cells)
+            yield _line("", result["title"] + _extent(result), cells)
 
 
 def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
