@@ -7,7 +7,7 @@ import pytest
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import results, rows, runs, table
 
-TINY = {"num_samples": 2, "max_epochs": 3, "val_interval": 1}
+TINY = {"num_samples": 2, "max_epochs": 3, "roi_size": [32, 32, 32]}
 WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
 
 

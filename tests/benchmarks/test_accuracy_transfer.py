@@ -72,7 +72,8 @@ def values(result, method, name):
     return result["methods"][method]["figures"][name]["value"]
 
 
-@pytest.mark.parametrize("bundle", ["brats2d", pytest.param("brats3d", marks=pytest.mark.process)])
+@pytest.mark.process
+@pytest.mark.parametrize("bundle", ["brats2d", "brats3d"])
 def test_as_the_bundle_evaluates(tmp_path, bundle):
     write_scan(tmp_path / "scans" / "made", "Scan_a")
     (result,) = transfer(

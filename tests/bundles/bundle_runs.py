@@ -31,6 +31,7 @@ OVERLAYS = [  # what replaces the system of a bundle
 in_2d, in_3d = (pytest.mark.parametrize("bundle", [name], indirect=True) for name in ("brats2d", "brats3d"))
 WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}
 ROI_SIZES = {"brats2d": [96, 96, 1], "brats3d": [32, 32, 32]}  # crops that fit into the made cases
+AXIAL = {"brats2d": {"planes": ["axial"]}, "brats3d": {}}
 OWN = {"modalities": ["flair", "t1ce"], "block": "sspcab"}  # what a training is told, and other workflows are not
 EXTENT = np.array([96, 96, 80])  # mm
 OBLIQUE = np.array([[0.96, 0.28, 0], [-0.28, 0.96, 0], [0, 0, 1]])
@@ -126,7 +127,7 @@ def workflows() -> Iterator[Callable[..., ConfigWorkflow]]:
 
 def small(bundle: str) -> dict[str, Any]:
     """What makes a training of DRAEM quick."""
-    return {"num_samples": 2, "roi_size": ROI_SIZES[bundle], **WIDTHS}
+    return {"num_samples": 2, "roi_size": ROI_SIZES[bundle], **AXIAL[bundle], **WIDTHS}
 
 
 def folders(folder: Path) -> dict[str, Path]:

@@ -464,6 +464,7 @@ def arguments(bundle, folder):
     return {**places, "ckpt_file": bundle.ckpt_file, "threshold": THRESHOLD}
 
 
+@pytest.mark.process
 @in_3d
 def test_killed_command_and_rerun(bundle, tmp_path):
     """Killed behind the second scan; the rerun does the others, and the exit status tells of the bad one."""

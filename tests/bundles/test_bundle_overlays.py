@@ -343,6 +343,7 @@ def test_resumed_training_is_unbroken_training(training, tmp_path):
 
 
 @pytest.mark.process
+@only(MAE)
 def test_training_on_two_processes(overlay, dataset_dir, tmp_path):
     files = [*overlay.train, overlay.train[0].with_name("multi_gpu_train.json")]
     result = run_on_two("training", *files, **{**small_training(overlay, tmp_path, dataset_dir), "max_epochs": 2})

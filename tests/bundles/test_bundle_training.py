@@ -263,7 +263,7 @@ def test_command_writes_thresholds_of_every_method(bundle, trained):
 def test_command_writes_what_the_network_must_be_used_with(trained, bundle):
     checkpoint = trained.folder / "ckpt" / "model.pt"
     settings = load_settings(checkpoint, {})
-    config = json.loads((bundle / "train.json").read_text())
+    config = {**json.loads((bundle / "train.json").read_text()), **small(bundle.name)}
     names = ("spatial_dims", "spacing", "background", "smoothing", "planes", "normal_score")
     given = {"system": "draem", **OWN, **{name: config[name] for name in names}, "network": settings.network}
     assert settings == Settings(**given, roi_size=small(bundle.name)["roi_size"], sha256=checksum(checkpoint))

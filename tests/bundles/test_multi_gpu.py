@@ -1,4 +1,4 @@
-"""Both bundles on two processes: equal weights, every case once, and the metrics of one process."""
+"""Two processes, whose overlays both bundles share: equal weights, every case once, and the metrics of one process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bundle_runs import ROOT, folders, in_2d, in_3d, run_on_two, small
+from bundle_runs import ROOT, folders, in_3d, run_on_two, small
 
 from ssmctb_monai.metrics import load_thresholds
 from ssmctb_monai.reports import report as report_module
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, in_3d]
 
 GIVEN = {"batch_size": 2, "training_share": 3, "validation_share": 3, "test_share": 2, "val_interval": 1}
 STATE = """{
@@ -149,7 +149,6 @@ def test_one_process_goes_on(bundle, runs, workflow, dataset_dir, tmp_path):
     assert last["weight_average"]["n_averaged"] == 2 + 2
 
 
-@in_3d
 def test_resumed_training_is_unbroken_training(bundle, runs, dataset_dir, tmp_path):
     unbroken = train(bundle, tmp_path / "run", dataset_dir=dataset_dir, **{"train#trainer#max_epochs": 2})
     for name in ("training.pt", "model.pt"):
@@ -216,14 +215,12 @@ def evaluate_both(bundle, trained, dataset_dir, tmp_path, workflow, monkeypatch)
     return evaluate
 
 
-@in_2d
 def test_evaluation_of_an_odd_number_of_cases(evaluate_both):
     result = evaluate_both("Made_001", "Made_003", "Made_004")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("3 cases of 3 patients") == 1
 
 
-@in_3d
 def test_a_case_that_cannot_be_evaluated(evaluate_both):
     """Neither its process, which the others wait for, nor one that fails before the report is written, spoils it."""
     result = evaluate_both("Made_001", "Made_003", "Made_004", "Made_005", broken=["Made_003"])
@@ -232,7 +229,6 @@ def test_a_case_that_cannot_be_evaluated(evaluate_both):
     assert "nowhere.nii.gz does not exist" in result.stderr
 
 
-@in_2d
 def test_a_process_without_cases(evaluate_both):
     result = evaluate_both("Made_001")
     assert result.returncode == 0, result.stderr

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from monai.transforms import LoadImage
 
+from ssmctb_monai.data import make_demo_dataset
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 WRITTEN_BY_RUNS = shutil.ignore_patterns("trained", "cache", "eval")
@@ -198,9 +200,11 @@ def test_review_heatmaps(executed):
 
 
 @pytest.mark.process
-def test_review_heatmaps_makes_its_maps(executed):
-    run = executed("03_review_heatmaps", MAPS_DIR=None)
+def test_review_heatmaps_makes_its_maps(executed, tmp_path):
+    for name in ("DemoBraTS_00001", "DemoBraTS_00004"):
+        (tmp_path / name).symlink_to(make_demo_dataset() / name)
+    run = executed("03_review_heatmaps", MAPS_DIR=None, DATASET_DIR=str(tmp_path))
     check_clean(run)
-    assert "12 maps; the first: DemoBraTS_00001" in text_of(run.outputs["maps"])
+    assert "2 maps; the first: DemoBraTS_00001" in text_of(run.outputs["maps"])
     written = run.root / "runs" / "03" / "eval" / "inference" / "maps" / "DemoBraTS_00001.nii.gz"
     assert np.ptp(LoadImage(image_only=True)(written)) > 0

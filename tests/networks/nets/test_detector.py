@@ -182,10 +182,10 @@ def test_other_dimensions_and_channels_are_refused(files):
 
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize(("files", "block"), CONFIGURED, ids=name_of)
-def test_torchscript_takes_other_sizes(files, block):
+@pytest.mark.parametrize("files", SYSTEMS, ids=name_of)
+def test_torchscript_takes_other_sizes(files):
     """Where the network is made for one size it is traced, and takes other batches."""
-    network = network_of(files, block).eval()
+    network = network_of(files).eval()
     x = image_for(network)
     one_size = size_of(network, odd=True) == size_of(network, odd=False)
     exported = torch.jit.trace(network, x) if one_size else torch.jit.script(network)
@@ -215,7 +215,7 @@ def test_dimensions_and_channels_come_first(kind):
     assert list(inspect.signature(kind).parameters)[:2] == ["spatial_dims", "in_channels"]
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("spatial_dims", [2, pytest.param(3, marks=pytest.mark.process)])
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if is_plain(kind)], ids=name_of)
 def test_map_of_several_modalities(kind, spatial_dims):
     torch.manual_seed(0)

@@ -309,7 +309,7 @@ def test_several_outputs_are_traced():
 
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("spatial_dims", "score"), [*((2, score) for score in SCORES), (3, "msgms")])
+@pytest.mark.parametrize(("spatial_dims", "score"), [*((2, score) for score in SCORES), (3, "ssim")])
 def test_onnx(tmp_path, spatial_dims, score):
     detector, x = detector_of(autoencoder(spatial_dims), score, spatial_dims).eval(), image(spatial_dims)
     torch.onnx.export(detector, (x,), tmp_path / "detector.onnx", dynamo=True, verbose=False)
