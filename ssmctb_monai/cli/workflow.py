@@ -48,7 +48,7 @@ class WorkflowCommand(click.Command):
             if not is_whole:
                 value = "true" if not words or words[0].startswith("--") else words.pop(0)
             overrides[name[2:].replace("-", "_")] = value
-        ctx.obj = {name: _value(name, value) for name, value in overrides.items()}
+        ctx.obj = {name: parse_value(name, value) for name, value in overrides.items()}
         return super().parse_args(ctx, rest)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -117,7 +117,7 @@ def spatial_dims_of(weights: Path) -> int | None:
     return dims if dims in NAMES else None
 
 
-def _value(name: str, text: str) -> Any:
+def parse_value(name: str, text: str) -> Any:
     """Reads a value as the command line of ``monai.bundle`` does, but leaves names of files, and knows ``null``."""
     if name.endswith(("_dir", "_file")) and not text.startswith("["):
         return text
