@@ -82,9 +82,13 @@ class EvaluationRun:
     def _show(self, case: OrientedCase) -> None:
         if self.viewer_dir is None or not case.images:
             return
-        first = self.evaluation.methods[0]
-        threshold = self.evaluation.thresholds.get(first)
-        slices = self.evaluation.statistics[first][-1].slices
-        heatmap = Heatmap.of(case, slices, self.evaluation.settings, None if threshold is None else threshold.value)
-        if write_case(heatmap, self.viewer_dir):
+        first, *others = self.evaluation.methods
+        beside = {name: self._heatmap(case, name) for name in others if not name.startswith("baseline_")}
+        if write_case(self._heatmap(case, first), self.viewer_dir, beside=beside):
             self.scans.append(case.case_id)
+
+    def _heatmap(self, case: OrientedCase, method: str) -> Heatmap:
+        threshold = self.evaluation.thresholds.get(method)
+        slices = self.evaluation.statistics[method][-1].slices
+        value = None if threshold is None else threshold.value
+        return Heatmap.of(case, slices, self.evaluation.settings, value, method=method)

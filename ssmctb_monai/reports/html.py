@@ -100,11 +100,11 @@ def render_html(
             profiled_cases=len(cases),
             ranked=sum(row["pixel_average_precision"] is not None for row in cases),
             alarms=alarms,
-            viewer=_viewer(scans, cases) if scans else None,
+            viewer=_viewer(scans, cases, shown) if scans else None,
         )
 
 
-def _viewer(scans: Sequence[str] | Mapping[str, str], cases: Sequence[Row]) -> dict[str, Any]:
+def _viewer(scans: Sequence[str] | Mapping[str, str], cases: Sequence[Row], method: str | None) -> dict[str, Any]:
     """Collects the parts of the viewer; scans come in the order of the cases."""
     names = [row["case_id"] for row in cases if row["case_id"] in scans]
     script = asset("viewer.js") + asset("page.js")
@@ -112,7 +112,7 @@ def _viewer(scans: Sequence[str] | Mapping[str, str], cases: Sequence[Row]) -> d
         "style": asset("viewer.css"),
         "script": script,
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "data": {"cases": names, "colormaps": colormaps()},
+        "data": {"cases": names, "method": method, "colormaps": colormaps()},
         "embedded": scans if isinstance(scans, Mapping) else {},
     }
 

@@ -77,16 +77,18 @@ class Heatmap:
         settings: EvaluationSettings,
         threshold: float | None = None,
         *,
+        method: str | None = None,
         reconstructions: Mapping[str, np.ndarray] | None = None,
         map_file: Path | None = None,
     ) -> Heatmap:
         """Makes the heatmap of a case.
 
         Args:
-            case: the case, of which the first method's map is shown.
+            case: the case.
             slices: the brain's axial slices with their scores by this map.
             settings: those that the slices were scored by.
             threshold: threshold of the map.
+            method: whose map is shown; the case's first one by default.
             reconstructions: reconstruction of each modality, turned as the case is.
             map_file: file of the map.
 
@@ -94,7 +96,8 @@ class Heatmap:
             The heatmap.
         """
         brain = radiological(case.brain)
-        scores = radiological(next(iter(case.anomaly_maps.values()))).astype(np.float32, copy=False)
+        shown = case.anomaly_maps[method or next(iter(case.anomaly_maps))]
+        scores = radiological(shown).astype(np.float32, copy=False)
         orientation = nib.orientations.ornt_transform(
             nib.io_orientation(case.affine), nib.orientations.axcodes2ornt(RADIOLOGICAL)
         )

@@ -2,10 +2,21 @@
  * it, where each lies in a script that calls heatmapCase. */
 const page = JSON.parse(document.getElementById("viewer-data").textContent);
 const stage = document.getElementById("viewer-stage");
-const viewer = createViewer(stage, page.colormaps);
+const viewer = createViewer(stage, page.colormaps, { moved: follow });
 const caseBox = document.getElementById("viewer-case");
 const note = document.getElementById("viewer-note");
+const besideBox = document.getElementById("viewer-beside");
+const besideStage = document.getElementById("viewer-beside-stage");
+let beside = null; // viewer of another method's map, made when it is asked for
+let place = null; // of the crosshair, in mm
+let shown = null; // image, lesion and what other methods found, of the case that is shown
 caseBox.append(...page.cases.map((name) => new Option(name)));
+
+/** Lets the other method's crosshair follow. */
+function follow(position) {
+  place = position;
+  beside?.setPosition(position);
+}
 
 /** Unpacks base64 text of gzipped bytes. */
 async function unpack(text, type) {
@@ -14,7 +25,7 @@ async function unpack(text, type) {
   return new type(await new Response(stream).arrayBuffer());
 }
 
-async function heatmapCase(header, { map, image, label }) {
+async function heatmapCase(header, { map, image, label }, others = {}) {
   try {
     const volumes = [unpack(map, Uint16Array), unpack(image, Uint16Array), label && unpack(label, Uint8Array)];
     const [scores, grayValues, lesion] = await Promise.all(volumes);
@@ -22,9 +33,30 @@ async function heatmapCase(header, { map, image, label }) {
     stage.hidden = false;
     viewer.show(header, { map: scores, image: grayValues, label: lesion });
     note.hidden = true;
+    shown = { image: grayValues, label: lesion, others };
+    const wanted = besideBox.value;
+    besideBox.replaceChildren(new Option("nothing", ""), ...Object.keys(others).map((name) => new Option(name)));
+    besideBox.value = wanted in others ? wanted : "";
+    besideBox.parentElement.hidden = besideBox.options.length < 2;
+    await showBeside();
   } catch (error) {
     say(`${header.case_id} cannot be shown: ${error}`);
   }
+}
+
+/** Shows the map of the method that was chosen beside that of the page, their crosshairs at one position. */
+async function showBeside() {
+  const { image, label, others } = shown;
+  const name = besideBox.value;
+  besideStage.parentElement.hidden = !name;
+  stage.previousElementSibling.hidden = !name;
+  if (!name) return;
+  stage.previousElementSibling.textContent = page.method;
+  besideStage.previousElementSibling.textContent = name;
+  beside ??= createViewer(besideStage, page.colormaps, { moved: (position) => viewer.setPosition(position) });
+  const [header, { map }] = others[name];
+  beside.show(header, { map: await unpack(map, Uint16Array), image, label });
+  if (place) beside.setPosition(place);
 }
 
 /** Says why there is no scan. */
@@ -54,6 +86,7 @@ function open(index) {
   document.head.append(script);
 }
 
+besideBox.addEventListener("change", showBeside);
 caseBox.addEventListener("change", () => open(caseBox.selectedIndex));
 document.getElementById("viewer-previous").addEventListener("click", () => open(caseBox.selectedIndex - 1));
 document.getElementById("viewer-next").addEventListener("click", () => open(caseBox.selectedIndex + 1));

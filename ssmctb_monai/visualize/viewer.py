@@ -260,7 +260,13 @@ def _letters(direction: np.ndarray) -> list[str]:
     return ["".join(dict(zip("LRPAIS", "RLAPSI", strict=True))[letter] for letter in towards), towards]
 
 
-def write_case(item: Mapping[str, Any] | Heatmap, folder: PathLike, settings: EvaluationSettings | None = None) -> bool:
+def write_case(
+    item: Mapping[str, Any] | Heatmap,
+    folder: PathLike,
+    settings: EvaluationSettings | None = None,
+    *,
+    beside: Mapping[str, Heatmap] | None = None,
+) -> bool:
     """Writes a case for the viewer of a page that stands beside the folder.
 
     A case that cannot be shown is left out with a warning, and a file of an earlier run is removed.
@@ -268,8 +274,10 @@ def write_case(item: Mapping[str, Any] | Heatmap, folder: PathLike, settings: Ev
     Args:
         item: a case with a ``case_id``, as `load_heatmap` takes it, or what that returned; of several modalities the
             first is shown.
-        folder: where ``CASE.js`` goes: a call of ``heatmapCase`` with the header and the volumes, gzipped, as base64.
+        folder: where ``CASE.js`` goes: a call of ``heatmapCase`` with the header and the volumes, gzipped, as base64,
+            and those of other methods.
         settings: those of the evaluation; a heatmap has its own.
+        beside: what other methods find in the same scan, by their names, for the page to show beside.
 
     Returns:
         Whether it was written.
@@ -280,7 +288,8 @@ def write_case(item: Mapping[str, Any] | Heatmap, folder: PathLike, settings: Ev
         if file.parent != Path(folder):
             raise ValueError("its name would be another folder's")
         file.unlink(missing_ok=True)
-        _write_case(ViewerScan(item if isinstance(item, Heatmap) else load_heatmap(item, settings)), file)
+        scan = ViewerScan(item if isinstance(item, Heatmap) else load_heatmap(item, settings))
+        _write_case(scan, {name: ViewerScan(heatmap) for name, heatmap in (beside or {}).items()}, file)
     except (ValueError, OSError) as error:
         logger.warning("%s is not in the viewer: %s", name, error)
         return False
@@ -294,19 +303,28 @@ def read_case(file: PathLike) -> str:
         file: ``CASE.js``.
 
     Returns:
-        JSON of a list: the header, and the volumes.
+        JSON of a list: the header, the volumes, and header and volumes of each other method.
     """
     return f"[{Path(file).read_text(encoding='utf-8').removeprefix(CALL).removesuffix(END)}]"
 
 
-def _write_case(scan: ViewerScan, file: Path) -> None:
+def _write_case(scan: ViewerScan, beside: Mapping[str, ViewerScan], file: Path) -> None:
+    header, volumes = _first_layer(scan), {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label()}
+    others = {name: [_first_layer(other), _packed({"map": other.anomaly_map()})] for name, other in beside.items()}
+    arguments = [header, _packed(volumes), *([others] if others else [])]
+    text = ", ".join(map(json.dumps, arguments)).replace("<", r"\u003c")  # a page may hold it
+    with whole_file(file) as unfinished:
+        unfinished.write_text(f"{CALL}{text}{END}", encoding="utf-8")
+
+
+def _first_layer(scan: ViewerScan) -> dict[str, Any]:
+    """Header of a scan with its first image alone."""
     header = scan.header()
-    header |= {name: header[name][:1] for name in ("layers", "windows")}
-    volumes = {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label()}
-    packed = {
+    return header | {name: header[name][:1] for name in ("layers", "windows")}
+
+
+def _packed(volumes: Mapping[str, bytes | None]) -> dict[str, str | None]:
+    return {
         name: volume and base64.b64encode(gzip.compress(volume, compresslevel=6, mtime=0)).decode()
         for name, volume in volumes.items()
     }
-    text = f"{json.dumps(header)}, {json.dumps(packed)}".replace("<", r"\u003c")  # a page may hold it
-    with whole_file(file) as unfinished:
-        unfinished.write_text(f"{CALL}{text}{END}", encoding="utf-8")

@@ -31,7 +31,11 @@ def report(tmp_path_factory):
         for file, array in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / f"{file}.nii.gz")
+        (folder / "theirs").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(0.5 * scores, AFFINE), folder / f"theirs/{name}.nii.gz")
     maps, common = {"ours": folder / "maps"}, {"thresholds": {"ours": 0.5}}
+    two = {**maps, "theirs": folder / "theirs"}
+    evaluate_folders(two, folder / "data", thresholds={"ours": 0.5, "theirs": 0.2}, output_dir=folder / "two")
     evaluate_folders(maps, folder / "data", **common, output_dir=folder / "report")
     evaluate_folders(maps, folder / "data", **common, output_dir=folder / "alone", self_contained=True)
     return folder / "report" / "report.html"
@@ -98,6 +102,39 @@ def test_one_file_on_request(page, report, tmp_path):
     page.get_by_text("0 candidates at or above 0.5").wait_for()
     page.select_option("#viewer-case", "case 1")
     page.get_by_text("1 candidate at or above 0.5").wait_for()
+
+
+def test_methods_side_by_side(page, report):
+    page.goto((report.parents[1] / "two" / "report.html").as_uri())
+    page.get_by_text("0 candidates at or above 0.5").wait_for()
+    statuses, beside = page.locator(".hv-status"), page.locator("#viewer-beside-stage")
+    assert page.locator("#viewer-beside option").all_inner_texts() == ["nothing", "theirs"]  # not the baseline
+    assert not beside.is_visible()
+    page.select_option("#viewer-case", "case 1")
+    page.get_by_text("1 candidate at or above 0.5").wait_for()
+    page.select_option("#viewer-beside", "theirs")
+    page.get_by_text("1 candidate at or above 0.2").wait_for()
+    assert page.locator("#viewer-methods h3").all_inner_texts() == ["ours", "theirs"]
+
+    def places():
+        next_frame(page)
+        return [text.split(" \N{MIDDLE DOT} ")[0].strip() for text in statuses.all_inner_texts()]
+
+    seen = set()
+    for stage, across in (("#viewer-stage", 0.3), ("#viewer-beside-stage", 0.6)):  # each moves the other
+        click(page.locator(f"{stage} canvas[data-view=axial]"), across, 0.5)
+        one, other = places()
+        assert one == other
+        seen.add(one)
+    assert len(seen) == 2
+    ours, theirs = (float(text.split("score ")[1].split()[0]) for text in statuses.all_inner_texts())
+    assert theirs == pytest.approx(0.5 * ours, abs=0.002)
+    page.get_by_role("button", name="Previous").click()  # the choice stays
+    page.get_by_text("0 candidates at or above 0.2").wait_for()
+    one, other = places()
+    assert one == other
+    page.select_option("#viewer-beside", "nothing")
+    assert not beside.is_visible()
 
 
 def test_page_opens_at_its_top(viewer):

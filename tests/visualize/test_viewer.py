@@ -555,6 +555,23 @@ def test_heatmap_of_an_evaluated_case(tmp_path):
     assert evaluated == loaded
 
 
+def test_maps_of_other_methods_lie_beside(tmp_path):
+    item = make_item()
+    evaluation = AnomalyEvaluation({"model": 0.3, "other": 2.0})
+    maps = {"model": item["anomaly_map"], "other": 3 * item["anomaly_map"]}
+    case = evaluation.add("P1", maps, item["label"], affine=item["affine"], image=item["image"])
+    slices = evaluation.statistics["other"][0].slices
+    other = Heatmap.of(case, slices, evaluation.settings, 2.0, method="other")
+    assert write_case(Heatmap.of(case, slices, evaluation.settings, 0.3), tmp_path, beside={"<b>": other})
+    text = (tmp_path / "P1.js").read_text("ascii")
+    assert "<" not in text
+    header, _, others = json.loads(viewer.read_case(tmp_path / "P1.js"))
+    own, packed = others["<b>"]
+    assert (header["threshold"], own["threshold"], own["shape"]) == (0.3, 2.0, header["shape"])
+    assert packed.keys() == {"map"}
+    assert gzip.decompress(base64.b64decode(packed["map"])) == ViewerScan(other).anomaly_map()
+
+
 def test_infinite_scores_of_an_evaluated_case(tmp_path, caplog):
     item = make_item()
     evaluation = AnomalyEvaluation(settings=EvaluationSettings(slice_score="max"))
