@@ -166,6 +166,7 @@ BLOCK_STUDY: dict[str, tuple[str, dict[str, Any]]] = {
     "features": ("on the input's finest features", studied("InputFeaturesDRAEM")),
     "error": ("its error as one more input", studied("ErrorInputDRAEM")),
     "rising": ("λ rises over 300 steps", {"loss#rising_steps": 300}),
+    "lambda0": ("λ = 0", {"block_weight": 0}),
     "lambda1": ("λ = 1", {"block_weight": 1}),
 }
 
