@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.accuracy.results import FORMER, OTHER_FOLDS, load_results
-from benchmarks.accuracy.rows import ROWS
 from benchmarks.accuracy.runs import recipe
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
@@ -40,7 +39,6 @@ HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they
 }
 HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
 SHORT = recipe(400)
-STUDIED = [name for name in ROWS if "-study_" in name]
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
 
@@ -83,25 +81,17 @@ def trials(results: Sequence[Mapping[str, Any]]) -> str:
         results: results of the rows.
 
     Returns:
-        Markdown: metrics of the rows over their folds, beside the baseline; differences. Nothing without results.
+        Markdown: metrics of the rows over their folds and seeds, beside the baseline; differences. Nothing without
+        results.
     """
     if not results:
         return ""
+    results = [{**result, "title": f"{result['title']}, {_seeds(result)}"} for result in results]
     lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_metrics(results, "all", partly=True)]
     if differences := list(_differences(results)):
         lines += ["", "Differences, on the same folds and seeds:", ""]
         lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
     return "\n".join(lines)
-
-
-def recipe_trials(results: Sequence[Mapping[str, Any]]) -> str:
-    """Makes the tables of `trials` without the block study."""
-    return trials([result for result in results if result["row"] not in STUDIED])
-
-
-def block_trials(results: Sequence[Mapping[str, Any]]) -> str:
-    """Makes the tables of `trials` of the block study."""
-    return trials([result for result in results if result["row"] in STUDIED])
 
 
 def highlights(results: Sequence[Mapping[str, Any]]) -> str:
@@ -132,8 +122,7 @@ PAGES = {
     "README.md": (highlights, ("", FORMER)),
     "docs/results.md": (tables, ("",)),
     "docs/results_lesion_free.md": (tables, (FORMER,)),
-    "docs/ablation.md": (recipe_trials, (SHORT,)),
-    "docs/block_study.md": (block_trials, (SHORT,)),
+    "docs/block_study.md": (trials, (SHORT,)),
 }
 
 
@@ -231,6 +220,10 @@ def _trainings(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _mean_of(result: Mapping[str, Any], seed: int, name: str) -> float:
     """Mean over the folds of a network's metric with one seed."""
     return fmean(run["figures"]["model"][name] for run in result["runs"] if run["seed"] == seed)
+
+
+def _seeds(result: Mapping[str, Any]) -> str:
+    return f"seed{'s' * (len(result['seeds']) > 1)} {', '.join(map(str, result['seeds']))}"
 
 
 def _extent(result: Mapping[str, Any]) -> str:
