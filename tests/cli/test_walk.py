@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def test_help_does_not_wait_for_torch():
 
 def test_walk(ssmctb, tmp_path):
     def done(*words):
+        start = time.monotonic()
         made = ssmctb(*words, cwd=tmp_path)
+        print(f"ssmctb {words[0]}: {time.monotonic() - start:.0f} s")  # shown by pytest -s
         assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
         return made.stdout.splitlines()
 
