@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks.accuracy import failures, table, transfer
 from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
-from benchmarks.accuracy.results import results_file, write_results
+from benchmarks.accuracy.results import keep_run, restore_runs, results_file, write_results
 from benchmarks.accuracy.rows import ROWS
 from benchmarks.accuracy.runs import Run, check_configuration, evaluate, existing_runs, train
 from benchmarks.accuracy.scores import SCORES
@@ -73,11 +73,10 @@ def run_rows(arguments: Sequence[str]) -> None:
         return [Run(name, fold, seed, work_dir, settings.iterations) for fold, seed in places]
 
     for name in settings.rows:  # what does not fit is to be known before hours of training
-        begun = [
-            run
-            for row in dict.fromkeys([name, ROWS[name].reference or name])
-            for run in existing_runs(row, work_dir, settings.iterations)
-        ]
+        begun = []
+        for row in dict.fromkeys([name, ROWS[name].reference or name]):
+            restore_runs(row, work_dir, settings.iterations)
+            begun += existing_runs(row, work_dir, settings.iterations)
         for run in [*runs_of(name), *begun]:
             check_configuration(run, cases_of(ROWS[name].modalities))
     for name in settings.rows:
@@ -91,6 +90,7 @@ def run_rows(arguments: Sequence[str]) -> None:
                 logger.warning("%s: another process is at it.", run)
             else:
                 write_results(name, settings.score, run.seed, work_dir, cases, run.iterations)
+                keep_run(run, settings.score)
                 file = results_file(name, settings.score, run.seed, run.iterations)
                 logger.info("%s: done, see %s", run, file)
 

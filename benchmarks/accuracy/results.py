@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.accuracy.dataset import FOLDS, Cases
 from benchmarks.accuracy.rows import MODALITIES, ROWS
@@ -115,6 +119,42 @@ def write_results(
     write_json(_rounded(content), results_file(name, score, seed, iterations))
 
 
+def keep_run(run: Run, score: str) -> None:
+    """Keeps a finished run beside its row's results, all but its network, for rows to come on other machines.
+
+    Args:
+        run: the run.
+        score: ``"model"``, or another one.
+    """
+    folder = _kept(run)
+    for name in ("configuration.json", "datalist.json", "trained.json", "models/model_record.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.folder / name, folder / name)
+    file = run.metrics_file(score)
+    shutil.copyfile(file.with_suffix(".json"), folder / file.with_suffix(".json").name)
+    metrics = ResampledMetrics.load(file)
+    shown = {
+        method: {name: values[name].astype(np.float32) for name in SHOWN}
+        for method, values in metrics.values.items()
+        if method in (method_name(score), run.row.baseline)
+    }
+    replace(metrics, values=shown).save(folder / file.name)
+
+
+def restore_runs(name: str, work_dir: Path, iterations: int | None = None) -> None:
+    """Brings kept runs of a row back where there is no such run, finished but without their networks.
+
+    Args:
+        name: name of the row.
+        work_dir: folder of all rows.
+        iterations: as in `Run`.
+    """
+    for folder in sorted((RESULTS / recipe(iterations) / name).glob("fold*_seed*")):
+        target = work_dir / recipe(iterations) / name / folder.name
+        if not target.exists():
+            shutil.copytree(folder, target)
+
+
 def load_results(recipe: str = "") -> list[dict[str, Any]]:
     """Reads the results of all rows and seeds, and averages over the seeds.
 
@@ -178,6 +218,10 @@ def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     late = [item["figures"] for item in history if 3 * item["epoch"] > 2 * history[-1]["epoch"]]
     values = {name: [metrics[name] for metrics in late] for name in (late[0] if late else {})}
     return {name: max(found) - min(found) for name, found in values.items() if len(found) > 1 and None not in found}
+
+
+def _kept(run: Run) -> Path:
+    return RESULTS / recipe(run.iterations) / run.name / run.folder.name
 
 
 def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledMetrics]:

@@ -1,6 +1,7 @@
 """Runs that go on where they stopped, results of finished ones, and the tables of these; trainings are stubbed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -405,6 +406,22 @@ def test_short_trials_have_runs_and_results_of_their_own(started, work, training
     assert content["overrides"] == {"block": "ssmctb", "max_epochs": 2, "iterations": 7}
     assert len(started("block", "--folds", "2", "--seeds", "0")) == 2
     assert "iterations" not in training.calls[1][1]
+
+
+def test_kept_runs_are_those_of_another_machine(started, work, training):
+    started("plain", "--seeds", "0")
+    started("block", "--seeds", "0", "--folds", "0")
+    shutil.rmtree(work)
+    assert len(started("block", "--seeds", "0")) == 3 + 3  # the one that was kept is finished
+    assert [overrides["ckpt_dir"].parent.name for _, overrides, _ in training.calls[4:]] == [
+        "fold1_seed0",
+        "fold2_seed0",
+    ]
+    _, block = results.load_results()
+    assert block["missing_folds"] == []
+    assert block["means"]["all"]["difference_to_reference"]["slice_auroc"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert block["runs"][0]["figures"] == block["runs"][1]["figures"]
+    assert not list(results.RESULTS.glob("**/*.pt"))
 
 
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
