@@ -187,7 +187,8 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         Names of the columns, and the rows; cells that a row lacks are empty.
     """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        table = csv.DictReader(file, restval="")
+        lines = (line.replace("\0", "\N{REPLACEMENT CHARACTER}") for line in file)  # Python 3.10 refuses NUL
+        table = csv.DictReader(lines, restval="")
         rows = [{name: text_of_cell(cell) for name, cell in row.items() if name is not None} for row in table]
         return list(table.fieldnames or ()), rows
 

@@ -97,7 +97,7 @@ class ScoreCounts:
             The lowest such score, or the next number behind the highest score where even this one has more ties.
         """
         allowed = self.values[_above(self.counts) <= share * self.total]
-        return float(allowed[0] if len(allowed) else np.nextafter(self.values[-1], np.inf))
+        return float(allowed[0] if len(allowed) else np.nextafter(self.values[-1:], np.inf)[0])
 
     def edges(self) -> np.ndarray:
         """Returns the lowest value of each group, when these counts are grouped once more by rank."""

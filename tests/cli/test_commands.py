@@ -93,7 +93,7 @@ def test_scan_and_weights_of_files(invoke, runs, tmp_path):
     ("words", "reason"),
     [
         ("train --system sms", "there is no system 'sms', only mae, autoencoder, ssm"),
-        ("train --dim 3", "No such option '--dim'. Did you mean '--dims'?"),
+        ("train --dim 3", "--dims"),
         ("train --overlay nothing", "There is no overlay nothing"),
         ("infer --weights lgg", "there is no file lgg; with the package come brats."),
         ("infer nothing.nii.gz", "'nothing.nii.gz' does not exist"),

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from monai.metrics import compute_froc_score
 from scipy import ndimage
 from scipy.integrate import trapezoid
-from scipy.stats import rankdata
 from skimage.measure import label as components
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import distributed, multiprocessing
@@ -30,13 +29,17 @@ NAN = float("nan")
 # ----------------------------------------------------------------------------------------------------------- score sets
 
 
+def ranks(scores: np.ndarray) -> np.ndarray:
+    return np.unique(scores, return_inverse=True)[1]
+
+
 def auroc_of(scores: np.ndarray, labels: np.ndarray) -> float:
     """scikit-learn's, which accepts neither infinite scores nor a single class."""
-    return roc_auc_score(labels, rankdata(scores)) if 0 < labels.sum() < len(labels) else NAN
+    return roc_auc_score(labels, ranks(scores)) if 0 < labels.sum() < len(labels) else NAN
 
 
 def average_precision_of(scores: np.ndarray, labels: np.ndarray) -> float:
-    return average_precision_score(labels, rankdata(scores)) if labels.any() else NAN
+    return average_precision_score(labels, ranks(scores)) if labels.any() else NAN
 
 
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {

@@ -55,7 +55,8 @@ def test_intervals_against_a_plain_bootstrap():
         values = []
         for times in drawn:
             cases = [c for c, patient in zip(CASES, patients, strict=True) for _ in range(times["abcd".index(patient)])]
-            with warnings.catch_warnings(action="ignore"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 values.append(plain(cases))
         defined = np.array(values)[~np.isnan(values)]
         assert estimates[name].value == pytest.approx(plain(CASES), abs=1e-6)

@@ -224,5 +224,6 @@ class ScarShape(PatchShape):
 
     def turn(self, spatial_dims: int) -> np.ndarray:
         """Draws the orientation, as `PatchShape` describes it."""
-        angles = self.R.uniform(-self.angle, self.angle, size=3 if spatial_dims == 3 else 1)
-        return Rotation.from_euler("zyx"[: len(angles)], angles, degrees=True).as_matrix()[:spatial_dims, :spatial_dims]
+        angles = self.R.uniform(-self.angle, self.angle, size=(1, 3 if spatial_dims == 3 else 1))
+        turns = Rotation.from_euler("zyx"[: angles.shape[1]], angles, degrees=True).as_matrix()
+        return turns[0, :spatial_dims, :spatial_dims]
