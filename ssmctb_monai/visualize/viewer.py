@@ -325,6 +325,6 @@ def _first_layer(scan: ViewerScan) -> dict[str, Any]:
 
 def _packed(volumes: Mapping[str, bytes | None]) -> dict[str, str | None]:
     return {
-        name: volume and base64.b64encode(gzip.compress(volume, compresslevel=6, mtime=0)).decode()
+        name: None if volume is None else base64.b64encode(gzip.compress(volume, compresslevel=6, mtime=0)).decode()
         for name, volume in volumes.items()
     }

@@ -235,12 +235,13 @@ def test_compile():
 
 
 @pytest.mark.process
-def test_compiled_block_keeps_its_loss():
+@pytest.mark.parametrize("loss", ["huber", "ssim"])
+def test_compiled_block_keeps_its_loss(loss):
     """The loss of the last forward pass, in the graph, after the block or a network around it was compiled."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     x = random_input(2, 8)
-    block = small_block(2)
+    block = small_block(2, loss=loss)
     network = torch.compile(nn.Sequential(nn.Conv2d(8, 8, 1), block))
     for image in (x, 2 * x):
         network(image)
