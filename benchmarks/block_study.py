@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +45,21 @@ class NormalisedTarget(SSMCTB):
 class DetachedDRAEM(DRAEM):
     """DRAEM whose block's target is detached."""
 
-    def __init__(self, spatial_dims: int, block: Any = None, **arguments: Any) -> None:
+    def __init__(self, spatial_dims: int, **arguments: Any) -> None:
         super().__init__(spatial_dims, block=lambda channels: DetachedTarget(spatial_dims, channels), **arguments)
 
 
 class NormalisedDRAEM(DRAEM):
     """DRAEM whose block's loss is relative to its input."""
 
-    def __init__(self, spatial_dims: int, block: Any = None, **arguments: Any) -> None:
+    def __init__(self, spatial_dims: int, **arguments: Any) -> None:
         super().__init__(spatial_dims, block=lambda channels: NormalisedTarget(spatial_dims, channels), **arguments)
 
 
 class WideMaskDRAEM(DRAEM):
     """DRAEM whose block sees nothing nearer than 9 voxels to the voxel that it predicts: m = 9, d = 4."""
 
-    def __init__(self, spatial_dims: int, block: Any = None, **arguments: Any) -> None:
+    def __init__(self, spatial_dims: int, **arguments: Any) -> None:
         def wide(channels: int) -> SSMCTB:
             return SSMCTB(spatial_dims, channels, mask_size=9, dilation=4)
 
@@ -70,7 +69,7 @@ class WideMaskDRAEM(DRAEM):
 class AllScalesDRAEM(DRAEM):
     """DRAEM with a block in every stage of the reconstructive decoder."""
 
-    def __init__(self, spatial_dims: int, reconstructive_width: int = 16, block: Any = None, **arguments: Any) -> None:
+    def __init__(self, spatial_dims: int, reconstructive_width: int = 16, **arguments: Any) -> None:
         super().__init__(spatial_dims, reconstructive_width=reconstructive_width, block="ssmctb", **arguments)
         for factor, stage in zip((8, 4, 2), self.reconstructive[1].stages, strict=False):
             stage[-1] = SSMCTB(spatial_dims, factor * reconstructive_width)
@@ -82,7 +81,7 @@ class InputFeaturesDRAEM(DRAEM):
     The prediction replaces the skip connection's features.
     """
 
-    def __init__(self, spatial_dims: int, discriminative_width: int = 16, block: Any = None, **arguments: Any) -> None:
+    def __init__(self, spatial_dims: int, discriminative_width: int = 16, **arguments: Any) -> None:
         super().__init__(spatial_dims, discriminative_width=discriminative_width, block="none", **arguments)
         self.block = SSMCTB(spatial_dims, discriminative_width)
 
@@ -99,19 +98,12 @@ class ErrorInputDRAEM(DRAEM):
     """DRAEM whose discriminative sub-network also sees the block's error on the finest features of the input."""
 
     def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int = 1,
-        reconstructive_width: int = 16,
-        discriminative_width: int = 16,
-        block: Any = None,
-        **arguments: Any,
+        self, spatial_dims: int, in_channels: int = 1, reconstructive_width: int = 16, **arguments: Any
     ) -> None:
-        widths = {"reconstructive_width": reconstructive_width, "discriminative_width": discriminative_width}
-        super().__init__(spatial_dims, in_channels, block="none", **widths, **arguments)
+        super().__init__(spatial_dims, in_channels, reconstructive_width, block="none", **arguments)
         self.block = SSMCTB(spatial_dims, reconstructive_width)
-        encoder_widths = [factor * discriminative_width for factor in (1, 2, 4, 8, 8, 8)]
-        self.discriminative[0] = Encoder(spatial_dims, 2 * in_channels + 1, encoder_widths)
+        widths = [stage[-1].conv.out_channels for stage in self.discriminative[0].stages]
+        self.discriminative[0] = Encoder(spatial_dims, 2 * in_channels + 1, widths)
 
     def training_output(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As of DRAEM."""
@@ -158,32 +150,18 @@ class StudiedLoss(SelfSupervisedLoss):
         return total
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What the log says of an epoch."""
-
-    number: int
-    of: int
-    parts: dict[str, float]
-
-
-def epochs(log: str) -> list[Epoch]:
-    """Reads the lines of epochs in a training's log.
+def parts_of_epochs(log: str) -> list[dict[str, float]]:
+    """Reads the parts of the loss in the lines of epochs of a training's log.
 
     Args:
         log: its text.
 
     Example:
-        >>> epochs("… Epoch 1/9 | loss 0.2 (image 0.1 + block 0.02 + rms 0.4) | …")
-        [Epoch(number=1, of=9, parts={'image': 0.1, 'block': 0.02, 'rms': 0.4})]
+        >>> parts_of_epochs("… Epoch 1/9 | loss 0.2 (image 0.1 + block 0.02 + rms 0.4) | …")
+        [{'image': 0.1, 'block': 0.02, 'rms': 0.4}]
     """
-    found = re.findall(r"Epoch (\d+)/(\d+) \| loss \S+ \((.*?)\)", log)
-    return [
-        Epoch(
-            int(number), int(of), {name: float(value) for name, value in (part.split() for part in parts.split(" + "))}
-        )
-        for number, of, parts in found
-    ]
+    found = re.findall(r"Epoch \d+/\d+ \| loss \S+ \((.*?)\)", log)
+    return [{name: float(value) for name, value in (part.split() for part in parts.split(" + "))} for parts in found]
 
 
 def table(work_dir: Path, rows: Sequence[str]) -> str:
@@ -202,12 +180,12 @@ def table(work_dir: Path, rows: Sequence[str]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for log in [log for row in rows for log in sorted((work_dir / row).glob("fold*_seed*/training.log"))]:
-        found = epochs(log.read_text(encoding="utf-8"))
+        found = parts_of_epochs(log.read_text(encoding="utf-8"))
         for share in (0.1, 0.5, 1.0):
-            epoch = found[max(0, round(share * len(found)) - 1)]
-            if "rms" not in epoch.parts:
+            parts = found[max(0, round(share * len(found)) - 1)]
+            if "rms" not in parts:
                 continue
-            block, rms = epoch.parts["block"], epoch.parts["rms"]
+            block, rms = parts["block"], parts["rms"]
             head = f"| {log.parts[-3]} | {log.parts[-2]}" if share == 0.1 else "| |"
             lines.append(f"{head} | {share:.0%} | {block:.4f} | {rms:.3f} | {2 * block / rms**2:.2f} |")
     return "\n".join(lines)

@@ -221,7 +221,7 @@ def spread(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _kept(run: Run) -> Path:
-    return RESULTS / recipe(run.iterations) / run.name / run.folder.name
+    return RESULTS / run.folder.relative_to(run.work_dir)
 
 
 def _loaded(runs: Sequence[Run], score: str) -> dict[Run, ResampledMetrics]:

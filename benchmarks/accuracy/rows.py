@@ -86,7 +86,13 @@ RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
     "-contrast0.3": (
         "contrast exp(±0.3), no gamma",
-        {"system#intensity_variation#0#contrast": 0.3, "system#intensity_variation#0#gamma": 0.0},
+        {
+            "system#intensity_variation#0": {
+                "_target_": "ssmctb_monai.transforms.RandContrastd",
+                "keys": "image",
+                "contrast": 0.3,
+            }
+        },
     ),
     "-thin": ("no thick slices", {"system#intensity_variation#2#prob": 0.0}),
 }

@@ -59,9 +59,7 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     if chosen := list(_metrics(results, OTHER_FOLDS)):
         lines += ["", f"{OTHER_FOLDS.capitalize()}, on which the recipe was chosen:", ""]
         lines += [*_head("data, modalities", "method", *COLUMNS.values()), *chosen]
-    if differences := list(_differences(results)):
-        lines += ["", "Differences, on the same folds and seeds:", ""]
-        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
+    lines += _differences(results)
     lines += [
         "",
         "Training, how far slice AUROC on the training patients moves in its last third, and each seed's means:",
@@ -88,10 +86,7 @@ def trials(results: Sequence[Mapping[str, Any]]) -> str:
         return ""
     results = [{**result, "title": f"{result['title']}, {_seeds(result)}"} for result in results]
     lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_metrics(results, "all", partly=True)]
-    if differences := list(_differences(results)):
-        lines += ["", "Differences, on the same folds and seeds:", ""]
-        lines += [*_head("data, modalities", "method", "minus", *COLUMNS.values()), *differences]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_differences(results)])
 
 
 def highlights(results: Sequence[Mapping[str, Any]]) -> str:
@@ -184,7 +179,19 @@ def _metrics(results: Sequence[Mapping[str, Any]], part: str, partly: bool = Fal
             yield _line("", result["title"] + _extent(result), cells)
 
 
-def _differences(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _differences(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of differences, with its heading; nothing where there are none."""
+    lines = list(_difference_rows(results))
+    head = [
+        "",
+        "Differences, on the same folds and seeds:",
+        "",
+        *_head("data, modalities", "method", "minus", *COLUMNS.values()),
+    ]
+    return [*head, *lines] if lines else []
+
+
+def _difference_rows(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Differences to other results; bold is what is not 0, whichever way."""
     for data in dict.fromkeys(result["data"] for result in results):
         head = data
