@@ -22,8 +22,8 @@ class AutocastInferer(Inferer):
 
     Args:
         inferer: inferer that calls the network.
-        amp: ``True``, ``False``, or ``None``: in training, on devices that compute in bfloat16 (CUDA devices, CPUs with
-            AVX-512 BF16). Not without gradients, so that anomaly maps are the same on every device.
+        amp: ``True``, ``False``, or ``None``: in training, on devices that are faster in bfloat16 (CUDA devices, CPUs
+            with AMX, AMD's with AVX-512 BF16). Not without gradients, so that anomaly maps are the same on every device.
 
     Example:
         >>> inferer = AutocastInferer(SlidingWindowInferer(roi_size=(64, 64, 64)))
@@ -47,16 +47,25 @@ class AutocastInferer(Inferer):
             What the inferer returns.
         """
         device = inputs.device.type
-        enabled = torch.is_grad_enabled() and _computes_in_bfloat16(device) if self.amp is None else self.amp
+        enabled = torch.is_grad_enabled() and _is_faster_in_bfloat16(device) if self.amp is None else self.amp
         guard = _UnsafeConvolutionsInFloat32() if enabled and device == "cpu" else nullcontext()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled), guard:
             return self.inferer(inputs, network, *args, **kwargs)
 
 
-def _computes_in_bfloat16(device: str) -> bool:
+def _is_faster_in_bfloat16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if device != "cpu" or not torch.cpu._is_avx512_bf16_supported():
+        return False
+    # Intel's cores without AMX multiply bfloat16 at half of the rate: no gain, and the conversions cost
+    return torch.cpu._is_amx_tile_supported() or "Intel" not in _cpu_name()
+
+
+def _cpu_name() -> str:
+    """Name of the processor, empty where PyTorch, before 2.13, does not tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name", ""))
 
 
 class _UnsafeConvolutionsInFloat32(TorchFunctionMode):

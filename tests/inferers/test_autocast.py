@@ -43,11 +43,22 @@ def test_precision_inside(inferer, amp, dtype):
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "has_gradients", "dtype"),
-    [(True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)],
+    ("has_bfloat16", "has_amx", "name", "has_gradients", "dtype"),
+    [
+        (True, False, "AMD EPYC", True, torch.bfloat16),
+        (True, True, "Intel Xeon", True, torch.bfloat16),
+        (True, False, "", True, torch.bfloat16),
+        (True, False, "Intel Xeon", True, torch.float32),
+        (True, True, "Intel Xeon", False, torch.float32),
+        (False, False, "AMD EPYC", True, torch.float32),
+    ],
 )
-def test_none_is_bfloat16_in_training_where_the_cpu_has_it(monkeypatch, has_bfloat16, has_gradients, dtype):
+def test_none_is_bfloat16_in_training_where_the_cpu_gains_by_it(
+    monkeypatch, has_bfloat16, has_amx, name, has_gradients, dtype
+):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name} if name else {}, raising=False)
     network = Recorder()
     with torch.set_grad_enabled(has_gradients):
         AutocastInferer(SimpleInferer())(IMAGE, network)
