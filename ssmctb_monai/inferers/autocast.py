@@ -23,7 +23,7 @@ class AutocastInferer(Inferer):
     Args:
         inferer: inferer that calls the network.
         amp: ``True``, ``False``, or ``None``: in training, on devices that are faster in bfloat16 (CUDA devices, CPUs
-            with AMX, AMD's with AVX-512 BF16). Not without gradients, so that anomaly maps are the same on every device.
+            with AMX, AMD's with AVX-512 BF16). Not without gradients, so that maps are the same on every device.
 
     Example:
         >>> inferer = AutocastInferer(SlidingWindowInferer(roi_size=(64, 64, 64)))
