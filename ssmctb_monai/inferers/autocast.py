@@ -64,7 +64,7 @@ def _is_faster_in_bfloat16(device: str) -> bool:
 
 def _cpu_name() -> str:
     """Name of the processor, empty where PyTorch, before 2.13, does not tell."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return str(capabilities.get("cpu_name", ""))
 
 

@@ -1,6 +1,7 @@
 """Metrics of anomaly detection."""
 
 from ssmctb_monai.metrics.anomaly_metric import AnomalyMetric
+from ssmctb_monai.metrics.boxes import BoxFindings, box_criterion
 from ssmctb_monai.metrics.definitions import METRICS, MetricDefinition
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation, Estimate
 from ssmctb_monai.metrics.folds import ResampledMetrics, difference_over_folds, mean_over_folds
@@ -13,6 +14,7 @@ __all__ = [
     "METRICS",
     "AnomalyEvaluation",
     "AnomalyMetric",
+    "BoxFindings",
     "Estimate",
     "EvaluationSettings",
     "LabelFreeThreshold",
@@ -21,6 +23,7 @@ __all__ = [
     "View",
     "auroc",
     "average_precision",
+    "box_criterion",
     "difference_over_folds",
     "load_thresholds",
     "mean_over_folds",

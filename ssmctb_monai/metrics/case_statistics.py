@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 
 from ssmctb_monai.data.oriented_case import OrientedCase, grey_window, radiological
+from ssmctb_monai.metrics.boxes import BoxFindings, find_boxes
 from ssmctb_monai.metrics.lesions import LesionFindings, components, find_lesions
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 from ssmctb_monai.metrics.settings import EvaluationSettings
@@ -90,6 +91,7 @@ class CaseStatistics:
         slice_thickness: distance of two slices in mm.
         has_brain: whether there was a brain mask; without one every voxel counts.
         flagged: what the threshold flags; ``None`` where no threshold was given.
+        boxes: what boxes find at each of the case's own thresholds; ``None`` where the settings leave it out.
     """
 
     case_id: str
@@ -103,6 +105,7 @@ class CaseStatistics:
     slice_thickness: float
     has_brain: bool
     flagged: Flagged | None
+    boxes: BoxFindings | None
 
     @classmethod
     def of(
@@ -141,6 +144,7 @@ class CaseStatistics:
                 normal_slices=int((slices["score"][slices["lesion_voxels"] == 0] >= threshold).sum()),
                 findings=find_lesions(anomaly_map, inside, lesion, threshold, truth.settings.min_lesion_size),
             )
+        levels = truth.settings.box_levels
         return cls(
             case_id=case.case_id,
             patient_id=case.patient_id,
@@ -153,6 +157,7 @@ class CaseStatistics:
             slice_thickness=case.spacing[2],
             has_brain=case.has_brain,
             flagged=flagged,
+            boxes=find_boxes(anomaly_map, inside, lesion, levels) if levels else None,
         )
 
     @property

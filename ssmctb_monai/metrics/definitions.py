@@ -43,6 +43,7 @@ class MetricDefinition:
             where it is not defined.
         undefined: why the metric may not be defined.
         needs_threshold: whether the metric is one at the label-free threshold.
+        needs_boxes: whether the metric is one of boxes, which only ``EvaluationSettings(box_levels=…)`` counts.
         unit: unit, ``None`` for a share or a correlation.
         higher_is_better: ``None`` where neither is, as for a bias.
     """
@@ -53,6 +54,7 @@ class MetricDefinition:
     compute: Callable[[PooledCases, np.ndarray], np.ndarray]
     undefined: str
     needs_threshold: bool = False
+    needs_boxes: bool = False
     unit: str | None = None
     higher_is_better: bool | None = True
 
@@ -66,7 +68,7 @@ class MetricDefinition:
         Returns:
             One value a set; NaN where it is not defined.
         """
-        if self.needs_threshold and not pooled.has_threshold:
+        if (self.needs_threshold and not pooled.has_threshold) or (self.needs_boxes and not pooled.has_boxes):
             return np.full(len(weights), np.nan)
         return self.compute(pooled, weights)
 
@@ -74,6 +76,8 @@ class MetricDefinition:
         """Says why the metric is not defined."""
         if self.needs_threshold and not pooled.has_threshold:
             return "no label-free threshold was given"
+        if self.needs_boxes and not pooled.has_boxes:
+            return "the settings left boxes out (box_levels)"
         return self.undefined
 
 
@@ -350,7 +354,7 @@ _DEFINITIONS = {
         "slices; found by a flagged region with an intersection over union of at least 0.1) over false regions per "
         "slice, from 0 to 1 (Ramachandra and Jones, WACV 2020, arXiv:1902.05872). Regions are those flagged at the "
         "label-free threshold and count in the order of their highest score; the curve stays level beyond the last. "
-        "Metrics with regions of every threshold are not comparable.",
+        "The literature's, with regions of every threshold, are those of boxes.",
         _criterion("regions"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
@@ -363,6 +367,28 @@ _DEFINITIONS = {
         _criterion("tracks"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
+    ),
+    "rbdc_of_boxes": MetricDefinition(
+        "RBDC of boxes",
+        "lesion",
+        "Region-based detection criterion as in the literature on videos, a slice as frame: area under the curve of "
+        "found regions over false alarms per slice, from 0 to 1, with regions flagged anew at each of many thresholds "
+        "(Ramachandra and Jones, WACV 2020, arXiv:1902.05872). Regions are boxes around 2D components of any size; one "
+        "is found by a flagged one with an intersection over union of at least 0.1, and flagged ones without such a "
+        "partner are false alarms. Beyond the lowest threshold the curve stays level.",
+        lambda pooled, weights: pooled.box_metric("regions", weights),
+        _LESION,
+        needs_boxes=True,
+    ),
+    "tbdc_of_boxes": MetricDefinition(
+        "TBDC of boxes",
+        "lesion",
+        "Track-based detection criterion as in the literature on videos: as RBDC of boxes, for lesions (3D components "
+        "of any size), found when at least a tenth of their regions are (Ramachandra and Jones, WACV 2020, "
+        "arXiv:1902.05872).",
+        lambda pooled, weights: pooled.box_metric("tracks", weights),
+        _LESION,
+        needs_boxes=True,
     ),
     "volume_auroc": MetricDefinition(
         "AUROC",

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from ssmctb_monai.metrics.boxes import box_criterion
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, Flagged
 from ssmctb_monai.metrics.ranking import from_top, ratio
 from ssmctb_monai.metrics.score_counts import ScoreCounts
@@ -37,6 +38,11 @@ class PooledCases:
     def has_threshold(self) -> bool:
         """Whether the cases were counted with a threshold."""
         return all(case.flagged is not None for case in self.cases)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the boxes of the cases were counted."""
+        return all(case.boxes is not None for case in self.cases)
 
     def column(self, value: Callable[[CaseStatistics], float]) -> np.ndarray:
         """Returns one number a case."""
@@ -128,6 +134,19 @@ class PooledCases:
             return metric(ratio(from_top(false_alarms), units), ratio(from_top(found), targets))
 
         return table.apply(of_counts, weights, targets, units)
+
+    def box_metric(self, kind: Literal["regions", "tracks"], weights: np.ndarray) -> np.ndarray:
+        """Computes the regional criterion of the video literature.
+
+        Args:
+            kind: what is to be found.
+            weights: how often each case counts, shape (sets, cases).
+
+        Returns:
+            Metrics, shape (sets,); NaN where there is no target.
+        """
+        frames = self.column(lambda case: len(case.slices["score"]))
+        return box_criterion([case.boxes for case in self.cases if case.boxes], frames, kind, weights)
 
 
 def _table(units: Sequence[tuple[np.ndarray, np.ndarray]]) -> ScoreTable:

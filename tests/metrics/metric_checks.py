@@ -22,7 +22,10 @@ from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.metrics.score_counts import ScoreCounts
 
 TOP_K, SLAB_DEPTH, MIN_SIZE, THRESHOLD = 3, 3, 3, 0.5
-SMALL = EvaluationSettings(top_k=TOP_K, slab_depth=SLAB_DEPTH, min_lesion_size=MIN_SIZE, resamples=200)
+BOX_LEVELS = 12
+SMALL = EvaluationSettings(
+    top_k=TOP_K, slab_depth=SLAB_DEPTH, min_lesion_size=MIN_SIZE, box_levels=BOX_LEVELS, resamples=200
+)
 NAN = float("nan")
 
 
@@ -361,6 +364,54 @@ def plain_criterion(cases: Sequence[Case], kind: str) -> float:
     return plain_area(*map(list, free_response(cases, kind, sum(len(slices(case)) for case in cases))), limit=1)
 
 
+@cache
+def boxes_found_at(case: Case, threshold: float) -> np.ndarray:
+    """Number of regions and tracks that boxes find at a threshold, and of the boxes that find none, pair by pair."""
+
+    def boxes(mask: np.ndarray) -> list[np.ndarray]:
+        """Masks of the boxes around the components of slices."""
+        filled = []
+        for part in regions_of(mask):
+            box = ndimage.find_objects(part.astype(int))[0]
+            filled.append(np.zeros_like(part))
+            filled[-1][box] = True
+        return filled
+
+    tracks = [boxes(lesion) for lesion in parts(case.lesion, 1)]
+    flagged = boxes(case.inside & (case.anomaly_map >= threshold))
+
+    def are_partners(one: np.ndarray, other: np.ndarray) -> bool:
+        return 10 * (one & other).sum() >= (one | other).sum()
+
+    found = [[any(are_partners(box, region) for box in flagged) for region in track] for track in tracks]
+    false = [not any(are_partners(box, region) for track in tracks for region in track) for box in flagged]
+    return np.array([sum(map(sum, found)), sum(10 * sum(track) >= len(track) for track in found), sum(false)])
+
+
+def box_thresholds(case: Case) -> list[float]:
+    """Thresholds that flag at most each of some shares of a case's voxels, in geometric steps, or its highest score."""
+    scores = np.sort(case.anomaly_map[case.inside])[::-1]
+    allowed = [int(len(scores) * 10 ** (-5 * step / (BOX_LEVELS - 1)) + 1e-9) for step in range(BOX_LEVELS)]
+    chosen = [[score for score in np.unique(scores) if (scores >= score).sum() <= number] for number in allowed]
+    return [min(values, default=scores[0]) for values in chosen]
+
+
+def plain_box_criterion(cases: Sequence[Case], column: int) -> float:
+    """Threshold by threshold; a case has at each what it has at its own next higher one."""
+    targets = np.sum([[len(regions_of(case.lesion)), len(parts(case.lesion, 1))] for case in cases], axis=0)
+    frames = sum(len(slices(case)) for case in cases)
+    own = [box_thresholds(case) for case in cases]
+    x, y = [0.0], [0.0]
+    for threshold in sorted({value for values in own for value in values}, reverse=True):
+        counts = np.zeros(3)
+        for case, values in zip(cases, own, strict=True):
+            if higher := [value for value in values if value >= threshold]:
+                counts += boxes_found_at(case, min(higher))
+        x.append(max(x[-1], counts[2] / frames))
+        y.append(_share(counts[column], targets[column]))
+    return plain_area(x, y, limit=1)
+
+
 def lesion_volumes(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
     """Flagged and true lesion volume in ml."""
     size = np.array([np.prod(case.spacing) / 1000 for case in cases])
@@ -417,6 +468,8 @@ PLAIN_METRICS: dict[str, Callable[[Sequence[Case]], float]] = {
     "froc_score": plain_froc_score,
     "rbdc": lambda cases: plain_criterion(cases, "regions"),
     "tbdc": lambda cases: plain_criterion(cases, "tracks"),
+    "rbdc_of_boxes": lambda cases: plain_box_criterion(cases, 0),
+    "tbdc_of_boxes": lambda cases: plain_box_criterion(cases, 1),
     "volume_auroc": lambda cases: auroc_of(*volumes(cases)),
     "volume_average_precision": lambda cases: _of_both_classes(*volumes(cases)),
     "slab_auroc": lambda cases: auroc_of(*slabs(cases)),

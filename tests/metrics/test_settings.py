@@ -16,6 +16,7 @@ def test_defaults():
         "slices": "brain",
         "slab_depth": 32,
         "min_lesion_size": 10,
+        "box_levels": 0,
         "resamples": 1000,
         "seed": 0,
     }
