@@ -8,7 +8,7 @@ anywhere, so that each file has to hold all that it needs. The parts lie once in
   replace values of earlier ones, dictionaries are merged. A workflow leaves out what it does not refer to.
 - ``systems/NAME.json`` is written as an overlay, ``configs/NAME.json``; that of DRAEM is part of ``train.json``, too.
   What differs by dimension stands in it below ``2d`` and ``3d``; what it has from another one, whose name is at
-  ``extends``, is left out.
+  ``extends``, is left out. One with a dimension at ``only`` is written for its bundle alone.
 - ``overlays/NAME.json`` is written as it stands.
 - ``docs/README.md`` is a template of Jinja for ``docs/README.md``.
 
@@ -62,7 +62,9 @@ def all_contents() -> Iterator[tuple[Path, str]]:
             yield configs / f"{workflow}.json", as_json(ordered(pruned(filled(config, sources), kept))) + "\n"
         for name in ("systems", "overlays"):
             for path in sorted((ROOT / "sources" / name).glob("*.json")):
-                yield configs / path.name, as_json(filled(read(f"{name}/{path.stem}", dims), sources)) + "\n"
+                content = read(f"{name}/{path.stem}", dims)
+                if content.pop("only", dims) == dims:
+                    yield configs / path.name, as_json(filled(content, sources)) + "\n"
         template = (ROOT / "sources/docs/README.md").read_text("utf-8")
         environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         text = environment.from_string(template).render(bundle=bundle, dims=int(dims[0]), config=sources)

@@ -31,7 +31,7 @@ from ssmctb_monai.files import checksum, read_json, write_json
 from ssmctb_monai.inferers.windows import window_inferer
 from ssmctb_monai.networks.insertion import insert_block
 from ssmctb_monai.transforms.modalities import dropout_rates
-from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes
+from ssmctb_monai.transforms.slices import PLANES, Plane, check_context, plane_axes
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Settings:
         normal_score: score of a scan's median voxel, see `CalibrateScores`; ``None`` where scores are not calibrated.
         modality_dropout: probability that training left a modality out, see `RandDropModalities`; scans may lack those
             of which it is not 0.
+        context: offsets of the slices that a network in 2D sees beside each slice, see `SequenceInferer`.
         network: the network as plain data, see :func:`describe_network`; ``None`` where it is not known.
         sha256: checksum of the checkpoint; ``None`` where it is not known.
 
@@ -90,6 +91,7 @@ class Settings:
     planes: Sequence[Plane] | None = None
     normal_score: float | None = None
     modality_dropout: float | Sequence[float] = 0.0
+    context: Sequence[int] = ()
     network: Mapping[str, Any] | None = None
     sha256: str | None = None
 
@@ -104,6 +106,7 @@ class Settings:
             "smoothing": _three("smoothing", self.smoothing, lambda width: width >= 0, "numbers of at least 0"),
             "block": "none" if self.block is None else self.block,
             "planes": None if self.spatial_dims == 3 else tuple(PLANES[i] for i in plane_axes(self.planes or "axial")),
+            "context": check_context(self.context),
         }
         for name, value in normalised.items():
             object.__setattr__(self, name, value)
@@ -114,6 +117,10 @@ class Settings:
         if self.normal_score is not None and not (_is_number(self.normal_score) and 0 < self.normal_score < 1):
             raise ValueError(f"normal_score must be between 0 and 1, got {self.normal_score!r}.")
         dropout_rates(self.modality_dropout, len(self.modalities))
+        if self.context and (self.spatial_dims == 3 or self.modality_dropout):
+            raise ValueError(
+                "context is of networks in 2D that need all modalities: leave it, or modality_dropout, out."
+            )
         if self.background not in BACKGROUNDS:
             raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}.")
         if self.sha256 is not None and not isinstance(self.sha256, str):
@@ -188,7 +195,7 @@ def load_settings(ckpt_file: PathLike, defaults: Mapping[str, Any]) -> Settings:
         if not isinstance(content.get("network"), Mapping):
             content = _of_version_0_1(content, defaults)
         names = {field.name for field in fields(Settings)}
-        if missing := names - {"sha256", "planes", "normal_score", "modality_dropout"} - content.keys():
+        if missing := names - {"sha256", "planes", "normal_score", "modality_dropout", "context"} - content.keys():
             raise ValueError(f"{', '.join(sorted(missing))} is missing.")
         _check_description(content["network"])
         return Settings(**{name: value for name, value in content.items() if name in names})
@@ -292,7 +299,7 @@ def load_ensemble(ckpt_files: Sequence[PathLike], settings: Settings, device: to
             )
         network = make_network(own.network)
         network.load_state_dict(load_state(check_checkpoint(file, own), "copy it anew"))
-        members[network.to(device).eval()] = window_inferer(own.spatial_dims, own.roi_size, own.planes)
+        members[network.to(device).eval()] = window_inferer(own.spatial_dims, own.roi_size, own.planes, own.context)
     return members
 
 

@@ -82,7 +82,7 @@ def test_settings_come_back(checkpoint):
     rewrite(checkpoint, of_a_later_version=1)
     assert load(checkpoint) == settings
     content = json.loads(beside(checkpoint, "settings").read_text())
-    del content["modality_dropout"]  # as an earlier version wrote it
+    del content["modality_dropout"], content["context"]  # as an earlier version wrote it
     beside(checkpoint, "settings").write_text(json.dumps(content))
     assert load(checkpoint) == settings
 
@@ -104,6 +104,8 @@ def test_settings_come_back(checkpoint):
         ({"block": 3}, "block must be a name, got 3"),
         ({"system": None}, "system must be a name"),
         ({"sha256": 5}, "sha256 must be a text"),
+        ({"context": [0]}, "context must be whole numbers"),
+        ({"context": [-1], "modality_dropout": 0.5}, "context is of networks in 2D that need all modalities"),
         ({"modality_dropout": 2}, r"modality_dropout must be in \[0, 1\], got 2"),
         ({"modality_dropout": [0.5, 0]}, "modality_dropout must be one number for all modalities behind the first"),
     ],
@@ -195,6 +197,7 @@ def test_equal_settings_pass(checkpoint):
         ("modalities", ["t1ce"], r"modalities \['flair', 't1ce'\], not with modalities \['t1ce'\]"),
         ("spacing", [1, 1, 1], r"spacing \[2, 2, 2.0\], not with spacing \[1, 1, 1\]"),
         ("roi_size", [64, 64, 1], r"roi_size \[32, 32, 1\], not with"),
+        ("context", [-1], r"context \[\], not with context \[-1\]"),
         ("background", "noise", "region brain, not with region head"),
         ("block", None, "block sspcab, not with block none"),
         ("system", "mae", "system draem, not with system mae"),

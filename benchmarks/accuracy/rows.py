@@ -206,6 +206,20 @@ SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "": ("SSMCTB", {}, "-none"),
     "-sspcab": ("SSPCAB", {"block": "sspcab"}, ""),
 }
+# Systems that see slices with their context, each with its blocks: published are neighbours; lesions end 32 mm away
+SEQUENCE_SYSTEMS = {"future": "future prediction"}
+FAR = {"context": [-16, 16]}
+CONTEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "": ("from four slices beside it", {}),
+    "-gap": ("from slices 32 mm away on both sides", FAR),
+}
+# What predicts without learning, minus the network
+MEAN = {"system#network#prediction": "mean"}
+TRIVIAL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "-mean": ("mean of the four slices beside it", MEAN, ""),
+    "-gap-mean": ("mean of the slices 32 mm away", {**FAR, **MEAN}, "-gap"),
+    "-copy": ("copy of the slice beside it", {"context": [-1], **MEAN}, None),
+}
 # One thing of NSA changed, minus NSA with SSMCTB
 NSA_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
@@ -323,6 +337,30 @@ ROWS = {
         )
         for dims in (2, 3)
         for name, (title, overrides) in NSA_ROWS.items()
+    },
+    **{
+        f"brats2d-{system}{gap}{name}": Row(
+            f"2D, {title} {context}, {block}",
+            "brats",
+            "brats2d",
+            (system,),
+            {**far, **overrides},
+            reference=None if reference is None else f"brats2d-{system}{gap}{reference}",
+        )
+        for system, title in SEQUENCE_SYSTEMS.items()
+        for gap, (context, far) in CONTEXTS.items()
+        for name, (block, overrides, reference) in SYSTEM_BLOCK_ROWS.items()
+    },
+    **{
+        f"brats2d-future{name}": Row(
+            f"2D, {title}",
+            "brats",
+            "brats2d",
+            ("future",),
+            overrides,
+            reference=None if reference is None else f"brats2d-future{reference}",
+        )
+        for name, (title, overrides, reference) in TRIVIAL_ROWS.items()
     },
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

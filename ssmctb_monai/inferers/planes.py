@@ -68,4 +68,17 @@ class PlanesInferer(Inferer):
             axis for axis in self.inferers if min(size for i, size in enumerate(sizes) if i != axis) >= self.min_size
         ]
         chosen = wide or list(self.inferers)[:1]
-        return torch.stack([self.inferers[axis](inputs, network) for axis in chosen]).mean(dim=0)
+        return torch.stack([self.along(axis, inputs, network) for axis in chosen]).mean(dim=0)
+
+    def along(self, axis: int, inputs: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Runs the network over the slices along one axis.
+
+        Args:
+            axis: axis of the volume across the slices.
+            inputs: image as it is given.
+            network: the network.
+
+        Returns:
+            Its output, of the size of the volume.
+        """
+        return self.inferers[axis](inputs, network)

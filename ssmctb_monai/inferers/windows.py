@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssmctb_monai.checks import check_spatial_dims
 from ssmctb_monai.inferers.foreground import ForegroundInferer
 from ssmctb_monai.inferers.planes import PlanesInferer
+from ssmctb_monai.inferers.sequences import SequenceInferer
 from ssmctb_monai.transforms.slices import Plane
 
 
@@ -18,6 +19,7 @@ def window_inferer(
     spatial_dims: int,
     roi_size: Sequence[int],
     planes: Sequence[Plane] | Plane | None = None,
+    context: Sequence[int] = (),
     sw_batch_size: int | None = None,
     overlap: float = 0.5,
     mode: str = "gaussian",
@@ -29,6 +31,7 @@ def window_inferer(
         spatial_dims: number of spatial dimensions of the network, 2 or 3.
         roi_size: window in voxels along each of the three axes; in 2D the first two are that in a slice.
         planes: planes of a network in 2D, see `PlanesInferer`; ``None``: the axial one.
+        context: offsets of the slices that a network in 2D sees beside each slice, see `SequenceInferer`.
         sw_batch_size: number of windows that the network sees at a time; ``None``: 16 in 2D, 2 in 3D.
         overlap: share of a window that neighbours have in common.
         mode: ``"gaussian"`` weighs the middle of a window more, ``"constant"`` does not.
@@ -46,7 +49,8 @@ def window_inferer(
     check_spatial_dims(spatial_dims)
     given = {"overlap": overlap, "mode": mode, **arguments}
     if spatial_dims == 2:
-        return PlanesInferer(roi_size[:2], planes or "axial", sw_batch_size=sw_batch_size or 16, **given)
+        given = {"planes": planes or "axial", "sw_batch_size": sw_batch_size or 16, **given}
+        return SequenceInferer(roi_size[:2], context, **given) if context else PlanesInferer(roi_size[:2], **given)
     return ForegroundInferer(SlidingWindowInferer(roi_size, sw_batch_size or 2, **given))
 
 

@@ -2,6 +2,7 @@
 
 from ssmctb_monai.losses.draem import DRAEMLoss
 from ssmctb_monai.losses.masked_reconstruction import MaskedReconstructionLoss
+from ssmctb_monai.losses.prediction import PredictionLoss
 from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
 from ssmctb_monai.losses.ssm import MSGMSLoss, SSMLoss
 
@@ -9,6 +10,7 @@ __all__ = [
     "DRAEMLoss",
     "MSGMSLoss",
     "MaskedReconstructionLoss",
+    "PredictionLoss",
     "SSMLoss",
     "SelfSupervisedLoss",
     "block_reconstruction_loss",

@@ -43,17 +43,69 @@ def plane_axes(planes: Sequence[str] | str) -> list[int]:
     return [PLANES.index(name) for name in names]
 
 
+def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds for every slice along an axis the run of slices that it is seen with.
+
+    A volume has no direction: a slice has a run each way, of those whose context lies inside the volume. Where neither
+    does, both count, and the slices at the border stand for those beyond.
+
+    Args:
+        size: number of slices.
+        context: offsets of the context slices from their slice.
+
+    Returns:
+        Indices of the slices of each run, its own slice first, shape (directions, ``size``, 1 + number of context
+        slices), and which runs count, shape (directions, ``size``), bool. Without context there is one direction.
+
+    Example:
+        >>> indices, counts = slice_runs(4, [-1])
+        >>> indices.tolist()
+        [[[0, 0], [1, 0], [2, 1], [3, 2]], [[0, 1], [1, 2], [2, 3], [3, 3]]]
+        >>> counts.tolist()
+        [[False, True, True, True], [True, True, True, False]]
+    """
+    directions = np.array([1, -1] if len(context) else [1])
+    indices = np.arange(size)[:, None] + directions[:, None, None] * np.array([0, *context])
+    is_inside = ((indices >= 0) & (indices < size)).all(axis=-1)
+    return indices.clip(0, size - 1), is_inside | ~is_inside.any(axis=0)
+
+
+def check_context(context: Sequence[int]) -> tuple[int, ...]:
+    """Accepts offsets of context slices.
+
+    Args:
+        context: the offsets.
+
+    Returns:
+        The offsets.
+
+    Raises:
+        ValueError: when one is not whole, is 0, or comes twice.
+    """
+    is_list = isinstance(context, Sequence) and not isinstance(context, str)
+    if not is_list or len(set(context) | {0}) <= len(context) or not all(type(offset) is int for offset in context):
+        raise ValueError(
+            f"context must be whole numbers, the offsets of other slices from a slice, each once and none 0, got "
+            f"{context!r}."
+        )
+    return tuple(context)
+
+
 class RandSlicesd(Randomizable, MapTransform):
     """Draws slices without lesions from a volume: first the plane, then one of its slices with enough brain.
+
+    With ``context`` a sample is a run of slices in one of the two directions (:func:`slice_runs`), as channels: those
+    of the slice come first, then those of its context, slice by slice. No slice of the run holds a lesion.
 
     Args:
         keys: keys of the volumes to take slices of, shape (channels, width, depth, height) in RAS orientation.
         roi_size: size of the slices; smaller ones are padded by 0 on both sides, larger ones cut at a place drawn.
         planes: ``"axial"``, ``"coronal"`` and ``"sagittal"``, one or several.
+        context: offsets of the context slices.
         num_samples: number of slices, drawn independently; the result is a list, as with MONAI's random crops.
         min_brain: share of ``roi_size`` that is brain in a slice, in [0, 1].
         margin: number of slices to each side that must hold no lesion, too, for each axis of the volume.
-        brain_key: key of the brain mask.
+        brain_key: key of the brain mask, which is that of the slice alone.
         label_key: key of the lesion mask, empty where lesions were erased; it is not handed on.
         positions_key: key of positions stored for crops, which is not handed on.
 
@@ -70,6 +122,7 @@ class RandSlicesd(Randomizable, MapTransform):
         *,
         roi_size: Sequence[int],
         planes: Sequence[Plane] | Plane = "axial",
+        context: Sequence[int] = (),
         num_samples: int = 1,
         min_brain: float = 0.1,
         margin: Sequence[int] | int = 0,
@@ -81,6 +134,7 @@ class RandSlicesd(Randomizable, MapTransform):
         check_positive(num_samples=num_samples)
         check_shares(min_brain=min_brain)
         self.axes = plane_axes(planes)
+        self.context = check_context(context)
         self.roi_size = tuple(roi_size)
         self.num_samples = num_samples
         self.min_brain = min_brain
@@ -94,7 +148,8 @@ class RandSlicesd(Randomizable, MapTransform):
             data: item with volumes, brain and lesion mask.
 
         Returns:
-            List of items, whose volumes became slices of shape (channels, ``*roi_size``).
+            List of items, whose volumes became slices of shape (channels, ``*roi_size``); with context (channels · (1 +
+            number of context slices), ``*roi_size``).
         """
         usable = self._usable(data[self.brain_key], data[self.label_key])
         if not usable:
@@ -105,14 +160,17 @@ class RandSlicesd(Randomizable, MapTransform):
         handed_on = {key: value for key, value in data.items() if key not in (self.label_key, self.positions_key)}
         items = []
         for _ in range(self.num_samples):
-            axis, indices = usable[self.R.randint(len(usable))]
-            index, start = int(indices[self.R.randint(len(indices))]), self.R.uniform(size=2)
-            slices = {key: self._slice(handed_on[key], axis, index, start) for key in self.key_iterator(handed_on)}
+            axis, runs = usable[self.R.randint(len(usable))]
+            run, start = runs[self.R.randint(len(runs))], self.R.uniform(size=2)
+            slices = {
+                key: self._slices(handed_on[key], axis, run[:1] if key == self.brain_key else run, start)
+                for key in self.key_iterator(handed_on)
+            }
             items.append({**handed_on, **slices})
         return items
 
     def _usable(self, brain: Tensor, label: Tensor) -> list[tuple[int, np.ndarray]]:
-        """The slices of each plane that may be drawn, of planes that have any."""
+        """The runs of each plane that may be drawn (runs, slices), of planes that have any."""
         inside, lesion = (torch.as_tensor(mask)[0] != 0 for mask in (brain, label))
         usable = []
         for axis in self.axes:
@@ -120,14 +178,15 @@ class RandSlicesd(Randomizable, MapTransform):
             share = inside.sum(dim=others).numpy() / np.prod(self.roi_size)
             has_lesion = np.convolve(lesion.any(dim=others[1]).any(dim=others[0]), np.ones(2 * self.margin[axis] + 1))
             free = has_lesion[self.margin[axis] :][: len(share)] == 0
-            indices = np.flatnonzero((share >= self.min_brain) & free)
-            if len(indices):
-                usable.append((axis, indices))
+            indices, counts = slice_runs(len(share), self.context)
+            runs = indices[counts & (share >= self.min_brain) & free[indices].all(axis=-1)]
+            if len(runs):
+                usable.append((axis, runs))
         return usable
 
-    def _slice(self, volume: Tensor, axis: int, index: int, start: np.ndarray) -> Tensor:
+    def _slices(self, volume: Tensor, axis: int, run: np.ndarray, start: np.ndarray) -> Tensor:
         plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-        image = plain.select(axis + 1, index)
+        image = torch.cat([plain.select(axis + 1, int(index)) for index in run])
         padding: list[int] = []
         for dim, (size, wanted, place) in enumerate(zip(image.shape[1:], self.roi_size, start, strict=True)):
             if size > wanted:

@@ -27,6 +27,7 @@ OVERLAYS = [  # what replaces the system of a bundle
     bundle / "configs" / path.name
     for bundle in BUNDLES
     for path in sorted((ROOT / "bundles/sources/systems").iterdir())
+    if (bundle / "configs" / path.name).is_file()
 ]
 in_2d, in_3d = (pytest.mark.parametrize("bundle", [name], indirect=True) for name in ("brats2d", "brats3d"))
 WIDTHS = {f"system#network#{name}_width": 8 for name in ("reconstructive", "discriminative")}

@@ -249,10 +249,13 @@ def test_configs_for_several_processes_change_what_is_there(files):
 @over_overlays
 def test_overlays_replace_the_system(files):
     """Of training; evaluation and inference take it from the checkpoint."""
-    of_training = {"anomaly", "donors", "block_weight", "optimizer", "learning_rate"}
+    of_training = {"adversary", "anomaly", "donors", "block_weight", "optimizer", "learning_rate"}
     assert new_ids(files) <= (of_training if files[0].stem != "train" else set())
     overlay, parser = read(files[1]), parser_of(*files)
-    assert overlay.keys() <= {"ckpt_dir", "eval_dir", "system", "roi_size", "normal_score"} | of_training
+    assert (
+        overlay.keys()
+        <= {"ckpt_dir", "eval_dir", "system", "roi_size", "normal_score", "planes", "context"} | of_training
+    )
     assert parser["system"]["name"] == files[1].stem
     assert parser["system"].keys() >= {"network", "loss", "prepare_batch", "max_epochs", "batch_size", "num_samples"}
     for key in ("ckpt_dir", "eval_dir", "output_dir"):
@@ -288,11 +291,13 @@ def test_networks_of_overlays_take_windows(files):
     parser = parser_of(*files)
     parser["modalities"] = ["t1ce", "flair"]
     parser["roi_size"] = [max(1, size // 2) for size in parser["roi_size"]]  # in less time
-    image = torch.rand(2, 2, *parser["roi_size"][: parser["spatial_dims"]])
     network = parser.get_parsed_content("network_def")
+    slices = 1 + len(parser["context"])
+    image = torch.rand(2, 2 * slices, *parser["roi_size"][: parser["spatial_dims"]])
     trained = network.train()(image)
     # a reconstruction, a map or classes
-    assert (trained[0] if isinstance(trained, tuple) else trained).shape in {image.shape, image[:, :1].shape, (2, 3)}
+    expected = {image[:, :2].shape, image[:, :1].shape, (2, 3)}
+    assert (trained[0] if isinstance(trained, tuple) else trained).shape in expected
     with torch.no_grad():
         scores = network.eval()(image[:1])
     assert scores.shape == (1, 1, *image.shape[2:])

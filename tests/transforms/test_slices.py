@@ -86,7 +86,46 @@ def test_seeded_and_plain(item):
     assert not isinstance(first[0], MetaTensor)
 
 
+def runs_drawn(item, context, **options):
+    """Indices of the axial slices of each run, from the numbers in them."""
+    draw = RandSlicesd(roi_size=(12, 10), num_samples=300, min_brain=0, context=context, **options)
+    samples = draw.set_random_state(0)(item)
+    assert {tuple(sample["image"].shape) for sample in samples} == {(1 + len(context), 12, 10)}
+    assert {tuple(sample["brain"].shape) for sample in samples} == {(1, 12, 10)}
+    return {tuple((sample["image"][:, 0, 0].long() - 1).remainder(8).tolist()) for sample in samples}
+
+
+def test_runs_in_both_directions(item):
+    expected = {(i, i - 1, i - 3) for i in range(3, 8)} | {(i, i + 1, i + 3) for i in range(5)}
+    assert runs_drawn(item, (-1, -3)) == expected
+    # 8 slices: neither direction is inside for those in the middle
+    middle = {(i, max(i - 5, 0)) for i in range(3, 8)} | {(i, min(i + 5, 7)) for i in range(5)}
+    assert runs_drawn(item, (-5,)) == middle
+
+
+def test_no_slice_of_a_run_has_a_lesion(item):
+    item["label"][0, 3, 3, 4] = 1e-3
+    assert runs_drawn(item, (-2,)) == {(2, 0), (3, 1), (5, 3), (7, 5), (0, 2), (1, 3), (3, 5), (5, 7)}
+    assert runs_drawn(item, (-2,), margin=(0, 0, 1)) == {(2, 0), (0, 2)}
+
+
+def test_channels_of_a_run(item):
+    """The slice first, then its context, slice by slice; brain and cut are those of the slice."""
+    item["image"] = torch.cat([item["image"], -item["image"]])
+    item["brain"][..., 3] = 0
+    options = {"roi_size": (6, 14), "num_samples": 50, "min_brain": 0.1, "context": (-1, -2)}
+    for sample in RandSlicesd(**options).set_random_state(1)(item):
+        assert sample["image"].shape == (6, 6, 14)
+        assert sample["brain"][..., 2:12].all()
+        assert torch.equal(sample["image"][1::2], -sample["image"][::2])
+        steps = sample["image"][::2, :, 2:12].diff(dim=0)
+        assert torch.equal(steps, torch.full_like(steps, float(steps[0, 0, 0])))
+        assert abs(float(steps[0, 0, 0])) == 1
+
+
 def test_faults_are_named(item):
+    with pytest.raises(ValueError, match="context must be whole numbers"):
+        RandSlicesd(roi_size=(8, 8), context=(0,))
     with pytest.raises(ValueError, match="planes must be some of"):
         RandSlicesd(roi_size=(8, 8), planes="oblique")
     with pytest.raises(ValueError, match="num_samples"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from ssmctb_monai.networks.blocks.factory import Block, make_block
 
 
 class Decoder(nn.Module):
-    """Stages of linear upsampling and three convolutions, with batch norm and ReLU, then the output convolution.
+    """Stages of upsampling and two convolutions, with norm and ReLU, then the output convolution.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
@@ -25,6 +26,9 @@ class Decoder(nn.Module):
             them only the coarsest features count.
         block: ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of the
             penultimate convolution, its norm and activation; ``"none"`` or ``None`` for no block.
+        norm: norm by MONAI's name; ``None`` for none.
+        transposed_kernel: side of the kernel of a transposed convolution that upsamples, 2 or 3, with norm and ReLU
+            where there is a norm; ``None`` for linear upsampling and a convolution.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -43,28 +47,30 @@ class Decoder(nn.Module):
         out_channels: int,
         skip_connections: bool = False,
         block: Block = None,
+        norm: str | None = "batch",
+        transposed_kernel: int | None = None,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
+        if transposed_kernel not in (None, 2, 3):
+            raise ValueError(f"transposed_kernel must be 2, 3 or None, got {transposed_kernel}.")
         check_whole(1, out_channels=out_channels, **{f"widths[{index}]": width for index, width in enumerate(widths)})
         if len(widths) < 2:
             raise ValueError(f"widths must be at least two, got {list(widths)}.")
         self.skip_connections = skip_connections
         coarse = widths[:0:-1]  # from the bottleneck up to the second finest stage
         fine = widths[-2::-1]
-        mode = "bilinear" if spatial_dims == 2 else "trilinear"
+        raised = coarse if transposed_kernel is None else fine  # channels behind the upsampling
         self.up = nn.ModuleList(
-            nn.Sequential(
-                nn.Upsample(scale_factor=2, mode=mode, align_corners=True), convolution(spatial_dims, below, below)
-            )
-            for below in coarse
+            _upsampling(spatial_dims, below, width, norm, transposed_kernel)
+            for below, width in zip(coarse, raised, strict=True)
         )
         stages = [
             [
-                convolution(spatial_dims, below + width if skip_connections else below, width),
-                convolution(spatial_dims, width, width),
+                convolution(spatial_dims, below + width if skip_connections else below, width, norm=norm),
+                convolution(spatial_dims, width, width, norm=norm),
             ]
-            for below, width in zip(coarse, fine, strict=True)
+            for below, width in zip(raised, fine, strict=True)
         ]
         if (made := make_block(block, spatial_dims, widths[0])) is not None:
             stages[-1][-1] = made
@@ -92,3 +98,29 @@ class Decoder(nn.Module):
                 x = torch.cat([x, features[-2 - index]], dim=1)
             x = stage(x)
         return self.output(x)
+
+
+def _upsampling(
+    spatial_dims: int, in_channels: int, out_channels: int, norm: str | None, transposed_kernel: int | None
+) -> nn.Module:
+    """Doubles the size."""
+    if transposed_kernel is None:
+        return nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="bilinear" if spatial_dims == 2 else "trilinear", align_corners=True),
+            convolution(spatial_dims, in_channels, out_channels, norm=norm),
+        )
+    return Convolution(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        strides=2,
+        kernel_size=transposed_kernel,
+        padding=(transposed_kernel - 1) // 2,
+        output_padding=transposed_kernel - 2,
+        adn_ordering="NA",
+        norm=norm,
+        act="relu",
+        bias=norm is None,
+        conv_only=norm is None,
+        is_transposed=True,
+    )

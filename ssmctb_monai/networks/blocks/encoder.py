@@ -11,37 +11,44 @@ from torch import Tensor, nn
 from ssmctb_monai.checks import check_spatial_dims, check_whole
 
 
-def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
-    """Makes a convolution with batch norm and ReLU, of which encoder and decoder consist.
+def convolution(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, norm: str | None = "batch"
+) -> nn.Module:
+    """Makes a convolution with norm and ReLU, of which encoder and decoder consist.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
         in_channels: number of input channels.
         out_channels: number of output channels.
         kernel_size: side of the kernel, odd.
+        norm: norm by MONAI's name; ``None`` for none.
 
     Returns:
         The layer; it keeps the size.
     """
-    return Convolution(
+    layer = Convolution(
         spatial_dims,
         in_channels,
         out_channels,
         kernel_size=kernel_size,
         adn_ordering="NA",
-        norm="batch",
+        norm=norm,
         act="relu",
-        bias=False,
+        bias=norm is None,
     )
+    if norm is None:  # nothing else keeps the scale of deep features: He et al. 2015, https://arxiv.org/abs/1502.01852
+        nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
+    return layer
 
 
 class Encoder(nn.Module):
-    """Stages of two convolutions each, with batch norm and ReLU, and max pooling between the stages.
+    """Stages of two convolutions each, with norm and ReLU, and max pooling between the stages.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
         in_channels: number of input channels.
         widths: number of channels of each stage; every one halves the size of the one before.
+        norm: norm by MONAI's name; ``None`` for none.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -52,13 +59,15 @@ class Encoder(nn.Module):
         [(1, 8, 64, 64), (1, 16, 32, 32), (1, 32, 16, 16)]
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, widths: Sequence[int]) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, widths: Sequence[int], norm: str | None = "batch") -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_whole(1, in_channels=in_channels, **{f"widths[{index}]": width for index, width in enumerate(widths)})
         self.pool = Pool[Pool.MAX, spatial_dims](2)
         self.stages = nn.ModuleList(
-            nn.Sequential(convolution(spatial_dims, before, width), convolution(spatial_dims, width, width))
+            nn.Sequential(
+                convolution(spatial_dims, before, width, norm=norm), convolution(spatial_dims, width, width, norm=norm)
+            )
             for before, width in zip([in_channels, *widths], widths, strict=False)
         )
 

@@ -4,6 +4,7 @@ from ssmctb_monai.networks.nets.cutpaste_classifier import CutPasteClassifier
 from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.networks.nets.draem import DRAEM
 from ssmctb_monai.networks.nets.encoder_decoder import EncoderDecoder
+from ssmctb_monai.networks.nets.future_predictor import FuturePredictor
 from ssmctb_monai.networks.nets.masked_autoencoder import MaskedAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
@@ -15,6 +16,7 @@ __all__ = [
     "CutPasteClassifier",
     "Detector",
     "EncoderDecoder",
+    "FuturePredictor",
     "MaskedAutoencoder",
     "Reconstruction",
     "ReconstructionDetector",
