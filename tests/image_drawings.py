@@ -1,4 +1,4 @@
-"""Draws folders of images in the layouts of MVTec AD and of the retinal OCT images."""
+"""Draws folders of images in the layouts of MVTec AD, of the retinal OCT images and of videos."""
 
 from __future__ import annotations
 
@@ -43,4 +43,28 @@ def draw_oct(root: Path, training: int = 6) -> Path:
         for number in range(2):
             name = f"{kind}-{50 + index}-{number}.jpeg"
             draw(root / "test" / kind / name, 100 + 10 * index + number, colours=None, bright=kind != "NORMAL")
+    return root
+
+
+def draw_videos(root: Path, training: int = 3, labels: str = "pixels", length: int = 6) -> Path:
+    """Videos of a few frames; in the first two of a test video nothing is bright, in all others a square is.
+
+    ``labels`` are masks of ``"pixels"``, of ``"frames"``, or of the frames of all videos ``"together"``.
+    """
+    for index in range(training):
+        for frame in range(length):
+            draw(root / f"training/frames/{index:02}/{frame}.jpg", 100 * index + frame)
+    is_bright = np.arange(length) >= 2
+    masks = np.zeros((length, 48, 64), dtype=np.uint8)
+    masks[is_bright, 10:26, 20:36] = 1
+    contents = {"pixels": masks, "frames": is_bright.astype(np.int8)}
+    for index in range(2):
+        for frame in range(length):
+            draw(root / f"testing/frames/01_{index:04}/{frame}.jpg", 900 + 50 * index + frame, bright=is_bright[frame])
+        if labels in contents:
+            folder = root / f"testing/test_{labels.removesuffix('s')}_mask"
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"01_{index:04}.npy", contents[labels])
+    if labels == "together":
+        np.save(root / "frame_labels_drawn.npy", np.concatenate([is_bright, is_bright])[None].astype(float))
     return root

@@ -20,7 +20,7 @@ from ssmctb_monai.data.datalist import (
 from ssmctb_monai.data.datasets import LesionFreeDataset, PreparedDataset, ValidCases
 from ssmctb_monai.data.demo import is_demo_dataset, make_demo_dataset
 from ssmctb_monai.data.dicom import write_parametric_map, write_segmentation
-from ssmctb_monai.data.image_folders import find_images, have_masks, prepare_image_datalist
+from ssmctb_monai.data.image_folders import find_images, frame_files, have_masks, prepare_image_datalist
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
 from ssmctb_monai.data.scans import find_scans
@@ -41,6 +41,7 @@ __all__ = [
     "find_cases",
     "find_images",
     "find_scans",
+    "frame_files",
     "have_masks",
     "is_demo_dataset",
     "load_datalist",

@@ -247,8 +247,9 @@ def load_datalist(
         One dictionary a case: ``case_id``, ``patient_id``, ``image`` (a path for each modality, in their order; for a
         4D file that one path), ``channels`` (the index of each modality in a 4D file, or, where some are lacking, in
         ``image``; -1 for those), ``label``, and ``brain`` where there is a brain mask. All paths are absolute.
-        ``anomalous`` is whether an image in 2D, which may have no label, has something to find. Cases that
-        ``keep_invalid`` kept have ``problems`` besides, the list of what they lack.
+        ``anomalous`` is whether an image in 2D, which may have no label, has something to find, or for a video which
+        runs of frames have, from a first one to one behind the last. Cases that ``keep_invalid`` kept have ``problems``
+        besides, the list of what they lack.
 
     Raises:
         InvalidCasesError: Cases lack a modality or a file, and ``skip_invalid`` and ``keep_invalid`` are false.
@@ -396,12 +397,19 @@ def _wrong_values(entry: Mapping[str, Any]) -> list[str]:
         wrong.append(f"the patient_id {entry['patient_id']!r}, which is no text")
     paths = {**entry["image"], **{key: entry[key] for key in ("label", "brain") if entry.get(key) is not None}}
     wrong += [f"the {key} {value!r}, which is no path" for key, value in paths.items() if not is_text(value)]
-    if not isinstance(entry.get("anomalous", False), bool):
-        wrong.append(f"anomalous {entry['anomalous']!r}, which is neither true nor false")
+    if not (isinstance(anomalous := entry.get("anomalous", False), bool) or _are_runs(anomalous)):
+        wrong.append(f"anomalous {anomalous!r}, which is neither true nor false, nor runs of frames such as [[3, 9]]")
     channels = entry.get("channels") or {}
     if not isinstance(channels, dict) or not all(type(index) is int and index >= 0 for index in channels.values()):
         wrong.append(f"the channels {channels!r}, which are no indices by modality")
     return wrong
+
+
+def _are_runs(value: Any) -> bool:
+    """Whether it is a list of pairs of a first frame and one behind the last."""
+    return isinstance(value, list) and all(
+        isinstance(run, list) and [type(end) for end in run] == [int, int] and 0 <= run[0] < run[1] for run in value
+    )
 
 
 def _item(

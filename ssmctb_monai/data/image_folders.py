@@ -1,4 +1,4 @@
-"""Folders of images in 2D, with normal ones to train on and anomalous ones to test on."""
+"""Folders of images in 2D, or of the frames of videos, with normal ones to train on and anomalous ones to test on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.config import PathLike
 
 from ssmctb_monai.checks import check_choice
@@ -16,24 +17,26 @@ from ssmctb_monai.data.brats import COLOURS, BratsCase, dataset_folder
 from ssmctb_monai.data.datalist import split_patients
 from ssmctb_monai.files import write_json
 
-__all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "find_images", "have_masks", "prepare_image_datalist"]
+__all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "find_images", "frame_files", "have_masks", "prepare_image_datalist"]
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-LAYOUTS = ("auto", "mvtec", "oct")
+LAYOUTS = ("auto", "mvtec", "oct", "frames")
+
+TRAINING = {"mvtec": "train/good", "oct": "train/NORMAL", "frames": "training/frames"}
 
 _OCT_NAME = re.compile(r"[A-Z]+-(\d+)-\d+")  # class, patient, number
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image, and what its folder says of it."""
+    """An image or a folder of frames, and what is known of it; of frames, the runs that are anomalous."""
 
     path: Path
     name: str
     patient: str
-    anomalous: bool
+    anomalous: bool | list[list[int]]
     mask: Path | None = None
 
 
@@ -54,14 +57,20 @@ def prepare_image_datalist(
       ``test/good``, ``test/DEFECT`` and ``ground_truth/DEFECT/NAME_mask.png``;
     - the retinal OCT images of Kermany et al., Cell 172(5), 2018, https://doi.org/10.1016/j.cell.2018.02.010:
       ``train/NORMAL``, ``test/NORMAL`` and ``test/CLASS``, without masks. Images are of the patient that their name
-      has, as in ``CNV-1016042-1.jpeg``.
+      has, as in ``CNV-1016042-1.jpeg``;
+    - videos as Avenue, Lu et al., ICCV 2013, https://doi.org/10.1109/ICCV.2013.338, and ShanghaiTech, Liu et al., CVPR
+      2018, https://doi.org/10.1109/CVPR.2018.00684, are given as frames: ``training/frames/VIDEO``, whose frames are
+      all normal, and ``testing/frames/VIDEO``. What is anomalous is in ``testing/test_pixel_mask/VIDEO.npy``, shape
+      (frames, height, width), else in ``testing/test_frame_mask/VIDEO.npy``, shape (frames,), else in one file
+      ``frame_labels….npy`` for the frames of all test videos in the order of their names. A video is a volume, its
+      frames are the slices.
 
     Normal images of ``train`` are the training and the validation part, those of ``test`` the test part.
 
     Args:
         dataset_dir: folder of the images.
         datalist_file: where the datalist is or is to be written.
-        layout: ``"mvtec"``, ``"oct"`` or, as the folders are, ``"auto"``.
+        layout: ``"mvtec"``, ``"oct"``, ``"frames"`` or, as the folders are, ``"auto"``.
         validation: number or share of the normal training images' patients to validate on.
         seed: another seed gives another validation part.
         skip_invalid: leave anomalous images of MVTec AD out that lack a mask, and log them, instead of raising.
@@ -71,7 +80,8 @@ def prepare_image_datalist(
 
     Raises:
         NotADirectoryError: ``dataset_dir`` is not a folder.
-        ValueError: The folder has another layout, no normal images to train on, or anomalous ones without mask.
+        ValueError: The folder has another layout, no normal images to train on, anomalous ones without mask, or videos
+            whose labels are lacking or of another number of frames.
 
     Example:
         >>> prepare_image_datalist("mvtec/hazelnut", "runs/datalist.json")  # doctest: +SKIP
@@ -84,11 +94,11 @@ def prepare_image_datalist(
     check_choice(LAYOUTS, layout=layout)
     if layout == "auto":
         layout = _layout_of(root)
-    images = list(_mvtec(root) if layout == "mvtec" else _oct(root))
-    test = [image for image in images if image.path.relative_to(root).parts[0] == "test"]
+    images = list({"mvtec": _mvtec, "oct": _oct, "frames": _frames}[layout](root))
+    test = [image for image in images if image.path.relative_to(root).parts[0] in ("test", "testing")]
     normal = {image.name: image for image in images if image not in test}
     if not normal:
-        raise ValueError(f"There are no images in {root / 'train' / ('good' if layout == 'mvtec' else 'NORMAL')}.")
+        raise ValueError(f"There are no images in {root / TRAINING[layout]}.")
     if without := [image for image in test if layout == "mvtec" and image.anomalous and image.mask is None]:
         listed = ", ".join(str(image.path) for image in without[:5])
         if not skip_invalid:
@@ -110,16 +120,17 @@ def prepare_image_datalist(
     return datalist_file
 
 
-def find_images(path: PathLike, exclude: PathLike | None = None) -> list[dict[str, Any]]:
+def find_images(path: PathLike, exclude: PathLike | None = None, *, videos: bool = False) -> list[dict[str, Any]]:
     """Finds the images in a file or a folder, for inference; masks in ``ground_truth`` are passed over.
 
     Args:
         path: file or folder.
         exclude: folder that is not entered, such as the one that results are written to.
+        videos: whether folders with images are videos, and these their frames.
 
     Returns:
-        One dictionary an image, in the order of their names: ``case_id``, ``patient_id`` and ``image``, a list of the
-        one path.
+        One dictionary an image or a video, in the order of their names: ``case_id``, ``patient_id`` and ``image``, a
+        list of the one path.
 
     Raises:
         ValueError: There is no image.
@@ -139,8 +150,23 @@ def find_images(path: PathLike, exclude: PathLike | None = None) -> list[dict[st
     ]
     if not kept:
         raise ValueError(f"There is no image in {root}; known are {', '.join(IMAGE_SUFFIXES)}.")
-    names = {file: _name(file, parent) for file in kept}
+    if videos:
+        kept = list(dict.fromkeys(file.parent for file in kept))
+    names = {file: _name(file, parent) or parent.name for file in kept}
     return [{"case_id": name, "patient_id": name, "image": [str(file)]} for file, name in names.items()]
+
+
+def frame_files(folder: PathLike) -> list[Path]:
+    """Lists the frames of a video in their order, with numbers in names of one length or not.
+
+    Args:
+        folder: folder of the frames.
+
+    Example:
+        >>> [file.name for file in frame_files("testing/frames/01")][8:]  # doctest: +SKIP
+        ['9.jpg', '10.jpg', '11.jpg']
+    """
+    return sorted(_files(Path(folder)), key=lambda path: (len(path.stem), path.stem))
 
 
 def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:
@@ -157,14 +183,13 @@ def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _layout_of(root: Path) -> str:
-    if (root / "train/good").is_dir():
-        return "mvtec"
-    if (root / "train/NORMAL").is_dir():
-        return "oct"
+    if found := [layout for layout, folder in TRAINING.items() if (root / folder).is_dir()]:
+        return found[0]
     classes = sorted(folder.name for folder in root.iterdir() if (folder / "train/good").is_dir())
     advice = f"; name one class, such as {root / classes[0]}" if classes else ""
     raise ValueError(
-        f"{root} has neither train/good, as a class of MVTec AD has, nor train/NORMAL, as the OCT images have{advice}."
+        f"{root} has neither train/good, as a class of MVTec AD has, nor train/NORMAL, as the OCT images have, nor "
+        f"training/frames, as videos have{advice}."
     )
 
 
@@ -186,6 +211,33 @@ def _oct(root: Path) -> Iterator[_Image]:
             yield _Image(file, name, match[1] if match else name, anomalous=folder.name != "NORMAL")
 
 
+def _frames(root: Path) -> Iterator[_Image]:
+    for folder in _folders(root / "training/frames"):
+        if frame_files(folder):
+            yield _Image(folder, name := _name(folder, root), name, anomalous=False)
+    videos = {folder: len(files) for folder in _folders(root / "testing/frames") if (files := frame_files(folder))}
+    places = [root / "testing" / kind for kind in ("test_pixel_mask", "test_frame_mask")]
+    joined = sorted(path for folder in (root, root / "testing") for path in folder.glob("frame_labels*.npy"))
+    first = 0
+    for folder, count in videos.items():
+        own = [path for place in places if (path := place / f"{folder.name}.npy").is_file()]
+        if not own and len(joined) != 1:
+            raise ValueError(
+                f"{folder} needs labels of its frames: {' or '.join(str(place) for place in places)} with a "
+                f"{folder.name}.npy, or one frame_labels….npy of all test videos in {root}."
+            )
+        labels = np.load(own[0], mmap_mode="r") if own else np.load(joined[0]).ravel()
+        expected = count if own else sum(videos.values())
+        if len(labels) != expected:
+            raise ValueError(f"{(own or joined)[0]} has labels of {len(labels)} frames, but there are {expected}.")
+        of_video = labels if own else labels[first : first + count]
+        first += count
+        is_anomalous = (np.asarray(of_video).reshape(count, -1) > 0).any(axis=1)
+        ends = np.flatnonzero(np.diff(is_anomalous, prepend=False, append=False))
+        mask = own[0] if own and own[0].parent == places[0] else None
+        yield _Image(folder, name := _name(folder, root), name, ends.reshape(-1, 2).tolist(), mask)
+
+
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
@@ -196,7 +248,8 @@ def _files(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def _name(file: Path, root: Path) -> str:
-    return "_".join(file.relative_to(root).with_suffix("").parts)
+    path = file.relative_to(root)
+    return "_".join((path if file.is_dir() else path.with_suffix("")).parts)
 
 
 def _entry(image: _Image, root: Path) -> dict[str, Any]:

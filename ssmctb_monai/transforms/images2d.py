@@ -1,8 +1,9 @@
-"""Images in 2D as volumes of one slice."""
+"""Images in 2D as volumes of one slice, videos as volumes of their frames."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from monai.transforms import Transform
 from monai.utils import ensure_tuple
 from skimage.color import rgb2gray
 from skimage.io import imread
+from torch.nn.functional import interpolate
 
 from ssmctb_monai.checks import check_choice
+from ssmctb_monai.data.image_folders import frame_files
 
 
 class LoadImages2Dd(Transform):
@@ -24,17 +27,23 @@ class LoadImages2Dd(Transform):
     an anomalous one: figures of the image are right, those of pixels not. An image may have any size: its longer side
     measures ``extent``, so that `Spacingd` resamples to a size that a network takes.
 
+    A folder is a video, and becomes a volume of its frames. They are scaled to the extent as they are read, since a
+    video of its own size would take gigabytes; so maps of videos, and figures of their pixels, are of that size.
+
     Args:
         num_channels: 1 for grey, 3 for red, green and blue; the image may be either, with transparency or without.
         extent: length of the longer side, in units of the spacing.
 
     Raises:
-        ValueError: when an argument is outside its range, or a file holds no image in 2D; it is named.
+        ValueError: when an argument is outside its range, a file holds no image in 2D, or frames or their masks differ
+            in size or number; the file is named.
 
     Example:
         >>> item = LoadImages2Dd(num_channels=3)({"image": ["crack_000.png"], "label": "crack_000_mask.png"})
         >>> item["image"].shape
         torch.Size([3, 1024, 1024, 1])
+        >>> LoadImages2Dd()({"image": ["testing/frames/01"], "anomalous": [[78, 120]]})["image"].shape  # doctest: +SKIP
+        torch.Size([3, 256, 144, 1439])
     """
 
     def __init__(self, num_channels: int = 3, extent: float = 256.0) -> None:
@@ -48,23 +57,44 @@ class LoadImages2Dd(Transform):
         """Loads the files.
 
         Args:
-            data: item with ``image``, a path or a list of one; ``label``, the path of the mask; and, where there is no
-                mask, ``anomalous``, whether there is something to find.
+            data: item with ``image``, a path or a list of one; ``label``, the path of the mask, for a video a ``.npy``
+                of shape (frames, height, width); and, where there is no mask, ``anomalous``, whether there is something
+                to find, or for a video the runs of frames in which there is, from a first one to one behind the last.
 
         Returns:
             The item with ``image``, ``label``, not 0 where the anomaly is, and ``brain``, of shape
-            (channels, width, height, 1). Pixels run to the left and down, as in the displays of radiology.
+            (channels, width, height, 1 or frames). Pixels run to the left and down, as in the displays of radiology.
         """
         (path,) = ensure_tuple(data["image"])[:1]
-        image = self._coloured(_read(path))
-        mask = np.full_like(image[..., 0], bool(data.get("anomalous", False)))
+        image = self._video(Path(path)) if Path(path).is_dir() else self._coloured(_read(path))[None]
         if "label" in data:
-            mask = _read(data["label"])[..., :3].max(axis=-1)
+            mask = _mask(Path(data["label"]), image.shape[:3])
+        else:
+            anomalous = data.get("anomalous", False)
+            mask = np.full(image.shape[:3], anomalous is True)
+            for first, end in [] if isinstance(anomalous, bool) else anomalous:
+                mask[first:end] = True
         item = {key: value for key, value in data.items() if key != "channels"}
         item["image"] = self._volume(image, path)
-        item["label"] = self._volume((mask > 0)[..., None], data.get("label", path))
+        item["label"] = self._volume(mask[..., None], data.get("label", path))
         item["brain"] = self._volume(np.ones_like(image[..., :1]), path)
         return item
+
+    def _video(self, folder: Path) -> np.ndarray:
+        """Frames of a video, shape (frames, height, width, channels)."""
+        frames: list[np.ndarray] = []
+        size: tuple[int, ...] = ()
+        for file in frame_files(folder):
+            frame = torch.from_numpy(self._coloured(_read(file)).transpose(2, 0, 1).copy())
+            size = size or tuple(frame.shape)
+            if frame.shape != size:
+                raise ValueError(f"{file} has shape {tuple(frame.shape)}, but the frames before it have {size}.")
+            shape = [max(1, round(self.extent * side / max(size[1:]))) for side in size[1:]]
+            scaled = interpolate(frame[None], shape, mode="bilinear", antialias=True)
+            frames.append(scaled[0].numpy().transpose(1, 2, 0))
+        if not frames:
+            raise ValueError(f"There are no frames in {folder}.")
+        return np.stack(frames)
 
     def _coloured(self, image: np.ndarray) -> np.ndarray:
         """The channels that are asked for, float32."""
@@ -74,10 +104,21 @@ class LoadImages2Dd(Transform):
         return np.broadcast_to(colours, (*colours.shape[:2], self.num_channels))
 
     def _volume(self, image: np.ndarray, path: PathLike) -> MetaTensor:
-        step = self.extent / max(image.shape[:2])
-        volume = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 1, 0), dtype=np.float32))[..., None]
+        step = self.extent / max(image.shape[1:3])
+        volume = torch.from_numpy(np.ascontiguousarray(image.transpose(3, 2, 1, 0), dtype=np.float32))
         affine = torch.diag(torch.tensor([-step, -step, 1.0, 1.0], dtype=torch.float64))
         return MetaTensor(volume, affine=affine, meta={"filename_or_obj": str(path)})
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """What is anomalous in an image, or scaled to a shape in the frames of a video, shape (frames, height, width)."""
+    if path.suffix != ".npy":
+        return _read(path)[..., :3].max(axis=-1)[None] > 0
+    masks = np.load(path)
+    if masks.ndim != 3 or len(masks) != shape[0]:
+        raise ValueError(f"{path} has shape {masks.shape}, but there are {shape[0]} frames.")
+    scaled = interpolate(torch.from_numpy(masks > 0).to(torch.uint8)[:, None], shape[1:], mode="nearest-exact")
+    return scaled[:, 0].numpy() > 0
 
 
 def _read(path: PathLike) -> np.ndarray:

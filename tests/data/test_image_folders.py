@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
-from image_drawings import draw_mvtec, draw_oct
+from image_drawings import draw_mvtec, draw_oct, draw_videos
 
-from ssmctb_monai.data import find_images, have_masks, load_datalist, prepare_image_datalist
-from ssmctb_monai.files import read_json
+from ssmctb_monai.data import find_images, frame_files, have_masks, load_datalist, prepare_image_datalist
+from ssmctb_monai.files import read_json, write_json
 
 SECTIONS = ("training", "validation", "test")
 RGB = ("red", "green", "blue")
@@ -75,7 +76,7 @@ def test_refusals(mvtec, oct_folder, tmp_path):
         prepare_image_datalist(tmp_path, tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"There are no images in .*train.good"):
         prepare_image_datalist(oct_folder, tmp_path / "a.json", layout="mvtec")
-    with pytest.raises(ValueError, match="layout must be one of auto, mvtec, oct, got 'coco'"):
+    with pytest.raises(ValueError, match="layout must be one of auto, mvtec, oct, frames, got 'coco'"):
         prepare_image_datalist(mvtec, tmp_path / "a.json", layout="coco")
     (mvtec / "ground_truth/spot/001_mask.png").unlink()
     with pytest.raises(ValueError, match=r"1 anomalous images have no mask .*spot.001.png"):
@@ -93,3 +94,62 @@ def test_images_for_inference(mvtec):
     assert item == {"case_id": "000", "patient_id": "000", "image": [str(mvtec / "test/spot/000.png")]}
     with pytest.raises(ValueError, match="There is no image in"):
         find_images(mvtec / "ground_truth/none")
+
+
+# -------------------------------------------------------------------------------------------------------------- videos
+
+
+@pytest.mark.parametrize("labels", ["pixels", "frames", "together"])
+def test_videos(tmp_path, labels):
+    root = draw_videos(tmp_path / "avenue", labels=labels)
+    sections = sections_of(root, tmp_path, validation=1)
+    assert [len(sections[name]) for name in SECTIONS] == [2, 1, 2]
+    assert {item["anomalous"] for name in SECTIONS[:2] for item in sections[name]} == {False}
+    first, second = sections["test"]
+    assert (first["case_id"], second["patient_id"]) == ("testing_frames_01_0000", "testing_frames_01_0001")
+    assert first["image"] == [str(root / "testing/frames/01_0000")]
+    assert first["anomalous"] == second["anomalous"] == [[2, 6]]
+    assert have_masks(sections["test"]) == (labels == "pixels")
+    if labels == "pixels":
+        assert first["label"] == str(root / "testing/test_pixel_mask/01_0000.npy")
+
+
+def test_runs_of_frames(tmp_path):
+    """Of one file for all videos, in the order of their names."""
+    root = draw_videos(tmp_path / "avenue", labels="together")
+    np.save(root / "frame_labels_drawn.npy", np.array([[1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]]))
+    runs = [item["anomalous"] for item in sections_of(root, tmp_path, validation=1)["test"]]
+    assert runs == [[[0, 2], [4, 5]], []]
+    for wrong in ([[3, 3]], [[0, 1.5]], [3], "yes"):
+        content = read_json(tmp_path / "datalist.json")
+        content["test"][0]["anomalous"] = wrong
+        write_json(content, tmp_path / "wrong.json")
+        with pytest.raises(ValueError, match="neither true nor false, nor runs of frames such as"):
+            load_datalist(tmp_path / "wrong.json", root, "test", RGB)
+
+
+def test_labels_of_videos_that_lack_or_do_not_fit(tmp_path):
+    root = draw_videos(tmp_path / "avenue", labels="none")
+    with pytest.raises(ValueError, match=r"01_0000 needs labels of its frames: .*test_pixel_mask or .*01_0000.npy"):
+        prepare_image_datalist(root, tmp_path / "a.json")
+    np.save(root / "testing/frame_labels_drawn.npy", np.zeros(11))
+    with pytest.raises(ValueError, match=r"frame_labels_drawn.npy has labels of 11 frames, but there are 12"):
+        prepare_image_datalist(root, tmp_path / "a.json")
+    (root / "testing/test_frame_mask").mkdir()
+    np.save(root / "testing/test_frame_mask/01_0000.npy", np.zeros(5))
+    with pytest.raises(ValueError, match=r"01_0000.npy has labels of 5 frames, but there are 6"):
+        prepare_image_datalist(root, tmp_path / "a.json")
+
+
+def test_order_of_frames(tmp_path):
+    for name in ("10.png", "9.png", "11.jpg", "notes.txt", ".12.png"):
+        (tmp_path / name).touch()
+    assert [file.name for file in frame_files(tmp_path)] == ["9.png", "10.png", "11.jpg"]
+
+
+def test_videos_for_inference(tmp_path):
+    root = draw_videos(tmp_path / "avenue")
+    names = [item["case_id"] for item in find_images(root / "testing", videos=True)]
+    assert names == ["frames_01_0000", "frames_01_0001"]
+    (item,) = find_images(root / "testing/frames/01_0001", videos=True)
+    assert (item["case_id"], item["image"]) == ("01_0001", [str(root / "testing/frames/01_0001")])

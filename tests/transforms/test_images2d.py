@@ -1,10 +1,11 @@
-"""Images in 2D as volumes of one slice."""
+"""Images in 2D as volumes of one slice, videos as volumes of frames."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from image_drawings import draw_videos
 from monai.transforms import Compose, Orientationd, ResampleToMatchd, Spacingd
 from skimage.io import imsave
 
@@ -78,3 +79,45 @@ def test_refusals(image):
         LoadImages2Dd(num_channels=2)
     with pytest.raises(ValueError, match="extent must be positive"):
         LoadImages2Dd(extent=0)
+
+
+# -------------------------------------------------------------------------------------------------------------- videos
+
+
+def test_a_video_is_a_volume_of_its_frames(tmp_path):
+    """Frames of 48 x 64, scaled to a longer side of 32: what is bright in them is so, from the third frame on."""
+    root = draw_videos(tmp_path)
+    folder, mask = root / "testing/frames/01_0000", root / "testing/test_pixel_mask/01_0000.npy"
+    loaded = LoadImages2Dd(num_channels=1, extent=32)({"image": [str(folder)], "label": str(mask)})
+    assert loaded["image"].shape == loaded["brain"].shape == loaded["label"].shape == (1, 32, 24, 6)
+    assert loaded["image"].affine.diagonal().tolist() == [-1, -1, 1, 1]
+    expected = np.zeros((32, 24, 6))
+    expected[10:18, 5:13, 2:] = 1
+    np.testing.assert_array_equal(loaded["label"][0], expected)
+    square = loaded["image"][0, 10:18, 5:13].mean(dim=(0, 1))
+    assert square[2:].min() > square[:2].max() + 20
+    single = LoadImages2Dd(num_channels=1)({"image": str(folder / "3.jpg")})["image"]
+    halves = single[0, ..., 0].reshape(32, 2, 24, 2).mean(dim=(1, 3))
+    assert (loaded["image"][0, ..., 3] - halves).abs().mean() < 4  # antialiasing looks a little farther than halves
+    assert LoadImages2Dd(num_channels=3, extent=64)({"image": str(folder)})["image"].shape == (3, 64, 48, 6)
+
+
+def test_runs_of_anomalous_frames(tmp_path):
+    folder = draw_videos(tmp_path) / "testing/frames/01_0000"
+    for anomalous, expected in (([[0, 1], [3, 5]], [1, 0, 0, 1, 1, 0]), ([], [0] * 6), (False, [0] * 6)):
+        label = LoadImages2Dd(extent=16)({"image": str(folder), "anomalous": anomalous})["label"]
+        assert label.shape == (1, 16, 12, 6)
+        assert label.amin(dim=(0, 1, 2)).tolist() == label.amax(dim=(0, 1, 2)).tolist() == expected
+
+
+def test_videos_that_cannot_be(tmp_path):
+    root = draw_videos(tmp_path)
+    folder = root / "testing/frames/01_0000"
+    np.save(tmp_path / "few.npy", np.zeros((5, 48, 64)))
+    with pytest.raises(ValueError, match=r"few.npy has shape \(5, 48, 64\), but there are 6 frames"):
+        LoadImages2Dd()({"image": str(folder), "label": str(tmp_path / "few.npy")})
+    imsave(folder / "6.jpg", np.zeros((9, 9), dtype=np.uint8), check_contrast=False)
+    with pytest.raises(ValueError, match=r"6.jpg has shape \(3, 9, 9\), but the frames before it have \(3, 48, 64\)"):
+        LoadImages2Dd()({"image": str(folder)})
+    with pytest.raises(ValueError, match="There are no frames in"):
+        LoadImages2Dd()({"image": str(root / "testing")})
