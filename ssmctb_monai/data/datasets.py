@@ -14,7 +14,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.config import PathLike
-from monai.data import PersistentDataset
+from monai.data import PersistentDataset, get_track_meta, set_track_meta
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from monai.utils import ensure_tuple
@@ -216,6 +216,15 @@ class LesionFreeDataset(PreparedDataset):
             crops = beside._post_transform(self._cachecheck(self.data[index]))
             pool[index] = [crop[taker.keys[0]] for crop in (crops if isinstance(crops, list) else [crops])]
         return pool
+
+    def _post_transform(self, item_transformed: Any) -> Any:
+        # Metadata carried through every random transform took as long as the transforms; nothing reads it behind them.
+        is_tracked = get_track_meta()
+        set_track_meta(False)
+        try:
+            return super()._post_transform(item_transformed)
+        finally:
+            set_track_meta(is_tracked)
 
     def _transform(self, index: int) -> Any:
         sample_seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, DistributedSampler, ThreadDataLoader
+from monai.data import DataLoader, DistributedSampler, ThreadDataLoader, get_track_meta
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureTyped, LoadImaged, RandFlipd, Transform
 
@@ -342,6 +342,22 @@ def test_samples_of_a_new_object_are_the_same(dataset, tmp_path):
         dataset.set_epoch(epoch)
         other.set_epoch(epoch)
         assert [content(dataset[index]) for index in range(4)] == [content(other[index]) for index in range(4)]
+
+
+def test_random_transforms_carry_no_metadata(tmp_path):
+    class Broken(RandFlipd):
+        def __call__(self, data, lazy=None):
+            raise ValueError("broken")
+
+    transform = Compose(
+        [LesionFreePositionsd(roi_size=8), ENSURE, RandLesionFreeCropd(roi_size=8), RandFlipd("image", 1.0)]
+    )
+    dataset = LesionFreeDataset([case("a")], transform, tmp_path)
+    assert {type(value) for value in dataset[0][0].values()} == {str, torch.Tensor}
+    dataset.transform = Compose([*transform.transforms, Broken("image")])
+    with pytest.raises(RuntimeError):
+        dataset[0]
+    assert get_track_meta()
 
 
 def test_samples_differ_between_epochs_seeds_and_indices(tmp_path):
