@@ -41,7 +41,8 @@ class TrainingCheckpoint:
 
     Args:
         save_dir: folder of both files.
-        save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …
+        save_dict: everything that training changes besides the trainer, by name: network, optimizer, scheduler, …;
+            ``None`` where this training has none.
         network: network to save as ``model.pt``.
         evaluator: evaluator of the validation.
         resume: whether to go on from ``training.pt``; otherwise training starts anew and replaces all files.
@@ -82,7 +83,8 @@ class TrainingCheckpoint:
             beside(self.model_path, "settings"),
         )
         self.record_path = beside(self.model_path, "record")
-        self.save_dict = {**save_dict, **({} if record is None else {"record": record})}
+        given = {**save_dict, "record": record}
+        self.save_dict = {name: source for name, source in given.items() if source is not None}
         self.network = network
         self.evaluator = evaluator
         self.resume = resume

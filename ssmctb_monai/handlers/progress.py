@@ -25,7 +25,8 @@ class TrainingProgress:
     Attach the handler before the validation.
 
     Args:
-        loss: the loss in use; what it holds in ``parts`` after each call, by name, is logged, too.
+        loss: the loss in use; what it holds in ``parts`` after each call, by name, is logged, too, and ``parts`` of the
+            trainer's output.
         validation: the validation, whose times are told apart from those of epochs.
 
     Attributes:
@@ -82,7 +83,9 @@ class TrainingProgress:
         Args:
             engine: trainer.
         """
-        for name, value in {"loss": engine.state.output["loss"].detach(), **getattr(self.loss, "parts", {})}.items():
+        output = engine.state.output
+        parts = {**getattr(self.loss, "parts", {}), **output.get("parts", {})}
+        for name, value in {"loss": output["loss"].detach(), **parts}.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
     def epoch_completed(self, engine: Engine) -> None:

@@ -71,7 +71,8 @@ def used_by(files: Sequence[Path]) -> dict[str, Any]:
     config = parser_of(*files).get()
     if files[0].stem != "train":
         config = {**config, "system": {"name": config["system"]["name"]}}
-        config.pop("anomaly", None)
+        for part in ("anomaly", "adversary"):
+            config.pop(part, None)
     return config
 
 
@@ -90,7 +91,7 @@ def can_be_set(parser: ConfigParser, id: str) -> bool:
     parent, _, argument = id.rpartition("#")
     if id in parser or not parent:
         return id in parser
-    part = parser.get(parent, {})
+    part = parser.get(parent) or {}
     classes = target(part).__mro__ if "_target_" in part else ()  # what takes **kwargs hands them to its base
     return any(argument in inspect.signature(each.__init__).parameters for each in classes)
 
