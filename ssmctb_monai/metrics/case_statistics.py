@@ -194,15 +194,14 @@ def slice_scores(anomaly_map: np.ndarray, truth: CaseTruth) -> np.ndarray:
         lowest = anomaly_map[inside].min()
         filled = np.where(inside, anomaly_map, lowest).astype(np.result_type(anomaly_map, np.float32))
         anomaly_map = ndimage.uniform_filter(filled, DRAEM_FILTER, mode="constant", cval=float(lowest))
-    ranked = np.where(inside, anomaly_map, -np.inf).reshape(len(inside), -1)
-    top_k = min(settings.top_k if settings.slice_score == "top_k_mean" else 1, ranked.shape[1])
-    highest = (
-        torch.topk(torch.from_numpy(ranked), top_k).values.numpy().astype(np.float64)
-    )  # NumPy's takes twice as long
-    count = np.minimum(inside.sum(axis=(1, 2)), top_k)
-    in_brain = np.arange(top_k) < count[:, None]
+    counted, in_brain = np.where(inside, anomaly_map, -np.inf).reshape(len(inside), -1), inside.reshape(len(inside), -1)
+    if settings.slice_score != "mean":
+        top_k = min(settings.top_k if settings.slice_score == "top_k_mean" else 1, counted.shape[1])
+        in_brain = np.arange(top_k) < in_brain.sum(axis=1, keepdims=True)
+        counted = torch.topk(torch.from_numpy(counted), top_k).values.numpy()  # NumPy's takes twice as long
+    count = in_brain.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        means = np.where(in_brain, highest, 0).sum(axis=1) / np.maximum(count, 1)
+        means = np.where(in_brain, counted.astype(np.float64), 0).sum(axis=1) / np.maximum(count, 1)
     if np.isnan(means).any():
         raise ValueError("infinite scores have no mean: score slices by their max, or give finite scores")
     scores = np.full(len(truth.case.brain), -np.inf)

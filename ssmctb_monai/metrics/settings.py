@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ssmctb_monai.checks import check_positive, check_whole
 
-SliceScore = Literal["top_k_mean", "max", "filtered_max"]
+SliceScore = Literal["top_k_mean", "max", "filtered_max", "mean"]
 Slices = Literal["brain", "all"]
 
 
@@ -17,7 +17,8 @@ class EvaluationSettings:
 
     Args:
         slice_score: score of a slice: ``"top_k_mean"``, the mean of its ``top_k`` highest voxels in the brain;
-            ``"max"``, the highest; ``"filtered_max"``, the highest after a mean filter of 21 x 21 voxels, as in DRAEM.
+            ``"max"``, the highest; ``"filtered_max"``, the highest after a mean filter of 21 x 21 voxels, as in DRAEM;
+            ``"mean"``, the mean of all voxels in the brain: of squared errors it ranks slices as their PSNR does.
         top_k: number of voxels of ``"top_k_mean"``, and of the brain voxels that make a slice a brain slice.
         slices: ``"brain"`` counts brain slices only; ``"all"`` counts every slice of the volume, as the SSMCTB paper
             does, those without brain with the lowest possible score.

@@ -117,6 +117,16 @@ def test_highest():
     assert case.slices["score"].tolist() == [1, 0.5, 0.75]
 
 
+def test_mean_of_a_slice_ranks_as_its_psnr():
+    """Of squared errors."""
+    case = statistics(settings=EvaluationSettings(top_k=2, slice_score="mean", slices="all"))
+    insides = [((BRAIN > 0) | (LABEL > 0))[..., index] for index in range(4)]
+    expected = [SCORES[..., index][inside].mean() for index, inside in enumerate(insides)]
+    np.testing.assert_allclose(case.slices["score"], [*expected, -np.inf], rtol=1e-6)
+    psnr = 10 * np.log10(1 / np.array(expected))
+    assert np.argsort(case.slices["score"][:4]).tolist() == np.argsort(-psnr).tolist()
+
+
 def test_without_a_brain_mask_every_voxel_counts():
     case = statistics(brain=None)
     assert not case.has_brain
@@ -126,7 +136,7 @@ def test_without_a_brain_mask_every_voxel_counts():
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, -1e30])
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max", "mean"])
 def test_what_lies_outside_the_brain_does_not_matter(score, slice_score):
     outside = (BRAIN == 0) & (LABEL == 0)
     settings = EvaluationSettings(top_k=2, slice_score=slice_score, min_lesion_size=1, slices="all")
@@ -205,7 +215,7 @@ def test_filter_beyond_the_brain():
 # -------------------------------------------------------------------------------------------------------- ill scores
 
 
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max", "mean"])
 @pytest.mark.parametrize("has_lesion", [False, True])
 def test_nan(slice_score, has_lesion):
     scores = SCORES.copy()
@@ -225,7 +235,7 @@ def test_an_infinite_score(score, expected):
     assert mean == (np.inf if score > 0 else 0.25)
 
 
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max"])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max", "mean"])
 def test_infinite_scores_without_a_mean(slice_score):
     scores = SCORES.copy()
     scores[..., 1] = [[np.inf, -np.inf], [-np.inf, -np.inf]]
@@ -246,7 +256,7 @@ def stored(array, affine, codes):
     return nib.apply_orientation(array, turn), affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
 
 
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max"])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "filtered_max", "mean"])
 @pytest.mark.parametrize("affine", [CASE.affine, OBLIQUE], ids=["straight", "oblique"])
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "RAI", "PSR", "ASL", "SRA", "IPL"])
 def test_stored_in_any_orientation(codes, affine, slice_score):

@@ -276,7 +276,7 @@ def test_arrays_of_many_kinds(convert):
     assert state(evaluation) == state(expected)
 
 
-@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max"])
+@pytest.mark.parametrize("slice_score", ["top_k_mean", "max", "filtered_max", "mean"])
 @pytest.mark.parametrize(
     "dtype",
     [np.float16, np.float64, np.uint8, np.int16, np.int64, torch.float16, torch.bfloat16, torch.uint8, torch.int16],
