@@ -200,6 +200,7 @@ SYSTEMS_WITH_BLOCKS = {
     "fastvit_nsa": "NSA with FastViT",
     "cutpaste": "CutPaste as a segmentation",
     "cutpaste_classifier": "CutPaste as a classifier",
+    "georgescu": "autoencoder with gradient ascent on anomalies",
 }
 SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-none": ("no block", {"block": "none"}, None),

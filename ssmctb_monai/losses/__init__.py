@@ -1,5 +1,6 @@
 """Losses of the blocks and of the systems that contain them."""
 
+from ssmctb_monai.losses.ascent import AscentLoss
 from ssmctb_monai.losses.draem import DRAEMLoss
 from ssmctb_monai.losses.masked_reconstruction import MaskedReconstructionLoss
 from ssmctb_monai.losses.prediction import PredictionLoss
@@ -7,6 +8,7 @@ from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_recons
 from ssmctb_monai.losses.ssm import MSGMSLoss, SSMLoss
 
 __all__ = [
+    "AscentLoss",
     "DRAEMLoss",
     "MSGMSLoss",
     "MaskedReconstructionLoss",

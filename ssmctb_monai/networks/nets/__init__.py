@@ -1,5 +1,6 @@
 """Anomaly detection networks."""
 
+from ssmctb_monai.networks.nets.ascent_autoencoder import AscentAutoencoder
 from ssmctb_monai.networks.nets.cutpaste_classifier import CutPasteClassifier
 from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.networks.nets.draem import DRAEM
@@ -13,6 +14,7 @@ from ssmctb_monai.networks.nets.ssm import SSM
 __all__ = [
     "DRAEM",
     "SSM",
+    "AscentAutoencoder",
     "CutPasteClassifier",
     "Detector",
     "EncoderDecoder",
