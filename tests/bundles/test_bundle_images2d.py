@@ -17,11 +17,12 @@ from ssmctb_monai.data import prepare_image_datalist
 
 CONFIGS = BUNDLES[0] / "configs"
 SSM = {"system#network#channels": [4, 8, 8], "system#network#cell_sizes": [4, 8], "system#network#uncovering_size": 4}
+FUTURE = {"system#network#channels": [4, 8]}
 SMALL = {"image_size": 64, "roi_size": [64, 64, 1], "num_samples": 2, "batch_size": 2, "max_epochs": 1, "device": "cpu"}
 CASES = {  # how to draw, systems, sizes, channels; test cases, whether they have masks, slices of each, their folder
     "mvtec with draem": (draw_mvtec, (), WIDTHS, ["red", "green", "blue"], 4, True, 1, "test"),
     "oct with ssm": (draw_oct, ("ssm",), SSM, ["grey"], 8, False, 1, "test"),
-    "videos with draem": (draw_videos, (), WIDTHS, ["grey"], 2, True, 6, "testing"),
+    "videos with future": (draw_videos, ("future",), FUTURE, ["grey"], 2, True, 6, "testing"),
 }
 
 
