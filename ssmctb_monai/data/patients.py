@@ -89,7 +89,10 @@ def read_patients(file: PathLike) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
     lines = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
-    rows = [[cell.strip() for cell in row] for row in lines if any(cell.strip() for cell in row)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in lines if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table: {error}. Expected is a case and its patient in each line.") from error
     if rows and [cell.lower() for cell in rows[0][:2]] in (["case", "patient"], ["case_id", "patient_id"]):
         rows = rows[1:]
     patients: dict[str, str] = {}

@@ -46,7 +46,8 @@ async function heatmapCase(header, { map, image, label }, others = {}) {
 
 /** Shows the map of the method that was chosen beside that of the page, their crosshairs at one position. */
 async function showBeside() {
-  const { image, label, others } = shown;
+  const current = shown;
+  const { image, label, others } = current;
   const name = besideBox.value;
   besideStage.parentElement.hidden = !name;
   stage.previousElementSibling.hidden = !name;
@@ -55,7 +56,9 @@ async function showBeside() {
   besideStage.previousElementSibling.textContent = name;
   beside ??= createViewer(besideStage, page.colormaps, { moved: (position) => viewer.setPosition(position) });
   const [header, { map }] = others[name];
-  beside.show(header, { map: await unpack(map, Uint16Array), image, label });
+  const scores = await unpack(map, Uint16Array);
+  if (shown !== current || besideBox.value !== name) return; // another one was chosen meanwhile
+  beside.show(header, { map: scores, image, label });
   if (place) beside.setPosition(place);
 }
 

@@ -66,6 +66,7 @@ def test_table_of_patients(tmp_path, text):
         (b"A,\n", "got 'A,'"),
         (b"A,P1\nA,P2\n", "the case A two patients, P1 and P2"),
         (b"\xff\xfe", "no text"),
+        (b"A" * 200_000 + b",P1", "is no table: field larger"),
     ],
 )
 def test_table_that_is_none_is_named(tmp_path, content, message):
