@@ -208,7 +208,7 @@ SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-sspcab": ("SSPCAB", {"block": "sspcab"}, ""),
 }
 # Systems that see slices with their context, each with its blocks: published are neighbours; lesions end 32 mm away
-SEQUENCE_SYSTEMS = {"future": "future prediction"}
+SEQUENCE_SYSTEMS = {"future": "future prediction", "mnad": "MNAD"}
 FAR = {"context": [-16, 16]}
 CONTEXTS: dict[str, tuple[str, dict[str, Any]]] = {
     "": ("from four slices beside it", {}),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssmctb_monai.checks import check_positive
 from ssmctb_monai.inferers.foreground import ForegroundInferer
+from ssmctb_monai.networks.nets.detector import Detector
 from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes
 
 
@@ -63,6 +64,8 @@ class PlanesInferer(Inferer):
         """
         if inputs.dim() != 2 + len(PLANES):
             raise ValueError(f"Expected (batch, channels, width, depth, height), got shape {tuple(inputs.shape)}.")
+        if isinstance(network, Detector):
+            network.begin_volume()
         sizes = inputs.shape[2:]
         wide = [
             axis for axis in self.inferers if min(size for i, size in enumerate(sizes) if i != axis) >= self.min_size

@@ -3,6 +3,7 @@
 from ssmctb_monai.losses.ascent import AscentLoss
 from ssmctb_monai.losses.draem import DRAEMLoss
 from ssmctb_monai.losses.masked_reconstruction import MaskedReconstructionLoss
+from ssmctb_monai.losses.memory import MemoryLoss
 from ssmctb_monai.losses.prediction import PredictionLoss
 from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
 from ssmctb_monai.losses.ssm import MSGMSLoss, SSMLoss
@@ -12,6 +13,7 @@ __all__ = [
     "DRAEMLoss",
     "MSGMSLoss",
     "MaskedReconstructionLoss",
+    "MemoryLoss",
     "PredictionLoss",
     "SSMLoss",
     "SelfSupervisedLoss",

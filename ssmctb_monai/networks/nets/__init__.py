@@ -7,6 +7,7 @@ from ssmctb_monai.networks.nets.draem import DRAEM
 from ssmctb_monai.networks.nets.encoder_decoder import EncoderDecoder
 from ssmctb_monai.networks.nets.future_predictor import FuturePredictor
 from ssmctb_monai.networks.nets.masked_autoencoder import MaskedAutoencoder
+from ssmctb_monai.networks.nets.memory_autoencoder import MemoryAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
 from ssmctb_monai.networks.nets.ssm import SSM
@@ -20,6 +21,7 @@ __all__ = [
     "EncoderDecoder",
     "FuturePredictor",
     "MaskedAutoencoder",
+    "MemoryAutoencoder",
     "Reconstruction",
     "ReconstructionDetector",
 ]

@@ -99,6 +99,12 @@ class Detector(nn.Module):
                 their brain (batch, 1, height, width[, depth]).
         """
 
+    def begin_volume(self) -> None:
+        """Forgets what slices of another volume have left; most detectors keep nothing.
+
+        Inferers of networks in 2D call it before each volume.
+        """
+
     def padded(self, x: Tensor) -> Tensor:
         """Repeats the border of an image on the high sides, up to a multiple of the stride.
 

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_choice, check_image, check_whole
+from ssmctb_monai.checks import check_choice, check_image
 from ssmctb_monai.networks.blocks.decoder import Decoder
 from ssmctb_monai.networks.blocks.encoder import Encoder
 from ssmctb_monai.networks.blocks.factory import Block
 from ssmctb_monai.networks.error_maps import ErrorKind, error_map
-from ssmctb_monai.networks.nets.detector import Detector
+from ssmctb_monai.networks.nets.slice_predictor import SlicePredictor
 
 Prediction = Literal["unet", "mean"]
 
@@ -46,7 +46,7 @@ class ContextMean(nn.Module):
         return (slices * weights).sum(dim=1)
 
 
-class FuturePredictor(Detector):
+class FuturePredictor(SlicePredictor):
     """Predicts a slice from its context, and finds what differs from the prediction.
 
     Liu et al., *Future frame prediction for anomaly detection - a new baseline*, CVPR 2018,
@@ -56,8 +56,8 @@ class FuturePredictor(Detector):
     out: nothing moves in a volume. With a block in place of the penultimate convolution after Madan et al., TPAMI
     46(1), 2024, https://arxiv.org/abs/2209.12148.
 
-    An image is a run of slices as channels, as `RandSlicesd` and `SequenceInferer` give them: those of the slice first,
-    then those of its context, slice by slice.
+    An image is a run of slices as channels, those of the slice first, then those of its context, slice by slice, as
+    `RandSlicesd` and `SequenceInferer` give them.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3, where a run is of slabs.
@@ -92,21 +92,11 @@ class FuturePredictor(Detector):
         prediction: Prediction = "unet",
         score: ErrorKind = "l1",
     ) -> None:
-        super().__init__(spatial_dims, in_channels, stride=2 ** (len(channels) - 1))
-        check_whole(1, out_channels=out_channels)
+        super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score)
         check_choice(get_args(Prediction), prediction=prediction)
-        check_choice(get_args(ErrorKind), score=score)
-        num_slices, rest = divmod(in_channels, out_channels)
-        if num_slices < 2 or rest:
-            raise ValueError(
-                f"in_channels must be those of a slice and of one or more context slices, multiples of out_channels "
-                f"{out_channels}, got {in_channels}: give the offsets of context slices by --context."
-            )
-        self.out_channels = out_channels
-        self.score = score
         self.network: nn.Module
         if prediction == "mean":
-            self.network = ContextMean(num_slices - 1)
+            self.network = ContextMean(in_channels // out_channels - 1)
         else:
             self.network = nn.Sequential(
                 Encoder(spatial_dims, in_channels - out_channels, channels, norm=None),
@@ -134,7 +124,7 @@ class FuturePredictor(Detector):
         Returns:
             The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
         """
-        return error_map(self.reconstruct(x).clamp(0, 1), x[:, : self.out_channels], self.score)
+        return error_map(self.reconstruct(x).clamp(0, 1), self.slice_of(x), self.score)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Predicts the slice from its context alone.
@@ -149,4 +139,4 @@ class FuturePredictor(Detector):
             ValueError: when ``x`` has another number of dimensions or channels.
         """
         check_image(x, self.spatial_dims, self.in_channels)
-        return self.cut(self.network(self.padded(x[:, self.out_channels :])), x)
+        return self.cut(self.network(self.context_of(x)), x)
