@@ -16,9 +16,9 @@ class Detector(nn.Module):
     """Network that finds anomalies: in training it returns what its loss takes, at evaluation the anomaly map.
 
     A system's network derives from it and writes :meth:`training_output` and :meth:`anomaly_map`, and ``reconstruct``,
-    from image to lesion-free image, where it has one. Images have any size: :meth:`padded` and :meth:`cut` go around
-    layers that need a multiple of ``stride``. What is fitted after training, such as a memory, is a buffer, so that the
-    state dict is the whole detector.
+    from image to lesion-free image (of a run of slices the slice alone), where it has one. Images have any size:
+    :meth:`padded` and :meth:`cut` go around layers that need a multiple of ``stride``. What is fitted after training,
+    such as a memory, is a buffer, so that the state dict is the whole detector.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.

@@ -42,6 +42,6 @@ class Reconstruction(nn.Module):
             x: image as the detector takes it.
 
         Returns:
-            The reconstruction, of the shape of ``x``.
+            The reconstruction, of the shape of ``x``; of a run of slices that of the slice alone.
         """
         return self.network.reconstruct(x)
