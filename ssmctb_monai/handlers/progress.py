@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from datetime import timedelta
 from statistics import fmean
@@ -62,8 +61,6 @@ class TrainingProgress:
         """
         self._last = time.monotonic()
         self._is_validated = self.validation is not None and self.validation.exec_at_start
-        if torch.device(getattr(engine.state, "device", None) or "cpu").type == "cpu":
-            _warn_of_busy_threads()
 
     def epoch_started(self, engine: Engine) -> None:
         """Notes the time that the validation before took.
@@ -152,16 +149,3 @@ class ValidationProgress:
         metrics = "".join(f" | {name} {value:.4f}" for name, value in engine.state.metrics.items())
         seconds = time.monotonic() - self.progress.clock.start
         logger.info("Validation, epoch %d%s | %.1f s", engine.state.epoch, metrics, seconds)
-
-
-def _warn_of_busy_threads() -> None:
-    """Warns where other programs take the cores, so that each step waits for its slowest thread."""
-    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if torch.get_num_threads() > 1 and load > cores + 1:
-        logger.warning(
-            "Other programs are busy here (load %.1f on %d cores), and %d threads wait for each other: one thread is "
-            "faster then, by OMP_NUM_THREADS=1 before the command.",
-            load,
-            cores,
-            torch.get_num_threads(),
-        )

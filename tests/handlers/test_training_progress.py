@@ -98,15 +98,6 @@ def test_validation_logs_its_metrics(caplog):
     assert re.fullmatch(r"Validation, epoch 1 \| slice_auroc 0\.9123 \| ap 1\.0000 \| \d+\.\d s", caplog.messages[-1])
 
 
-@pytest.mark.parametrize(("load", "threads", "warned"), [(9.0, 2, True), (9.0, 1, False), (2.5, 2, False)])
-def test_threads_beside_busy_programs(monkeypatch, caplog, load, threads, warned):
-    monkeypatch.setattr(progress.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(progress.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
-    monkeypatch.setattr(progress.torch, "get_num_threads", lambda: threads)
-    progress._warn_of_busy_threads()
-    assert any("OMP_NUM_THREADS=1" in message for message in caplog.messages) == warned
-
-
 def test_mean_of_two_processes(run, monkeypatch):
     """The other one has three times the losses."""
     monkeypatch.setattr(progress.idist, "all_reduce", lambda tensor: tensor + 3 * tensor)
