@@ -137,7 +137,9 @@ def _is_argument(parser: ConfigParser, name: str) -> bool:
     target: Any = locate(str(ConfigComponent(part).resolve_module_name()))
     classes = target.__mro__ if inspect.isclass(target) else ()  # what takes **kwargs hands them to its base
     functions = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)] or [target]
-    return argument == "_disabled_" or any(argument in inspect.signature(each).parameters for each in functions)
+    parameters = [parameter for each in functions for parameter in inspect.signature(each).parameters.values()]
+    takes_any = not classes and any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+    return argument == "_disabled_" or takes_any or any(parameter.name == argument for parameter in parameters)
 
 
 def _check_kind(name: str, value: Any, default: Any) -> None:

@@ -16,7 +16,8 @@ CONFIG = {
     "unused": 1,
     "part": {"inner": {"_target_": "dict", "width": 2}, "other": 3},
     "loader": {"_target_": "torch.utils.data.DataLoader", "dataset": "@spacing", "batch_size": 2},
-    "made": ["@folder", "@resume", "@rate", "@part#inner", "@loader"],
+    "inferer": {"_target_": "ssmctb_monai.inferers.window_inferer", "spatial_dims": 3, "roi_size": [8, 8, 8]},
+    "made": ["@folder", "@resume", "@rate", "@part#inner", "@loader", "@inferer"],
     "training": ["$print(@made)"],
 }
 
@@ -56,6 +57,7 @@ def refused(run, match, **overrides):
         {"part#inner#width": 3},
         {"part::inner::width": 3},
         {"loader#num_workers": 0},  # an argument that the configuration leaves to its default
+        {"inferer#sw_device": "cpu"},  # one that the function hands on
         {"part#inner": {"_target_": "dict"}},
     ],
 )
