@@ -7,6 +7,7 @@ from ssmctb_monai.losses.memory import MemoryLoss
 from ssmctb_monai.losses.prediction import PredictionLoss
 from ssmctb_monai.losses.self_supervised import SelfSupervisedLoss, block_reconstruction_loss
 from ssmctb_monai.losses.ssm import MSGMSLoss, SSMLoss
+from ssmctb_monai.losses.ssmtl import SSMTLLoss
 
 __all__ = [
     "AscentLoss",
@@ -16,6 +17,7 @@ __all__ = [
     "MemoryLoss",
     "PredictionLoss",
     "SSMLoss",
+    "SSMTLLoss",
     "SelfSupervisedLoss",
     "block_reconstruction_loss",
 ]

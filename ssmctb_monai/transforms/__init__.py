@@ -63,6 +63,7 @@ from ssmctb_monai.transforms.scores import (
     MaskedGaussianSmoothd,
     ScaleScores,
 )
+from ssmctb_monai.transforms.slice_tasks import RandSliceTaskd
 from ssmctb_monai.transforms.slices import RandSlicesd
 
 __all__ = [
@@ -113,6 +114,7 @@ __all__ = [
     "RandLesionFreeCropd",
     "RandNaturalAnomaly",
     "RandPerlinNoise",
+    "RandSliceTaskd",
     "RandSlicesd",
     "RandThickSlices",
     "RandThickSlicesd",

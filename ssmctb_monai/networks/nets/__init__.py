@@ -11,10 +11,12 @@ from ssmctb_monai.networks.nets.memory_autoencoder import MemoryAutoencoder
 from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
 from ssmctb_monai.networks.nets.ssm import SSM
+from ssmctb_monai.networks.nets.ssmtl import SSMTL
 
 __all__ = [
     "DRAEM",
     "SSM",
+    "SSMTL",
     "AscentAutoencoder",
     "CutPasteClassifier",
     "Detector",
