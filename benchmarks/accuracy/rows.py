@@ -221,6 +221,11 @@ TRIVIAL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-gap-mean": ("mean of the slices 32 mm away", {**FAR, **MEAN}, "-gap"),
     "-copy": ("copy of the slice beside it", {"context": [-1], **MEAN}, None),
 }
+# SSMTL++ on stacks of slices, with its blocks, and the error of the restoration alone
+SSMTL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    **SYSTEM_BLOCK_ROWS,
+    "-restoration": ("SSMCTB, score by the restoration alone", {"system#network#question_share": 0}, ""),
+}
 # One thing of NSA changed, minus NSA with SSMCTB
 NSA_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
@@ -362,6 +367,17 @@ ROWS = {
             reference=None if reference is None else f"brats2d-future{reference}",
         )
         for name, (title, overrides, reference) in TRIVIAL_ROWS.items()
+    },
+    **{
+        f"brats3d-ssmtl{name}": Row(
+            f"3D, SSMTL++ on slices, {title}",
+            "brats",
+            "brats3d",
+            ("ssmtl",),
+            overrides,
+            reference=None if reference is None else f"brats3d-ssmtl{reference}",
+        )
+        for name, (title, overrides, reference) in SSMTL_ROWS.items()
     },
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

@@ -13,15 +13,15 @@ from bundle_runs import BUNDLES, folders, messages, workflows
 
 from ssmctb_monai.inferers import SequenceInferer
 
-CONFIGS = BUNDLES[0] / "configs"
+CONFIGS, CONFIGS_3D = (bundle / "configs" for bundle in BUNDLES)
 SMALL = {"system#network#channels": [4, 8], "num_samples": 2, "validation_share": 2, "test_share": 4}
 CONTEXT = (-3, 2)
 pytestmark = pytest.mark.process
 
 
-def train(system, dataset_dir, folder, **given):
+def train(system, dataset_dir, folder, configs=CONFIGS, **given):
     """Two epochs, or as many as are given."""
-    files = [CONFIGS / "train.json", CONFIGS / f"{system}.json"]
+    files = [configs / "train.json", configs / f"{system}.json"]
     places = {name: str(path) for name, path in folders(folder).items()}
     constant = {"lr_scheduler#lr_lambda": "$lambda epoch: 1.0", "val_interval": 2}
     given = {"dataset_dir": str(dataset_dir), "max_epochs": 2, **SMALL, **constant, **places, **given}
@@ -73,3 +73,19 @@ def test_training_resumes_with_its_adversary(dataset_dir, tmp_path):
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=0)
     model = torch.load(whole / "model.pt", weights_only=True)
     assert all(np.isfinite(value.numpy()).all() for value in model.values())
+
+
+def test_stacks_of_slices(dataset_dir, workflow, tmp_path):
+    """SSMTL++ in windows of 48 slices."""
+    small = {"roi_size": [48, 64, 48], "system#network#num_hidden": 24, "system#network#channels": [4, 4, 8, 8]}
+    trained = train("ssmtl", dataset_dir, tmp_path / "ssmtl", CONFIGS_3D, **small)
+    given = {"ckpt_dir": str(trained), "dataset_dir": str(dataset_dir)}
+    options = {"viewer": False, "evaluation#settings#resamples": 10, "output_dir": str(tmp_path / "report")}
+    workflow(CONFIGS_3D / "evaluate.json", "infer", **given, **options).run()
+    assert "pixel_average_precision" in (tmp_path / "report/report.json").read_text(encoding="utf-8")
+    options = {"save_reconstruction": True, "output_dir": str(tmp_path / "maps")}
+    work = workflow(CONFIGS_3D / "inference.json", "infer", **given, **options)
+    work.run()
+    assert work.parser.get_parsed_content("network_def").num_hidden == 24
+    scan = nibabel.load(tmp_path / "maps/reconstructions/Made_002.nii.gz")
+    assert np.isfinite(scan.get_fdata()).all()

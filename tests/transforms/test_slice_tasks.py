@@ -92,5 +92,5 @@ def test_faults_are_named():
         with pytest.raises(ValueError, match=message):
             RandSliceTaskd(**arguments)
     image = MetaTensor(torch.rand(1, 4, 4, 18), meta={"filename_or_obj": "case_flair.nii.gz"})
-    with pytest.raises(ValueError, match="case_flair.nii.gz has 18 slices: without the 16 that are skipped"):
+    with pytest.raises(ValueError, match=r"case_flair\.nii\.gz has 18 slices: without the 16 that are skipped"):
         RandSliceTaskd()({"image": image})
