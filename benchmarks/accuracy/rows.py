@@ -208,11 +208,11 @@ SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-sspcab": ("SSPCAB", {"block": "sspcab"}, ""),
 }
 # Systems that see slices with their context, each with its blocks: published are neighbours; lesions end 32 mm away
-SEQUENCE_SYSTEMS = {"future": "future prediction", "mnad": "MNAD"}
+SEQUENCE_SYSTEMS = {"future": "future prediction", "mnad": "MNAD", "state": "STATE"}
 FAR = {"context": [-16, 16]}
 CONTEXTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "": ("from four slices beside it", {}),
-    "-gap": ("from slices 32 mm away on both sides", FAR),
+    "": ("four slices beside it", {}),
+    "-gap": ("slices 32 mm away on both sides", FAR),
 }
 # What predicts without learning, minus the network
 MEAN = {"system#network#prediction": "mean"}
@@ -346,7 +346,7 @@ ROWS = {
     },
     **{
         f"brats2d-{system}{gap}{name}": Row(
-            f"2D, {title} {context}, {block}",
+            f"2D, {title}, {context}, {block}",
             "brats",
             "brats2d",
             (system,),
@@ -379,5 +379,13 @@ ROWS = {
         )
         for name, (title, overrides, reference) in SSMTL_ROWS.items()
     },
+    "brats2d-state-perturbed": Row(
+        "2D, STATE, four slices beside it, SSMCTB, input perturbed by 0.005",
+        "brats",
+        "brats2d",
+        ("state",),
+        {"system#network#perturbation": 0.005},
+        reference="brats2d-state",
+    ),
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }

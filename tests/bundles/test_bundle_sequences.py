@@ -30,7 +30,7 @@ def train(system, dataset_dir, folder, configs=CONFIGS, **given):
     return folder / "ckpt"
 
 
-@pytest.fixture(scope="module", params=["future", "mnad"])
+@pytest.fixture(scope="module", params=["future", "mnad", "state"])
 def trained(request, dataset_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return train(request.param, dataset_dir, folder, context=list(CONTEXT), modalities=["flair", "t1ce"])

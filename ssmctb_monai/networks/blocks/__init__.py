@@ -11,6 +11,7 @@ from ssmctb_monai.networks.blocks.masked_convolution import MaskedConvolution
 from ssmctb_monai.networks.blocks.released import ReleasedChannelAttention, from_released
 from ssmctb_monai.networks.blocks.reparameterized import RepConvolution
 from ssmctb_monai.networks.blocks.self_supervised_block import SelfSupervisedBlock, named_blocks
+from ssmctb_monai.networks.blocks.slice_attention import SliceAttention
 from ssmctb_monai.networks.blocks.spatial_transformer import SpatialTransformer
 from ssmctb_monai.networks.blocks.ssmctb import SSMCTB
 from ssmctb_monai.networks.blocks.sspcab import SSPCAB
@@ -32,6 +33,7 @@ __all__ = [
     "RepConvolution",
     "RepMixer",
     "SelfSupervisedBlock",
+    "SliceAttention",
     "SpatialTransformer",
     "SummedHeadAttention",
     "TransformerLayer",

@@ -12,11 +12,13 @@ from ssmctb_monai.networks.nets.reconstruction import Reconstruction
 from ssmctb_monai.networks.nets.reconstruction_detector import ReconstructionDetector
 from ssmctb_monai.networks.nets.ssm import SSM
 from ssmctb_monai.networks.nets.ssmtl import SSMTL
+from ssmctb_monai.networks.nets.state import STATE
 
 __all__ = [
     "DRAEM",
     "SSM",
     "SSMTL",
+    "STATE",
     "AscentAutoencoder",
     "CutPasteClassifier",
     "Detector",

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_image, check_spatial_dims, check_whole
+from ssmctb_monai.checks import check_image, check_shares, check_spatial_dims, check_whole
+from ssmctb_monai.networks.perturbation import NOT_EXPORTABLE, perturbed
 
 
 class Detector(nn.Module):
@@ -24,6 +25,9 @@ class Detector(nn.Module):
         spatial_dims: number of spatial dimensions, 2 or 3.
         in_channels: number of input channels, that is of modalities.
         stride: what the size of a padded image is a multiple of, along each axis.
+        perturbation: step that an image is moved by before it is scored, towards what ``reconstruct`` gives back, see
+            :func:`~ssmctb_monai.networks.perturbation.perturbed`; 0: it is scored as it is. With it the detector cannot
+            be exported.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -39,13 +43,21 @@ class Detector(nn.Module):
         torch.Size([1, 1, 40, 50, 30])
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, stride: int = 1) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, stride: int = 1, perturbation: float = 0.0) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_whole(1, in_channels=in_channels, stride=stride)
+        check_shares(perturbation=perturbation)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.stride = stride
+        self.perturbation = perturbation
+
+    def __prepare_scriptable__(self) -> Detector:
+        """Refuses what TorchScript cannot run, before it compiles anything."""
+        if self.perturbation > 0:
+            raise RuntimeError(NOT_EXPORTABLE)
+        return self
 
     def forward(self, x: Tensor) -> Any:
         """Gives what the loss takes, or finds anomalies.
@@ -61,9 +73,11 @@ class Detector(nn.Module):
             ValueError: when ``x`` has another number of dimensions or channels.
         """
         check_image(x, self.spatial_dims, self.in_channels)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops the outer branch only as it stands)
+        if not torch.jit.is_scripting():
             if self.training:
                 return self.training_output(x)
+            if self.perturbation > 0:
+                x = perturbed(self, x, self.perturbation)
         return self.anomaly_map(x)
 
     def training_output(self, x: Tensor) -> Any:

@@ -70,6 +70,7 @@ class FuturePredictor(SlicePredictor):
             network must beat.
         score: error of the prediction, ``"l1"``, ``"l2"``, ``"ssim"`` or ``"msgms"``, see
             :func:`~ssmctb_monai.networks.error_maps.error_map`.
+        perturbation: step of a run before it is scored, see `Detector`.
 
     Raises:
         ValueError: when an argument is outside its range, or the channels are not those of a slice and its context.
@@ -91,8 +92,9 @@ class FuturePredictor(SlicePredictor):
         block: Block = "ssmctb",
         prediction: Prediction = "unet",
         score: ErrorKind = "l1",
+        perturbation: float = 0.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score)
+        super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score, perturbation)
         check_choice(get_args(Prediction), prediction=prediction)
         self.network: nn.Module
         if prediction == "mean":

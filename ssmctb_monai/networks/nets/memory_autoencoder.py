@@ -130,6 +130,7 @@ class MemoryAutoencoder(SlicePredictor):
         distance_weight: share of the distance in the map, in [0, 1].
         update_below: regular score of a slice (:func:`regular_score`) below which the items follow it at evaluation,
             too, slice by slice, up to the next :meth:`begin_volume`; published is 0.01. ``None``: they never do.
+        perturbation: step of a run before it is scored, see `Detector`.
 
     Raises:
         ValueError: when an argument is outside its range, or the channels are not those of a slice and its context.
@@ -155,8 +156,9 @@ class MemoryAutoencoder(SlicePredictor):
         score: ErrorKind = "l1",
         distance_weight: float = 0.4,
         update_below: float | None = None,
+        perturbation: float = 0.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score)
+        super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score, perturbation)
         check_shares(distance_weight=distance_weight)
         self.encoder = Encoder(spatial_dims, in_channels - out_channels, channels)
         width = channels[-1]

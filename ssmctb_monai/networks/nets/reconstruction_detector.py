@@ -32,6 +32,7 @@ class ReconstructionDetector(Detector):
             :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"block"``: the error of each SSPCAB or SSMCTB
             block, see :func:`~ssmctb_monai.networks.blocks.block_score`.
         stride: what the sizes that the network takes are multiples of; images are padded to it inside.
+        perturbation: step of an image before it is scored, see `Detector`.
 
     Raises:
         ValueError: when ``score`` is unknown, or is ``"block"`` and the network contains no block, or a number is
@@ -45,9 +46,15 @@ class ReconstructionDetector(Detector):
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, network: nn.Module, score: Score = "l1", stride: int = 1
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        network: nn.Module,
+        score: Score = "l1",
+        stride: int = 1,
+        perturbation: float = 0.0,
     ) -> None:
-        super().__init__(spatial_dims, in_channels, stride)
+        super().__init__(spatial_dims, in_channels, stride, perturbation)
         scores = (*get_args(ErrorKind), "block")
         if score not in scores:
             raise ValueError(f"score must be one of {', '.join(scores)}, got {score!r}.")

@@ -1,4 +1,4 @@
-"""What networks have in common that predict a slice from slices beside it."""
+"""What networks have in common that see a slice with slices beside it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ssmctb_monai.networks.nets.detector import Detector
 class SlicePredictor(Detector):
     """Detector of which an image is a run of slices as channels: those of a slice first, then those of its context.
 
-    `RandSlicesd` and `SequenceInferer` give such runs; the context comes slice by slice. ``reconstruct`` predicts the
-    slice from its context alone.
+    `RandSlicesd` and `SequenceInferer` give such runs; the context comes slice by slice. ``reconstruct`` gives the
+    slice alone: predicted from its context, or reconstructed together with it.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3, where a run is of slabs.
@@ -23,13 +23,22 @@ class SlicePredictor(Detector):
         out_channels: number of channels of a slice, that is of modalities.
         stride: what the size of a padded image is a multiple of, along each axis.
         score: error of the prediction, see :func:`~ssmctb_monai.networks.error_maps.error_map`.
+        perturbation: step of a run before it is scored, see `Detector`.
 
     Raises:
         ValueError: when an argument is outside its range, or the channels are not those of a slice and its context.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: int, score: ErrorKind) -> None:
-        super().__init__(spatial_dims, in_channels, stride)
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        score: ErrorKind,
+        perturbation: float = 0.0,
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, stride, perturbation)
         check_whole(1, out_channels=out_channels)
         check_choice(get_args(ErrorKind), score=score)
         num_slices, rest = divmod(in_channels, out_channels)
