@@ -1,0 +1,89 @@
+"""Draws the picture of docs/sequences.md: which slices each system gets and which it must give, on the demo data.
+
+From the repository's root:
+
+    python docs/images/sequences.py
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
+from PIL import Image
+
+from ssmctb_monai.data import make_demo_dataset
+from ssmctb_monai.transforms import BrainMaskd, RandSlicesd, RandSliceTaskd, RobustScaleIntensityd
+
+RUNS = {  # context of the slice, by what the row shows
+    "future, mnad:\nfour slices beside it": (-4, -3, -2, -1),
+    "the same 32 mm away,\non both sides": (-16, 16),
+}
+TASKS = {"middle slices": None, "order": 0, "skipped slices": 1, "jigsaw": 2}  # and the question of each
+SIZE = (76, 92)
+
+
+def demo_case() -> dict[str, torch.Tensor]:
+    """Returns a demo patient of 2 mm without a lesion."""
+    keys = ["image", "label"]
+    labels = [["L", "R"], ["P", "A"], ["I", "S"]]
+    load = Compose(
+        [
+            LoadImaged(keys),
+            EnsureChannelFirstd(keys),
+            Orientationd(keys, axcodes="RAS", labels=labels),
+            Spacingd(keys, [2.0] * 3, mode=["bilinear", "nearest"]),
+            BrainMaskd(),
+            RobustScaleIntensityd(),
+            CropForegroundd([*keys, "brain"], source_key="brain"),
+        ]
+    )
+    for folder in sorted(path for path in Path(make_demo_dataset()).iterdir() if path.is_dir()):
+        case = load({"image": folder / f"{folder.name}_flair.nii.gz", "label": folder / f"{folder.name}_seg.nii.gz"})
+        if not case["label"].any():
+            return {key: case[key].as_tensor() for key in (*keys, "brain")}
+    raise ValueError("Every demo patient has a lesion.")
+
+
+def task_of(image: torch.Tensor, question: int | None) -> dict[str, torch.Tensor]:
+    """Draws until it is the task, and the answer yes."""
+    draw = RandSliceTaskd().set_random_state(6)
+    while True:
+        sample = draw({"image": image})
+        if sample["hidden"].any() if question is None else sample["answers"][question] == 1:
+            return sample
+
+
+def show(part: plt.Axes, image: torch.Tensor, title: str, is_given: bool) -> None:
+    """Shows a slice; one that a network must give has a frame."""
+    part.imshow(torch.rot90(image), cmap="gray", vmin=0, vmax=1)
+    part.set_title(title, fontsize=9)
+    part.spines[:].set(visible=not is_given, linewidth=3, color="0.55")
+
+
+case = demo_case()
+columns = 1 + max(map(len, RUNS.values()))
+figure, axes = plt.subplots(len(RUNS) + 1, columns, figsize=(9, 6.8), layout="constrained")
+for part in axes.flat:
+    part.set(xticks=[], yticks=[])
+    part.spines[:].set_visible(False)
+for (name, context), parts in zip(RUNS.items(), axes, strict=False):
+    draw = RandSlicesd(roi_size=SIZE, planes="axial", context=context, min_brain=0.4).set_random_state(1)
+    target, *others = draw(case)[0]["image"]
+    for part, image, offset in zip(parts, others, context, strict=False):
+        show(part, image, f"gets slice t {'+-'[offset < 0]} {abs(offset)}", is_given=True)
+    show(parts[-1], target, "gives slice t", is_given=False)
+    parts[0].set_ylabel(name, fontsize=9)
+stack = case["image"][..., -64:]
+middle = stack.shape[2] // 2
+for (name, question), part in zip(TASKS.items(), axes[-1], strict=False):
+    sample = task_of(stack, question)
+    show(part, sample["image"][0, :, middle], f"{name}:\n{'gives them' if question is None else 'answers yes'}", True)
+clean = task_of(stack, None)["image_clean"]
+show(axes[-1, -1], clean[0, :, middle], "\nthe stack as it was", is_given=True)
+axes[-1, 0].set_ylabel("ssmtl:\nstacks, from the front", fontsize=9)
+file = BytesIO()
+figure.savefig(file, dpi=90)
+few_colours = Image.open(file).convert("L").quantize(64, dither=Image.Dither.NONE)
+few_colours.save("docs/images/sequences.png", optimize=True)
