@@ -25,13 +25,14 @@ from monai.config import PathLike
 from monai.inferers import Inferer
 from torch import nn
 
-from ssmctb_monai.checks import check_file, check_spatial_dims
+from ssmctb_monai.checks import check_context, check_file, check_spatial_dims
 from ssmctb_monai.data.brats import canonical_modalities
 from ssmctb_monai.files import checksum, read_json, write_json
 from ssmctb_monai.inferers.windows import window_inferer
 from ssmctb_monai.networks.insertion import insert_block
+from ssmctb_monai.networks.nets.slice_predictor import SlicePredictor
 from ssmctb_monai.transforms.modalities import dropout_rates
-from ssmctb_monai.transforms.slices import PLANES, Plane, check_context, plane_axes
+from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Settings:
             "smoothing": _three("smoothing", self.smoothing, lambda width: width >= 0, "numbers of at least 0"),
             "block": "none" if self.block is None else self.block,
             "planes": None if self.spatial_dims == 3 else tuple(PLANES[i] for i in plane_axes(self.planes or "axial")),
-            "context": check_context(self.context),
+            "context": check_context(self.context, self.spatial_dims),
         }
         for name, value in normalised.items():
             object.__setattr__(self, name, value)
@@ -117,14 +118,28 @@ class Settings:
         if self.normal_score is not None and not (_is_number(self.normal_score) and 0 < self.normal_score < 1):
             raise ValueError(f"normal_score must be between 0 and 1, got {self.normal_score!r}.")
         dropout_rates(self.modality_dropout, len(self.modalities))
-        if self.context and (self.spatial_dims == 3 or self.modality_dropout):
-            raise ValueError(
-                "context is of networks in 2D that need all modalities: leave it, or modality_dropout, out."
-            )
+        if self.context:
+            self._check_context()
         if self.background not in BACKGROUNDS:
             raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}.")
         if self.sha256 is not None and not isinstance(self.sha256, str):
             raise ValueError(f"sha256 must be a text, got {self.sha256!r}.")
+
+    def _check_context(self) -> None:
+        context = f"context {list(self.context)}"
+        if self.modality_dropout:
+            raise ValueError(
+                f"{context} and modality_dropout {self.modality_dropout} do not go together, since a run of slices "
+                "needs all modalities: leave one of them out."
+            )
+        if self.network is None:
+            return
+        kind = locate(str(self.network.get("_target_")))
+        if not (isinstance(kind, type) and issubclass(kind, SlicePredictor)):
+            raise ValueError(
+                f"{context} is of networks that see a slice with others, as those of the systems future, mnad and "
+                f"state do (SlicePredictor), not of {self.network.get('_target_')}: leave it out, or take one of these."
+            )
 
     @property
     def region(self) -> str:

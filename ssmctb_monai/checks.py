@@ -82,6 +82,34 @@ def check_whole(least: int, **numbers: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
 
 
+def check_context(context: Sequence[int], spatial_dims: int = 2) -> tuple[int, ...]:
+    """Accepts offsets of context slices.
+
+    Args:
+        context: the offsets.
+        spatial_dims: number of spatial dimensions of the network.
+
+    Returns:
+        The offsets.
+
+    Raises:
+        ValueError: when one is not whole, is 0, or comes twice, or the network is one in 3D.
+
+    Example:
+        >>> check_context([-2, -1])
+        (-2, -1)
+    """
+    is_list = isinstance(context, Sequence) and not isinstance(context, str)
+    if not is_list or not all(type(offset) is int for offset in context) or len({0, *context}) <= len(context):
+        raise ValueError(
+            f"context must be whole numbers, the offsets of other slices from a slice, each once and none 0, got "
+            f"{context!r}."
+        )
+    if context and spatial_dims != 2:
+        raise ValueError(f"context {list(context)} is of networks in 2D: leave it out in 3D, where windows have depth.")
+    return tuple(context)
+
+
 def check_image(x: Tensor, spatial_dims: int, channels: int) -> None:
     """Accepts images of a number of dimensions and channels; it can be scripted.
 

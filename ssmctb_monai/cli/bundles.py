@@ -89,4 +89,4 @@ class Bundle:
 
 def _plain(markdown: str) -> str:
     """Takes the marks of code and the addresses of links away."""
-    return re.sub(r"\[(.*?)\]\(.*?\)", r"\1", markdown.replace("`", ""))
+    return re.sub(r"\[([^][]*)\]\(.*?\)", r"\1", markdown.replace("`", ""))

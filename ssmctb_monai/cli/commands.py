@@ -34,12 +34,12 @@ def main() -> None:
 
 
 def _complete_system(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    found = Bundle(2).systems().items()
+    found = _systems().items()
     return [CompletionItem(name, help=text) for name, text in found if name.startswith(incomplete)]
 
 
 def _check_system(ctx: click.Context, param: click.Parameter, system: str | None) -> str | None:
-    if system is not None and system not in (names := Bundle(2).systems()) and not ctx.resilient_parsing:
+    if system is not None and system not in (names := _systems()) and not ctx.resilient_parsing:
         raise click.BadParameter(f"there is no system {system!r}, only {', '.join(names)}.")
     return system
 
@@ -55,7 +55,7 @@ _dims = click.option(
     "--dims",
     type=click.Choice([str(dims) for dims in NAMES]),
     is_eager=True,  # before --help, which shows the options of its bundle
-    help="Networks in 2D, slice by slice, or in 3D.  [default: those of the weights, else 2]",
+    help="Networks in 2D, slice by slice, or in 3D.  [default: those of the weights or the system, else 2]",
 )
 _system = click.option(
     "--system",
@@ -89,7 +89,7 @@ def train(ctx: click.Context, dims: str | None, system: str | None, overlays: Se
 
     Writes below runs/BUNDLE, such as runs/brats2d, or --bundle_root.
     """
-    bundle = Bundle(int(dims or 2))
+    bundle = _bundle_of(dims, system)
     _run(ctx, "train", "training", bundle, _files(bundle, system, overlays))
     own = str(Path(ctx.obj["ckpt_dir"]) / "model.pt") if "ckpt_dir" in ctx.obj else None
     same = {name: ctx.obj.get(name) for name in ("dataset_dir", "datalist_file", "bundle_root")}
@@ -109,7 +109,7 @@ def evaluate(
 
     By default that of your training below runs/BUNDLE, such as runs/brats2d, or --bundle_root.
     """
-    bundle = _bundle_of(dims, weights)
+    bundle = _bundle_of(dims, system, weights)
     options = {"ckpt_file": _checkpoint(bundle, weights)} if weights else {}
     _run(ctx, "evaluate", "evaluating", bundle, _files(bundle, system, overlays), **options)
     if not weights and not system and not overlays:
@@ -138,7 +138,7 @@ def infer(
     """
     if scan is not None and "dataset_dir" in ctx.obj:
         raise click.UsageError("Give the scans once: as SCAN, or by --dataset_dir.")
-    bundle = _bundle_of(dims, weights)
+    bundle = _bundle_of(dims, system, weights)
     files = _files(bundle, system, overlays)
     options = {"output_dir": str(RUNS / "maps")}
     if scan is not None:
@@ -222,14 +222,24 @@ def bundle(name: str, folder: Path) -> None:
 def systems() -> None:
     """Lists the systems that --system names."""
     formatter = click.HelpFormatter(max_width=120)
-    formatter.write_dl([*Bundle(2).systems().items()])
+    formatter.write_dl([*_systems().items()])
     click.echo(formatter.getvalue().rstrip())
 
 
-def _bundle_of(dims: str | None, weights: str | None) -> Bundle:
-    """Returns the bundle, which is that of the weights where none is asked for."""
+def _systems() -> dict[str, str]:
+    """Returns the first sentence on each system, those of 3D alone last."""
+    flat, deep = (Bundle(dims).systems() for dims in NAMES)
+    return flat | deep | flat  # of both those in 2D are described
+
+
+def _bundle_of(dims: str | None, system: str | None = None, weights: str | None = None) -> Bundle:
+    """Returns the bundle, which is that of the weights or of the system where none is asked for."""
     own = spatial_dims_of(Path(weights)) if weights else None
-    return Bundle(int(dims) if dims else own or 2)
+    having = [each for each in NAMES if system is None or system in Bundle(each).systems()]
+    bundle = Bundle(int(dims) if dims else own or having[0])
+    if bundle.spatial_dims not in having:
+        raise click.UsageError(f"The system {system} is one of {', '.join(NAMES[each] for each in having)} alone.")
+    return bundle
 
 
 def _checkpoint(bundle: Bundle, weights: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmctb_monai.checks import check_context
 from ssmctb_monai.inferers.planes import PlanesInferer
-from ssmctb_monai.transforms.slices import Plane, check_context, slice_runs
+from ssmctb_monai.transforms.slices import Plane, slice_runs
 
 
 class SequenceInferer(PlanesInferer):

@@ -8,7 +8,7 @@ from typing import Any
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
-from ssmctb_monai.checks import check_spatial_dims
+from ssmctb_monai.checks import check_context, check_spatial_dims
 from ssmctb_monai.inferers.foreground import ForegroundInferer
 from ssmctb_monai.inferers.planes import PlanesInferer
 from ssmctb_monai.inferers.sequences import SequenceInferer
@@ -41,12 +41,13 @@ def window_inferer(
         The inferer.
 
     Raises:
-        ValueError: when an argument is outside its range.
+        ValueError: when an argument is outside its range, or a network in 3D is given a context.
 
     Example:
         >>> inferer = window_inferer(spatial_dims=2, roi_size=(96, 96, 1), planes=("axial", "coronal"))
     """
     check_spatial_dims(spatial_dims)
+    check_context(context, spatial_dims)
     given = {"overlap": overlap, "mode": mode, **arguments}
     if spatial_dims == 2:
         given = {"planes": planes or "axial", "sw_batch_size": sw_batch_size or 16, **given}

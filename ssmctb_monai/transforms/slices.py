@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from ssmctb_monai.checks import check_positive, check_shares
+from ssmctb_monai.checks import check_context, check_positive, check_shares
 from ssmctb_monai.transforms.brain import source_name
 
 Plane = Literal["sagittal", "coronal", "axial"]
@@ -57,6 +57,9 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
         Indices of the slices of each run, its own slice first, shape (directions, ``size``, 1 + number of context
         slices), and which runs count, shape (directions, ``size``), bool. Without context there is one direction.
 
+    Raises:
+        ValueError: when there is context, but one slice alone, which would be its own.
+
     Example:
         >>> indices, counts = slice_runs(4, [-1])
         >>> indices.tolist()
@@ -64,31 +67,15 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
         >>> counts.tolist()
         [[False, True, True, True], [True, True, True, False]]
     """
+    if size == 1 and len(context):
+        raise ValueError(
+            f"A volume of one slice has none beside it for context {list(context)}: take a system that sees a slice "
+            "alone; frames of videos become volumes by --layout frames."
+        )
     directions = np.array([1, -1] if len(context) else [1])
     indices = np.arange(size)[:, None] + directions[:, None, None] * np.array([0, *context])
     is_inside = ((indices >= 0) & (indices < size)).all(axis=-1)
     return indices.clip(0, size - 1), is_inside | ~is_inside.any(axis=0)
-
-
-def check_context(context: Sequence[int]) -> tuple[int, ...]:
-    """Accepts offsets of context slices.
-
-    Args:
-        context: the offsets.
-
-    Returns:
-        The offsets.
-
-    Raises:
-        ValueError: when one is not whole, is 0, or comes twice.
-    """
-    is_list = isinstance(context, Sequence) and not isinstance(context, str)
-    if not is_list or len(set(context) | {0}) <= len(context) or not all(type(offset) is int for offset in context):
-        raise ValueError(
-            f"context must be whole numbers, the offsets of other slices from a slice, each once and none 0, got "
-            f"{context!r}."
-        )
-    return tuple(context)
 
 
 class RandSlicesd(Randomizable, MapTransform):

@@ -16,6 +16,7 @@ from ssmctb_monai.cli import main
 from ssmctb_monai.cli.bundles import Bundle
 
 ROOT = Path(__file__).parents[2]
+BRATS_3D = {"bundle_root": "runs/brats3d"}
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
@@ -62,6 +63,7 @@ def write(path, array):
             ["brats3d/configs/inference.json"],
             {"bundle_root": "runs/brats3d", "ckpt_file": str(Bundle(3).weights()["brats"])},
         ),
+        ("train --system ssmtl", "training", [f"brats3d/configs/{name}.json" for name in ("train", "ssmtl")], BRATS_3D),
         ("infer --system mae", "inference", [f"brats2d/configs/{name}.json" for name in ("inference", "mae")], {}),
     ],
 )
@@ -93,6 +95,7 @@ def test_scan_and_weights_of_files(invoke, runs, tmp_path):
     ("words", "reason"),
     [
         ("train --system sms", "there is no system 'sms', only mae, autoencoder, ssm"),
+        ("train --system future --dims 3", "The system future is one of brats2d alone."),
         ("train --dim 3", "--dims"),
         ("train --overlay nothing", "There is no overlay nothing"),
         ("infer --weights lgg", "there is no file lgg; with the package come brats."),
@@ -157,6 +160,7 @@ def test_systems(invoke):
     listed = dict(re.findall(r"^(\w+)  +(.*)", invoke("systems").output, re.M))
     assert listed.keys() == configs.keys()
     assert listed["autoencoder"].startswith("MONAI's AutoEncoder")
+    assert '--context "[-16,16]" takes' in " ".join(invoke("systems").output.split())
 
 
 def test_a_bundle_to_be_changed(invoke, tmp_path):

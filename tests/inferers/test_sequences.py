@@ -66,7 +66,13 @@ def test_without_context_as_the_planes(image):
     torch.testing.assert_close(SequenceInferer((40, 40), ())(image, network), PlanesInferer((40, 40))(image, network))
 
 
-@pytest.mark.parametrize("context", [(0, -1), (-1, -1), (1.0,), "12", 1])
+def test_a_slice_alone_is_not_its_own_context(image):
+    with pytest.raises(ValueError, match="A volume of one slice has none beside it"):
+        SequenceInferer((40, 40), (-1,))(image[..., :1], network)
+    assert SequenceInferer((40, 40), ())(image[..., :1], network).shape == (1, 1, 40, 36, 1)
+
+
+@pytest.mark.parametrize("context", [(0, -1), (-1, -1), (1.0,), "12", 1, None, [[1]]])
 def test_ill_context(context):
     with pytest.raises(ValueError, match="context must be whole numbers"):
         SequenceInferer((8, 8), context)

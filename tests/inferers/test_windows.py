@@ -52,3 +52,5 @@ def test_each_network_has_its_own_inferer(volume):
 def test_other_dimensions_are_refused():
     with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
         window_inferer(4, (32, 32, 32))
+    with pytest.raises(ValueError, match=r"context \[-1\] is of networks in 2D: leave it out in 3D"):
+        window_inferer(3, (32, 32, 32), context=(-1,))

@@ -126,6 +126,8 @@ def test_channels_of_a_run(item):
 def test_faults_are_named(item):
     with pytest.raises(ValueError, match="context must be whole numbers"):
         RandSlicesd(roi_size=(8, 8), context=(0,))
+    with pytest.raises(ValueError, match=r"one slice has none beside it for context \[-1\]"):
+        RandSlicesd(roi_size=(8, 8), context=(-1,))({name: item[name][..., :1] for name in ("image", "brain", "label")})
     with pytest.raises(ValueError, match="planes must be some of"):
         RandSlicesd(roi_size=(8, 8), planes="oblique")
     with pytest.raises(ValueError, match="num_samples"):
