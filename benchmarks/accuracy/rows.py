@@ -214,12 +214,32 @@ CONTEXTS: dict[str, tuple[str, dict[str, Any]]] = {
     "": ("four slices beside it", {}),
     "-gap": ("slices 32 mm away on both sides", FAR),
 }
-# What predicts without learning, minus the network
+# What predicts without learning, minus the network; what could help the network where that is better, minus it as it is
 MEAN = {"system#network#prediction": "mean"}
-TRIVIAL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+SMOOTHER = {"smoothing": 6.0}
+FUTURE_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "-mean": ("mean of the four slices beside it", MEAN, ""),
     "-gap-mean": ("mean of the slices 32 mm away", {**FAR, **MEAN}, "-gap"),
     "-copy": ("copy of the slice beside it", {"context": [-1], **MEAN}, None),
+    "-gap-smoothing6": ("future prediction from 32 mm away, maps smoothed by 6 mm", {**FAR, **SMOOTHER}, "-gap"),
+    "-gap-mean-smoothing6": (
+        "mean of the slices 32 mm away, maps smoothed by 6 mm",
+        {**FAR, **SMOOTHER, **MEAN},
+        "-gap-smoothing6",
+    ),
+    "-gap-contrast": (
+        "future prediction from 32 mm away, contrast varied",
+        {
+            **FAR,
+            "augmentation": [{"_target_": f"{PARTS}RandContrastd", "keys": "image", "contrast": 0.8, "gamma": 0.4}],
+        },
+        "-gap",
+    ),
+    "-gap-planes": (
+        "future prediction from 32 mm away in all planes",
+        {**FAR, "planes": ["axial", "coronal", "sagittal"]},
+        "-gap",
+    ),
 }
 # SSMTL++ on stacks of slices, with its blocks, and the error of the restoration alone
 SSMTL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
@@ -366,7 +386,7 @@ ROWS = {
             overrides,
             reference=None if reference is None else f"brats2d-future{reference}",
         )
-        for name, (title, overrides, reference) in TRIVIAL_ROWS.items()
+        for name, (title, overrides, reference) in FUTURE_ROWS.items()
     },
     **{
         f"brats3d-ssmtl{name}": Row(
