@@ -227,11 +227,11 @@ FUTURE_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
         {**FAR, **SMOOTHER, **MEAN},
         "-gap-smoothing6",
     ),
-    "-gap-contrast": (
-        "future prediction from 32 mm away, contrast varied",
+    "-gap-gamma": (
+        "future prediction from 32 mm away, gamma varied, of all slices alike",
         {
             **FAR,
-            "augmentation": [{"_target_": f"{PARTS}RandContrastd", "keys": "image", "contrast": 0.8, "gamma": 0.4}],
+            "augmentation": [{"_target_": "RandAdjustContrastd", "keys": "image", "prob": 0.8, "gamma": [0.6, 1.6]}],
         },
         "-gap",
     ),
