@@ -24,23 +24,13 @@ def perturbed(detector: Any, x: Tensor, size: float) -> Tensor:
     Returns:
         The image, clipped to [0, 1], of the shape of ``x``.
 
-    Raises:
-        RuntimeError: when the network is being traced, compiled or exported.
-
     Example:
         >>> network = FuturePredictor(spatial_dims=2, in_channels=3).eval()
         >>> moved = perturbed(network, torch.rand(1, 3, 64, 64), size=0.005)
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        raise RuntimeError(NOT_EXPORTABLE)
     with torch.inference_mode(False), torch.enable_grad():
         image = x.detach().clone().requires_grad_()
         reconstruction = detector.reconstruct(image).float()
         error = (reconstruction - image[:, : reconstruction.shape[1]].float()).square().sum()
         (gradient,) = torch.autograd.grad(error, image)
     return (x - size * gradient.sign()).clamp(0, 1)
-
-
-NOT_EXPORTABLE = (
-    "A detector that perturbs its input takes gradients at evaluation, and cannot be exported: set perturbation to 0."
-)

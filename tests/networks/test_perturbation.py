@@ -46,11 +46,12 @@ def test_step_of_a_run():
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_within_any_mode_and_without_a_trace(context):
     torch.manual_seed(0)
-    network = MemoryAutoencoder(2, 3, channels=(4, 8), perturbation=STEP).eval()
+    network = MemoryAutoencoder(2, 3, channels=(4, 8), perturbation=STEP, update_below=1.0).eval()
     run = torch.rand(2, 3, 12, 10)
     expected = network(run).detach()
     with context():
         run = run.clone()
+        network.begin_volume()
         scores = network(run)
         torch.testing.assert_close(scores, expected)
         assert scores.requires_grad == (context is torch.enable_grad)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctb_monai.checks import check_image, check_shares, check_spatial_dims, check_whole
-from ssmctb_monai.networks.perturbation import NOT_EXPORTABLE, perturbed
+from ssmctb_monai.networks.perturbation import perturbed
 
 
 class Detector(nn.Module):
@@ -55,8 +55,7 @@ class Detector(nn.Module):
 
     def __prepare_scriptable__(self) -> Detector:
         """Refuses what TorchScript cannot run, before it compiles anything."""
-        if self.perturbation > 0:
-            raise RuntimeError(NOT_EXPORTABLE)
+        self._check_export()
         return self
 
     def forward(self, x: Tensor) -> Any:
@@ -71,11 +70,14 @@ class Detector(nn.Module):
 
         Raises:
             ValueError: when ``x`` has another number of dimensions or channels.
+            RuntimeError: when the detector is being exported, and cannot be.
         """
         check_image(x, self.spatial_dims, self.in_channels)
         if not torch.jit.is_scripting():
             if self.training:
                 return self.training_output(x)
+            if torch.jit.is_tracing() or torch.compiler.is_compiling():
+                self._check_export()
             if self.perturbation > 0:
                 x = perturbed(self, x, self.perturbation)
         return self.anomaly_map(x)
@@ -118,6 +120,14 @@ class Detector(nn.Module):
 
         Inferers of networks in 2D call it before each volume.
         """
+
+    def unexportable(self) -> str:
+        """Says which argument makes evaluation do what no export can, and what to set it to; empty where none does."""
+        return "perturbation to 0" if self.perturbation > 0 else ""
+
+    def _check_export(self) -> None:
+        if argument := self.unexportable():
+            raise RuntimeError(f"{type(self).__name__} as it evaluates cannot be exported: set {argument}.")
 
     def padded(self, x: Tensor) -> Tensor:
         """Repeats the border of an image on the high sides, up to a multiple of the stride.

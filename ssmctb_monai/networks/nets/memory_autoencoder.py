@@ -67,6 +67,7 @@ class Memory(nn.Module):
         indices = (queries.detach() @ items.t()).topk(2, dim=1).indices
         return queries, items[indices[:, 0]], items[indices[:, 1]]
 
+    @torch.inference_mode(False)  # perturbation takes gradients by what it returns
     @torch.no_grad()
     def updated(self, features: Tensor) -> Tensor:
         """Draws each item towards the queries that it is nearest to, by how near they are; over all processes.
@@ -97,11 +98,15 @@ class Memory(nn.Module):
 
     def _queries(self, features: Tensor) -> Tensor:
         """In double precision, which autocast keeps."""
-        return F.normalize(features.double().movedim(1, -1).flatten(0, -2), dim=1)
+        return F.normalize(_channels_last(features.double()).flatten(0, -2), dim=1)
 
     def _image(self, values: Tensor, features: Tensor) -> Tensor:
-        shape = features.movedim(1, -1).shape[:-1]
-        return values.view(list(shape) + [values.shape[1]]).movedim(-1, 1).to(features.dtype)  # noqa: RUF005 (TorchScript)
+        image = values.view(list(_channels_last(features).shape[:-1]) + [values.shape[1]])  # noqa: RUF005 (TorchScript)
+        return image.movedim(image.dim() - 1, 1).to(features.dtype)
+
+
+def _channels_last(features: Tensor) -> Tensor:
+    return features.movedim(1, features.dim() - 1)  # not -1, which ONNX does not take
 
 
 class MemoryAutoencoder(SlicePredictor):
@@ -129,7 +134,8 @@ class MemoryAutoencoder(SlicePredictor):
             :func:`~ssmctb_monai.networks.error_maps.error_map`.
         distance_weight: share of the distance in the map, in [0, 1].
         update_below: regular score of a slice (:func:`regular_score`) below which the items follow it at evaluation,
-            too, slice by slice, up to the next :meth:`begin_volume`; published is 0.01. ``None``: they never do.
+            too, slice by slice, up to the next :meth:`begin_volume`; published is 0.01. With it the detector cannot be
+            exported. ``None``: they never do.
         perturbation: step of a run before it is scored, see `Detector`.
 
     Raises:
@@ -159,7 +165,7 @@ class MemoryAutoencoder(SlicePredictor):
         perturbation: float = 0.0,
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score, perturbation)
-        check_shares(distance_weight=distance_weight)
+        check_shares(distance_weight=distance_weight, update_below=update_below or 0)
         self.encoder = Encoder(spatial_dims, in_channels - out_channels, channels)
         width = channels[-1]
         coarsest = self.encoder.stages[-1]
@@ -247,6 +253,10 @@ class MemoryAutoencoder(SlicePredictor):
         """Forgets how items have followed the slices of the last volume."""
         self.memory.followed = None
 
+    def unexportable(self) -> str:
+        """Says which argument makes evaluation do what no export can, and what to set it to; empty where none does."""
+        return super().unexportable() if self.update_below is None else "update_below to None"
+
     def _predict(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Padded prediction, and distance of the coarsest features (batch, 1, …)."""
         read, distance = self.memory(features[-1])
@@ -269,7 +279,8 @@ class MemoryAutoencoder(SlicePredictor):
         features = self.encoder(self.context_of(x))
         anomaly_map = self._combined(*self._differences(x, features))
         prediction = self.cut(self._predict(features)[0], x).clamp(0, 1)
-        if regular_score(prediction, self.slice_of(x)) < update_below:
+        # A blank run is one by which inferers find the shape of the map
+        if x.any() and regular_score(prediction, self.slice_of(x)) < update_below:
             self.memory.followed = self.memory.updated(features[-1])
         return anomaly_map
 

@@ -129,9 +129,10 @@ class SSMTL(Detector):
         """
         check_image(x, self.spatial_dims, self.in_channels)
         padded = self.padded(x)
-        turn = torch.arange(padded.shape[-1], device=x.device).div(self.num_hidden, rounding_mode="floor")
+        places = torch.arange(padded.shape[-1], device=x.device).clamp(max=x.shape[-1] - 1)  # padding repeats the last
+        turn = places.div(self.num_hidden, rounding_mode="floor")
         reconstruction = torch.zeros_like(padded)
-        for index in range(-(-padded.shape[-1] // self.num_hidden)):
+        for index in range(-(-x.shape[-1] // self.num_hidden)):
             hidden = turn == index
             restored = self.decoder(self._trunk(padded.masked_fill(hidden, 0.0)))
             reconstruction = torch.where(hidden, restored.to(x.dtype), reconstruction)

@@ -144,6 +144,32 @@ def test_items_follow_regular_slices_up_to_the_next_volume(network):
     torch.testing.assert_close(following(runs), plain)
 
 
+def test_items_do_not_follow_blank_runs(network):
+    network.eval().update_below = 10.0
+    network(torch.zeros(2, 3, 16, 16))
+    assert network.memory.followed is None
+
+
+def test_items_that_follow_are_not_exported(network):
+    run = torch.rand(1, 3, 16, 16)
+    network.eval().update_below = 0.01
+    for export in (torch.jit.script, lambda network: torch.jit.trace(network, run)):
+        with pytest.raises(RuntimeError, match="MemoryAutoencoder .* cannot be exported: set update_below to None"):
+            export(network)
+
+
+@torch.no_grad()
+def test_onnx_gives_what_the_network_gives(network, tmp_path):
+    onnxruntime, file = pytest.importorskip("onnxruntime"), str(tmp_path / "model.onnx")
+    axes = {"image": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(
+        network.eval(), (torch.rand(2, 3, 16, 16),), file, dynamo=False, input_names=["image"], dynamic_axes=axes
+    )
+    run = torch.rand(3, 3, 12, 18)
+    (scores,) = onnxruntime.InferenceSession(file).run(None, {"image": run.numpy()})
+    torch.testing.assert_close(torch.from_numpy(scores), network(run), rtol=0, atol=1e-5)
+
+
 def test_volumes_are_told_apart_by_the_inferer(network):
     network.eval().update_below = 10.0
     inferer = SequenceInferer((32, 32), (-1, -2), sw_batch_size=4)
@@ -183,6 +209,7 @@ def test_processes_share_the_update(monkeypatch, memory):
         ({"in_channels": 1}, "in_channels must be those of a slice and of one or more context slices"),
         ({"num_items": 1}, "num_items must be at least 2, got 1"),
         ({"distance_weight": 1.5}, r"distance_weight must be in \[0, 1\], got 1.5"),
+        ({"update_below": 2}, r"update_below must be in \[0, 1\], got 2"),
         ({"score": "block"}, "score must be one of l1, l2, ssim, msgms"),
     ],
 )

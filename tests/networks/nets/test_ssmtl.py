@@ -26,6 +26,14 @@ def test_every_slice_is_restored_from_those_that_are_not_hidden_with_it(network)
         assert not torch.equal(restored, again)
 
 
+def test_padding_does_not_show_the_last_slice_that_is_hidden(network):
+    network.num_hidden = 1
+    image = torch.rand(1, 1, 8, 11)  # padded to 12, by the last slice
+    other = image.clone()
+    other[..., -1] = 0
+    assert torch.equal(network.reconstruct(image)[..., -1], network.reconstruct(other)[..., -1])
+
+
 def test_map_is_the_mean_of_the_tasks(network):
     image = torch.rand(2, 1, 8, 12)
     with torch.no_grad():
