@@ -80,8 +80,8 @@ def prepare_image_datalist(
 
     Raises:
         NotADirectoryError: ``dataset_dir`` is not a folder.
-        ValueError: The folder has another layout, no normal images to train on, anomalous ones without mask, or videos
-            whose labels are lacking or of another number of frames.
+        ValueError: The folder has another layout, no normal images to train on, anomalous ones without mask, videos
+            whose labels are lacking, unreadable or of another number of frames, or two images of one name.
 
     Example:
         >>> prepare_image_datalist("mvtec/hazelnut", "runs/datalist.json")  # doctest: +SKIP
@@ -95,6 +95,7 @@ def prepare_image_datalist(
     if layout == "auto":
         layout = _layout_of(root)
     images = list({"mvtec": _mvtec, "oct": _oct, "frames": _frames}[layout](root))
+    _check_names((image.name, image.path) for image in images)
     test = [image for image in images if image.path.relative_to(root).parts[0] in ("test", "testing")]
     normal = {image.name: image for image in images if image not in test}
     if not normal:
@@ -133,7 +134,7 @@ def find_images(path: PathLike, exclude: PathLike | None = None, *, videos: bool
         list of the one path.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: There is no image, or two have one name.
 
     Example:
         >>> find_images("mvtec/hazelnut/test")[0]["case_id"]  # doctest: +SKIP
@@ -153,6 +154,7 @@ def find_images(path: PathLike, exclude: PathLike | None = None, *, videos: bool
     if videos:
         kept = list(dict.fromkeys(file.parent for file in kept))
     names = {file: _name(file, parent) or parent.name for file in kept}
+    _check_names((name, file) for file, name in names.items())
     return [{"case_id": name, "patient_id": name, "image": [str(file)]} for file, name in names.items()]
 
 
@@ -169,6 +171,28 @@ def frame_files(folder: PathLike) -> list[Path]:
     return sorted(_files(Path(folder)), key=lambda path: (len(path.stem), path.stem))
 
 
+def load_labels(file: PathLike) -> np.ndarray:
+    """Opens the labels of frames.
+
+    Args:
+        file: a ``.npy``.
+
+    Returns:
+        The numbers, on the disk, the first axis that of the frames.
+
+    Raises:
+        ValueError: The file holds no array of numbers; it is named.
+
+    Example:
+        >>> load_labels("testing/test_frame_mask/01.npy").shape  # doctest: +SKIP
+        (1439,)
+    """
+    try:
+        return np.atleast_1d(np.load(file, mmap_mode="r"))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} holds no labels of frames, an array of numbers as np.save writes it.") from error
+
+
 def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:
     """Tells whether it is known where anomalies are, not only which images have some.
 
@@ -180,6 +204,14 @@ def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:
         True
     """
     return all("label" in item for item in items if item.get("anomalous", True))
+
+
+def _check_names(named: Iterable[tuple[str, Path]]) -> None:
+    paths: dict[str, Path] = {}
+    for name, path in named:
+        if other := paths.get(name):
+            raise ValueError(f"{other} and {path} would both have the name {name}: rename one of them.")
+        paths[name] = path
 
 
 def _layout_of(root: Path) -> str:
@@ -226,7 +258,7 @@ def _frames(root: Path) -> Iterator[_Image]:
                 f"{folder} needs labels of its frames: {' or '.join(str(place) for place in places)} with a "
                 f"{folder.name}.npy, or one frame_labels….npy of all test videos in {root}."
             )
-        labels = np.load(own[0], mmap_mode="r") if own else np.load(joined[0]).ravel()
+        labels = load_labels(own[0]) if own else load_labels(joined[0]).ravel()
         expected = count if own else sum(videos.values())
         if len(labels) != expected:
             raise ValueError(f"{(own or joined)[0]} has labels of {len(labels)} frames, but there are {expected}.")

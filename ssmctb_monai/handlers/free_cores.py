@@ -20,8 +20,8 @@ class FreeCores:
     """Lowers the number of threads to that of the cores that other programs leave free, while the engine runs.
 
     A step lasts as long as its slowest thread: two threads of which one shares its core with another program are slower
-    than one. The number only falls; one that ``OMP_NUM_THREADS`` gives stays. Where the system does not tell how busy
-    it is, nothing changes.
+    than one. The number only falls, until the run is over; one that ``OMP_NUM_THREADS`` gives stays. Where the
+    system does not tell how busy it is, nothing changes.
 
     Args:
         interval: seconds from one look at the other programs to the next.
@@ -46,8 +46,18 @@ class FreeCores:
         """
         if not STATISTICS.is_file() or "OMP_NUM_THREADS" in os.environ:
             return
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self.ended)
+
+    def started(self) -> None:
+        """Keeps the number of threads."""
+        self._threads = torch.get_num_threads()
+        self._look()
+
+    def ended(self) -> None:
+        """Gives what follows in the process the number of threads from before."""
+        torch.set_num_threads(self._threads)
 
     def iteration_completed(self) -> None:
         """Looks at the other programs, when it is time."""
@@ -66,9 +76,9 @@ class FreeCores:
                 free,
                 threads,
             )
-        self._start()
+        self._look()
 
-    def _start(self) -> None:
+    def _look(self) -> None:
         self._time, self._own, self._busy = time.monotonic(), time.process_time(), _busy_seconds()
 
 

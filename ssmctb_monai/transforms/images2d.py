@@ -17,7 +17,7 @@ from skimage.io import imread
 from torch.nn.functional import interpolate
 
 from ssmctb_monai.checks import check_choice
-from ssmctb_monai.data.image_folders import frame_files
+from ssmctb_monai.data.image_folders import frame_files, load_labels
 
 
 class LoadImages2Dd(Transform):
@@ -68,11 +68,13 @@ class LoadImages2Dd(Transform):
         (path,) = ensure_tuple(data["image"])[:1]
         image = self._video(Path(path)) if Path(path).is_dir() else self._coloured(_read(path))[None]
         if "label" in data:
-            mask = _mask(Path(data["label"]), image.shape[:3])
+            mask = self._mask(Path(data["label"]), image.shape[:3])
         else:
             anomalous = data.get("anomalous", False)
             mask = np.full(image.shape[:3], anomalous is True)
             for first, end in [] if isinstance(anomalous, bool) else anomalous:
+                if end > len(mask):
+                    raise ValueError(f"{path} has {len(mask)} frames, but those from {first} to {end} are anomalous.")
                 mask[first:end] = True
         item = {key: value for key, value in data.items() if key != "channels"}
         item["image"] = self._volume(image, path)
@@ -89,12 +91,27 @@ class LoadImages2Dd(Transform):
             size = size or tuple(frame.shape)
             if frame.shape != size:
                 raise ValueError(f"{file} has shape {tuple(frame.shape)}, but the frames before it have {size}.")
-            shape = [max(1, round(self.extent * side / max(size[1:]))) for side in size[1:]]
-            scaled = interpolate(frame[None], shape, mode="bilinear", antialias=True)
+            scaled = interpolate(frame[None], self._scaled(size[1:]), mode="bilinear", antialias=True)
             frames.append(scaled[0].numpy().transpose(1, 2, 0))
         if not frames:
             raise ValueError(f"There are no frames in {folder}.")
         return np.stack(frames)
+
+    def _scaled(self, size: tuple[int, ...]) -> list[int]:
+        return [max(1, round(self.extent * side / max(size))) for side in size]
+
+    def _mask(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+        """What is anomalous in an image, or scaled to a shape in the frames of a video, (frames, height, width)."""
+        if path.suffix != ".npy":
+            return _read(path)[..., :3].max(axis=-1)[None] > 0
+        masks = load_labels(path)
+        if masks.ndim != 3 or len(masks) != shape[0]:
+            raise ValueError(f"{path} has shape {masks.shape}, but there are {shape[0]} frames.")
+        size = self._scaled(masks.shape[1:])
+        if any(abs(own - other) > 1 for own, other in zip(size, shape[1:], strict=True)):
+            raise ValueError(f"{path} has masks of {masks.shape[1:]}, which scaled to {shape[1:]} would be distorted.")
+        scaled = interpolate(torch.from_numpy(masks > 0).to(torch.uint8)[:, None], shape[1:], mode="nearest-exact")
+        return scaled[:, 0].numpy() > 0
 
     def _coloured(self, image: np.ndarray) -> np.ndarray:
         """The channels that are asked for, float32."""
@@ -108,17 +125,6 @@ class LoadImages2Dd(Transform):
         volume = torch.from_numpy(np.ascontiguousarray(image.transpose(3, 2, 1, 0), dtype=np.float32))
         affine = torch.diag(torch.tensor([-step, -step, 1.0, 1.0], dtype=torch.float64))
         return MetaTensor(volume, affine=affine, meta={"filename_or_obj": str(path)})
-
-
-def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """What is anomalous in an image, or scaled to a shape in the frames of a video, shape (frames, height, width)."""
-    if path.suffix != ".npy":
-        return _read(path)[..., :3].max(axis=-1)[None] > 0
-    masks = np.load(path)
-    if masks.ndim != 3 or len(masks) != shape[0]:
-        raise ValueError(f"{path} has shape {masks.shape}, but there are {shape[0]} frames.")
-    scaled = interpolate(torch.from_numpy(masks > 0).to(torch.uint8)[:, None], shape[1:], mode="nearest-exact")
-    return scaled[:, 0].numpy() > 0
 
 
 def _read(path: PathLike) -> np.ndarray:

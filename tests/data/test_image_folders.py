@@ -141,6 +141,22 @@ def test_labels_of_videos_that_lack_or_do_not_fit(tmp_path):
         prepare_image_datalist(root, tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("content", [b"", b"no array", np.array([None])])
+def test_labels_of_videos_that_are_none(tmp_path, content):
+    root = draw_videos(tmp_path / "avenue", labels="none")
+    file = root / "testing/frame_labels_drawn.npy"
+    file.write_bytes(content) if isinstance(content, bytes) else np.save(file, content)
+    with pytest.raises(ValueError, match=r"frame_labels_drawn.npy holds no labels of frames, an array of numbers"):
+        prepare_image_datalist(root, tmp_path / "a.json")
+
+
+def test_two_images_of_one_name(mvtec, tmp_path):
+    shutil.copy(mvtec / "train/good/000.png", mvtec / "train/good/000.bmp")
+    for find in (lambda: prepare_image_datalist(mvtec, tmp_path / "a.json"), lambda: find_images(mvtec / "train")):
+        with pytest.raises(ValueError, match=r"000.bmp and .*000.png would both have the name (train_)?good_000"):
+            find()
+
+
 def test_order_of_frames(tmp_path):
     for name in ("10.png", "9.png", "11.jpg", "notes.txt", ".12.png"):
         (tmp_path / name).touch()

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from ssmctb_monai.handlers import FreeCores, free_cores
 
@@ -37,52 +37,49 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(free_cores.time, "process_time", lambda: 1.5 * clock["now"])
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads["number"])
     monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.update(number=number))
-    return let_pass, threads
+    return let_pass
 
 
 def run(handler, let_pass, steps):
     """Runs an engine whose iterations take the seconds and let others take the cores given."""
+    seen = []
     engine = Engine(lambda engine, step: let_pass(*step))
     handler.attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(torch.get_num_threads()))
     engine.run(steps)
+    assert torch.get_num_threads() == CORES  # for what follows in the process
+    return seen[0]
 
 
 @pytest.mark.parametrize(
     ("taken", "number"), [(0.0, 4), (0.2, 4), (0.5, 3), (1.0, 3), (1.2, 3), (2.5, 1), (3.9, 1), (9.0, 1)]
 )
 def test_threads_are_as_many_as_free_cores(machine, caplog, taken, number):
-    let_pass, threads = machine
+    let_pass = machine
     with caplog.at_level(logging.INFO, logger="ssmctb_monai"):
-        run(FreeCores(), let_pass, [(10, taken)])
-    assert threads["number"] == number
+        assert run(FreeCores(), let_pass, [(10, taken)]) == number
     expected = f"Other programs take {taken:.1f} of 4 cores, and threads wait for each other: {number} instead of 4 "
     assert [message.startswith(expected) for message in caplog.messages] == [True] * (number < 4)
 
 
 def test_it_looks_in_intervals_and_the_number_only_falls(machine):
-    let_pass, threads = machine
-    run(FreeCores(interval=20), let_pass, [(10, 3)])
-    assert threads["number"] == 4
-    run(FreeCores(interval=20), let_pass, [(10, 3), (10, 1)])  # two cores, in the mean
-    assert threads["number"] == 2
-    run(FreeCores(interval=20), let_pass, [(20, 0), (20, 0)])
-    assert threads["number"] == 2
-    run(FreeCores(interval=20), let_pass, [(20, 0), (20, 3)])  # what was before the last look does not count
-    assert threads["number"] == 1
+    let_pass = machine
+    assert run(FreeCores(interval=20), let_pass, [(10, 3)]) == 4
+    assert run(FreeCores(interval=20), let_pass, [(10, 3), (10, 1)]) == 2  # two cores, in the mean
+    assert run(FreeCores(interval=20), let_pass, [(10, 3), (10, 1), (20, 0)]) == 2
+    assert run(FreeCores(interval=20), let_pass, [(20, 0), (20, 3)]) == 1  # not what was before the last look
 
 
 def test_a_number_that_was_given_stays(machine, monkeypatch):
-    let_pass, threads = machine
+    let_pass = machine
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    run(FreeCores(), let_pass, [(10, 4)])
-    assert threads["number"] == 4
+    assert run(FreeCores(), let_pass, [(10, 4)]) == 4
 
 
 def test_a_system_that_does_not_tell(machine, monkeypatch, tmp_path):
-    let_pass, threads = machine
+    let_pass = machine
     monkeypatch.setattr(free_cores, "STATISTICS", tmp_path / "absent")
-    run(FreeCores(), let_pass, [(10, 4)])
-    assert threads["number"] == 4
+    assert run(FreeCores(), let_pass, [(10, 4)]) == 4
 
 
 def test_interval_of_no_length():

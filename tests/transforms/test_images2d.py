@@ -116,6 +116,11 @@ def test_videos_that_cannot_be(tmp_path):
     np.save(tmp_path / "few.npy", np.zeros((5, 48, 64)))
     with pytest.raises(ValueError, match=r"few.npy has shape \(5, 48, 64\), but there are 6 frames"):
         LoadImages2Dd()({"image": str(folder), "label": str(tmp_path / "few.npy")})
+    np.save(tmp_path / "wide.npy", np.zeros((6, 48, 80)))
+    with pytest.raises(ValueError, match=r"wide.npy has masks of \(48, 80\), which scaled to .* would be distorted"):
+        LoadImages2Dd()({"image": str(folder), "label": str(tmp_path / "wide.npy")})
+    with pytest.raises(ValueError, match="01_0000 has 6 frames, but those from 4 to 7 are anomalous"):
+        LoadImages2Dd()({"image": str(folder), "anomalous": [[4, 7]]})
     imsave(folder / "6.jpg", np.zeros((9, 9), dtype=np.uint8), check_contrast=False)
     with pytest.raises(ValueError, match=r"6.jpg has shape \(3, 9, 9\), but the frames before it have \(3, 48, 64\)"):
         LoadImages2Dd()({"image": str(folder)})

@@ -154,7 +154,7 @@ def test_items_that_follow_are_not_exported(network):
     run = torch.rand(1, 3, 16, 16)
     network.eval().update_below = 0.01
     for export in (torch.jit.script, lambda network: torch.jit.trace(network, run)):
-        with pytest.raises(RuntimeError, match="MemoryAutoencoder .* cannot be exported: set update_below to None"):
+        with pytest.raises(RuntimeError, match=r"MemoryAutoencoder .* cannot be exported: set update_below to None"):
             export(network)
 
 
