@@ -64,7 +64,7 @@ from ssmctb_monai.transforms.scores import (
     ScaleScores,
 )
 from ssmctb_monai.transforms.slice_tasks import RandSliceTaskd
-from ssmctb_monai.transforms.slices import RandSlicesd
+from ssmctb_monai.transforms.slices import CheckContextd, RandSlicesd
 
 __all__ = [
     "AnomalyBlend",
@@ -80,6 +80,7 @@ __all__ = [
     "CalibrateScores",
     "CalibrateScoresd",
     "CheckCased",
+    "CheckContextd",
     "ContinuousLabel",
     "DonorSource",
     "EllipsoidShape",

@@ -78,6 +78,44 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     return indices.clip(0, size - 1), is_inside | ~is_inside.any(axis=0)
 
 
+class CheckContextd(MapTransform):
+    """Refuses volumes in which a slice has no other one for its context, before a network sees them.
+
+    Args:
+        keys: keys of the volumes, shape (channels, width, depth, height) in RAS orientation.
+        context: offsets of the context slices.
+        planes: ``"axial"``, ``"coronal"`` and ``"sagittal"``, one or several.
+
+    Raises:
+        ValueError: when an argument is outside its range, or a volume has one slice along an axis; the file is named.
+
+    Example:
+        >>> check = CheckContextd("image", context=(-1,))
+    """
+
+    def __init__(self, keys: KeysCollection, context: Sequence[int], planes: Sequence[Plane] | Plane = "axial") -> None:
+        super().__init__(keys)
+        self.context = check_context(context)
+        self.axes = plane_axes(planes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Checks volumes.
+
+        Args:
+            data: item with volumes.
+
+        Returns:
+            The item as it is.
+        """
+        for key in self.key_iterator(data):
+            for axis in self.axes:
+                try:
+                    slice_runs(data[key].shape[axis + 1], self.context)
+                except ValueError as error:
+                    raise ValueError(f"{source_name(data[key])}: {error}") from error
+        return dict(data)
+
+
 class RandSlicesd(Randomizable, MapTransform):
     """Draws slices without lesions from a volume: first the plane, then one of its slices with enough brain.
 

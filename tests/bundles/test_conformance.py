@@ -296,8 +296,8 @@ def test_networks_of_overlays_take_windows(files):
     slices = 1 + len(parser["context"])
     image = torch.rand(2, 2 * slices, *parser["roi_size"][: parser["spatial_dims"]])
     trained = network.train()(image)
-    # a reconstruction, a map or classes
-    expected = {image[:, :2].shape, image[:, :1].shape, (2, 3)}
+    # a reconstruction, of a slice or of its run, a map or classes
+    expected = {image.shape, image[:, :2].shape, image[:, :1].shape, (2, 3)}
     assert (trained[0] if isinstance(trained, tuple) else trained).shape in expected
     with torch.no_grad():
         scores = network.eval()(image[:1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ssmctb_monai.transforms import RandSlicesd
+from ssmctb_monai.transforms import CheckContextd, RandSlicesd
 
 SHAPE = (12, 10, 8)
 
@@ -121,6 +121,14 @@ def test_channels_of_a_run(item):
         steps = sample["image"][::2, :, 2:12].diff(dim=0)
         assert torch.equal(steps, torch.full_like(steps, float(steps[0, 0, 0])))
         assert abs(float(steps[0, 0, 0])) == 1
+
+
+def test_volumes_of_one_slice_have_no_context():
+    image = MetaTensor(torch.ones(1, 6, 5, 1), meta={"filename_or_obj": "thin.nii.gz"})
+    with pytest.raises(ValueError, match=r"thin.nii.gz: A volume of one slice has none beside it for context \[-1\]"):
+        CheckContextd("image", context=[-1])({"image": image})
+    assert CheckContextd("image", context=[-1], planes="coronal")({"image": image}) == {"image": image}
+    assert CheckContextd("image", context=[])({"image": image}) == {"image": image}
 
 
 def test_faults_are_named(item):
