@@ -1,4 +1,4 @@
-"""Writes the accuracy tables into docs/results.md, and some of their rows into the README, from the results.
+"""Writes the accuracy tables into the pages of the docs, and some of their rows into the README, from the results.
 
 python -m benchmarks.accuracy table [--check]
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.accuracy.results import FORMER, OTHER_FOLDS, load_results
+from benchmarks.accuracy.rows import BLOCK_STUDY, ROWS, SEQUENCE_SYSTEMS
 from benchmarks.accuracy.runs import recipe
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
@@ -112,12 +113,32 @@ def highlights(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def page_of_trials(row: str) -> str:
+    """Returns the page that has a row's short trials.
+
+    Args:
+        row: name of the row.
+
+    Example:
+        >>> page_of_trials("brats2d-study_none")
+        'docs/block_study.md'
+    """
+    if any(row == f"brats2d-study_{name}" for name in BLOCK_STUDY):
+        return "docs/block_study.md"
+    is_sequence = {*ROWS[row].overlays} & {*SEQUENCE_SYSTEMS, "ssmtl"}
+    return "docs/sequences.md" if is_sequence else "docs/ablation.md"
+
+
+def _trials_on(page: str) -> Callable[[Sequence[Mapping[str, Any]]], str]:
+    return lambda results: trials([result for result in results if page_of_trials(result["row"]) == page])
+
+
 # What is written into a page, from the results of which recipes
 PAGES = {
     "README.md": (highlights, ("", FORMER)),
     "docs/results.md": (tables, ("",)),
     "docs/results_lesion_free.md": (tables, (FORMER,)),
-    "docs/block_study.md": (trials, (SHORT,)),
+    **{page: (_trials_on(page), (SHORT,)) for page in dict.fromkeys(map(page_of_trials, ROWS))},
 }
 
 

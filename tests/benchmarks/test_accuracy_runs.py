@@ -554,6 +554,23 @@ def test_trials_need_not_have_all_folds():
     assert table.trials([]) == ""
 
 
+@pytest.mark.parametrize(
+    ("row", "page"),
+    [
+        ("brats2d-study_error", "block_study"),
+        ("brats2d-future-gap", "sequences"),
+        ("brats3d-ssmtl-none", "sequences"),
+        ("brats2d", "ablation"),
+        ("brats2d-georgescu", "ablation"),
+    ],
+)
+def test_trials_have_the_page_of_their_row(row, page):
+    made = [result(row, 0.5, (0.375, 0.625), missing_folds=[1, 2])]
+    for name, (content_of, recipes) in table.PAGES.items():
+        if recipes == (table.SHORT,):
+            assert content_of(made) == (table.trials(made) if name == f"docs/{page}.md" else "")
+
+
 def test_what_is_not_defined():
     made = result("A", 0.5, (0.375, 0.625))
     made["means"]["all"]["figures"]["slice_auroc"] = {"value": None, "interval": None}
