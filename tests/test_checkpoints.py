@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from ssmctb_monai.checkpoints import (
     check_checkpoint,
     check_settings,
     describe_network,
+    load_ensemble,
     load_settings,
     make_network,
 )
 from ssmctb_monai.files import checksum
+from ssmctb_monai.inferers import PlanesInferer, window_inferer
 from ssmctb_monai.networks import insert_block
 from ssmctb_monai.networks.blocks import SSPCAB, named_blocks
-from ssmctb_monai.networks.nets import DRAEM, ReconstructionDetector
+from ssmctb_monai.networks.nets import DRAEM, FuturePredictor, ReconstructionDetector
 
 TINY = {"spatial_dims": 2, "in_channels": 2, "reconstructive_width": 2, "discriminative_width": 2, "block": "sspcab"}
 NETWORK = {"_target_": "ssmctb_monai.networks.nets.DRAEM", **TINY}
@@ -211,6 +214,22 @@ def test_equal_settings_pass(checkpoint):
 def test_other_settings_are_refused(checkpoint, name, value, words):
     with pytest.raises(ValueError, match=rf"best\.pt was trained with {words}.* best_settings\.json says: leave"):
         check_settings(load(checkpoint), checkpoint, **{name: value})
+
+
+def test_members_of_an_ensemble_see_slices_with_their_own_context(checkpoint, tmp_path):
+    network, file = {"spatial_dims": 2, "in_channels": 6, "out_channels": 2, "channels": [4, 8]}, tmp_path / "future.pt"
+    torch.save(FuturePredictor(**network).state_dict(), file)
+    described = {"_target_": "ssmctb_monai.networks.nets.FuturePredictor", **network}
+    Settings(**{**GIVEN, "system": "future", "context": [-2, 1]}, network=described).save(file, checksum(file))
+    settings, device = load(checkpoint), torch.device("cpu")
+    ((member, inferer),) = load_ensemble([file], settings, device).items()
+    volume = torch.rand(1, 2, 32, 32, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            inferer(volume, member), window_inferer(2, (32, 32, 1), "axial", [-2, 1])(volume, member)
+        )
+    (alone,) = load_ensemble([checkpoint], replace(settings, system="mae"), device).values()
+    assert type(alone) is PlanesInferer
 
 
 # ------------------------------------------------------------------------------------------------------- a network only

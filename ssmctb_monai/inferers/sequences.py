@@ -64,6 +64,6 @@ class SequenceInferer(PlanesInferer):
             along_axis = counts.to(inputs.device, inputs.dtype).view(
                 [-1 if other == dim else 1 for other in range(inputs.dim())]
             )
-            total.append(super().along(axis, run * along_axis, network))  # which leaves slices of 0 out
+            total.append(super().along(axis, run.mul_(along_axis), network))  # which leaves slices of 0 out
             number.append(along_axis)
         return torch.stack(total).sum(dim=0) / torch.stack(number).sum(dim=0)
