@@ -58,7 +58,7 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
         slices), and which runs count, shape (directions, ``size``), bool. Without context there is one direction.
 
     Raises:
-        ValueError: when there is context, but one slice alone, which would be its own.
+        ValueError: when all context lies outside the volume for every slice, as where there is one slice alone.
 
     Example:
         >>> indices, counts = slice_runs(4, [-1])
@@ -67,10 +67,10 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
         >>> counts.tolist()
         [[False, True, True, True], [True, True, True, False]]
     """
-    if size == 1 and len(context):
+    if len(context) and size <= min(map(abs, context)):
         raise ValueError(
-            f"A volume of one slice has none beside it for context {list(context)}: take a system that sees a slice "
-            "alone; frames of videos become volumes by --layout frames."
+            f"No slice has another one at context {list(context)}, of {size} in all: take a nearer context, or a "
+            "system that sees a slice alone; frames of videos become volumes by --layout frames."
         )
     directions = np.array([1, -1] if len(context) else [1])
     indices = np.arange(size)[:, None] + directions[:, None, None] * np.array([0, *context])
@@ -79,7 +79,7 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
 
 
 class CheckContextd(MapTransform):
-    """Refuses volumes in which a slice has no other one for its context, before a network sees them.
+    """Refuses volumes in which no slice has another one for its context, before a network sees them.
 
     Args:
         keys: keys of the volumes, shape (channels, width, depth, height) in RAS orientation.
@@ -87,7 +87,7 @@ class CheckContextd(MapTransform):
         planes: ``"axial"``, ``"coronal"`` and ``"sagittal"``, one or several.
 
     Raises:
-        ValueError: when an argument is outside its range, or a volume has one slice along an axis; the file is named.
+        ValueError: when an argument is outside its range, or a volume has too few slices; the file is named.
 
     Example:
         >>> check = CheckContextd("image", context=(-1,))

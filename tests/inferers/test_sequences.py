@@ -67,7 +67,7 @@ def test_without_context_as_the_planes(image):
 
 
 def test_a_slice_alone_is_not_its_own_context(image):
-    with pytest.raises(ValueError, match="A volume of one slice has none beside it"):
+    with pytest.raises(ValueError, match=r"No slice has another one at context \[-1\], of 1 in all"):
         SequenceInferer((40, 40), (-1,))(image[..., :1], network)
     assert SequenceInferer((40, 40), ())(image[..., :1], network).shape == (1, 1, 40, 36, 1)
 

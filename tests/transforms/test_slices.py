@@ -123,18 +123,19 @@ def test_channels_of_a_run(item):
         assert abs(float(steps[0, 0, 0])) == 1
 
 
-def test_volumes_of_one_slice_have_no_context():
+def test_volumes_that_have_no_context():
     image = MetaTensor(torch.ones(1, 6, 5, 1), meta={"filename_or_obj": "thin.nii.gz"})
-    with pytest.raises(ValueError, match=r"thin.nii.gz: A volume of one slice has none beside it for context \[-1\]"):
-        CheckContextd("image", context=[-1])({"image": image})
-    assert CheckContextd("image", context=[-1], planes="coronal")({"image": image}) == {"image": image}
+    for planes, context, size in (("axial", [-1], 1), ("coronal", [5, -7], 5), (["sagittal", "axial"], [2], 1)):
+        with pytest.raises(ValueError, match=rf"thin.nii.gz: No slice has another one at context .*, of {size} in all"):
+            CheckContextd("image", context=context, planes=planes)({"image": image})
+    assert CheckContextd("image", context=[4, -7], planes="coronal")({"image": image}) == {"image": image}
     assert CheckContextd("image", context=[])({"image": image}) == {"image": image}
 
 
 def test_faults_are_named(item):
     with pytest.raises(ValueError, match="context must be whole numbers"):
         RandSlicesd(roi_size=(8, 8), context=(0,))
-    with pytest.raises(ValueError, match=r"one slice has none beside it for context \[-1\]"):
+    with pytest.raises(ValueError, match=r"No slice has another one at context \[-1\], of 1 in all"):
         RandSlicesd(roi_size=(8, 8), context=(-1,))({name: item[name][..., :1] for name in ("image", "brain", "label")})
     with pytest.raises(ValueError, match="planes must be some of"):
         RandSlicesd(roi_size=(8, 8), planes="oblique")
