@@ -82,6 +82,7 @@ RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "-avoid": ("lesion-free slices or crops instead of erased lesions", {"lesions": "avoid"}),
     "-single": ("one anomaly a sample", {"anomaly#count": [1, 1]}),
     "-offset0.1": ("offsets from 0.1", {"anomaly#sources#offset": [0.1, 0.3]}),
+    "-unsmoothed": ("maps not smoothed", {"smoothing": 0.0}),
     "-smoothing3": ("maps smoothed by 3 mm", {"smoothing": 3.0}),
     "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
     "-contrast0.3": (
