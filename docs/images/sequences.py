@@ -6,15 +6,14 @@ From the repository's root:
 """
 
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
+from monai.transforms import CropForegroundd
 from PIL import Image
+from slices import healthy_cases
 
-from ssmctb_monai.data import make_demo_dataset
-from ssmctb_monai.transforms import BrainMaskd, RandSlicesd, RandSliceTaskd, RobustScaleIntensityd
+from ssmctb_monai.transforms import RandSlicesd, RandSliceTaskd
 
 RUNS = {  # context of the slice, by what the row shows
     "future, mnad:\nfour slices beside it": (-4, -3, -2, -1),
@@ -22,28 +21,6 @@ RUNS = {  # context of the slice, by what the row shows
 }
 TASKS = {"middle slices": None, "order": 0, "skipped slices": 1, "jigsaw": 2}  # and the question of each
 SIZE = (76, 92)
-
-
-def demo_case() -> dict[str, torch.Tensor]:
-    """Returns a demo patient of 2 mm without a lesion."""
-    keys = ["image", "label"]
-    labels = [["L", "R"], ["P", "A"], ["I", "S"]]
-    load = Compose(
-        [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, axcodes="RAS", labels=labels),
-            Spacingd(keys, [2.0] * 3, mode=["bilinear", "nearest"]),
-            BrainMaskd(),
-            RobustScaleIntensityd(),
-            CropForegroundd([*keys, "brain"], source_key="brain"),
-        ]
-    )
-    for folder in sorted(path for path in Path(make_demo_dataset()).iterdir() if path.is_dir()):
-        case = load({"image": folder / f"{folder.name}_flair.nii.gz", "label": folder / f"{folder.name}_seg.nii.gz"})
-        if not case["label"].any():
-            return {key: case[key].as_tensor() for key in (*keys, "brain")}
-    raise ValueError("Every demo patient has a lesion.")
 
 
 def task_of(image: torch.Tensor, question: int | None) -> dict[str, torch.Tensor]:
@@ -62,7 +39,7 @@ def show(part: plt.Axes, image: torch.Tensor, title: str, is_given: bool) -> Non
     part.spines[:].set(visible=not is_given, linewidth=3, color="0.55")
 
 
-case = demo_case()
+case = CropForegroundd(["image", "label", "brain"], source_key="brain")(next(healthy_cases(spacing=2.0)))
 columns = 1 + max(map(len, RUNS.values()))
 figure, axes = plt.subplots(len(RUNS) + 1, columns, figsize=(9, 6.8), layout="constrained")
 for part in axes.flat:
