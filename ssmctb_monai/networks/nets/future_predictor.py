@@ -12,7 +12,7 @@ from ssmctb_monai.checks import check_choice, check_image
 from ssmctb_monai.networks.blocks.decoder import Decoder
 from ssmctb_monai.networks.blocks.encoder import Encoder
 from ssmctb_monai.networks.blocks.factory import Block
-from ssmctb_monai.networks.error_maps import ErrorKind, error_map
+from ssmctb_monai.networks.error_maps import ErrorKind
 from ssmctb_monai.networks.nets.slice_predictor import SlicePredictor
 
 Prediction = Literal["unet", "mean"]
@@ -98,7 +98,7 @@ class FuturePredictor(SlicePredictor):
         check_choice(get_args(Prediction), prediction=prediction)
         self.network: nn.Module
         if prediction == "mean":
-            self.network = ContextMean(in_channels // out_channels - 1)
+            self.network = ContextMean(self.num_slices - 1)
         else:
             self.network = nn.Sequential(
                 Encoder(spatial_dims, in_channels - out_channels, channels, norm=None),
@@ -116,17 +116,6 @@ class FuturePredictor(SlicePredictor):
             The slice, shape (batch, out_channels, height, width[, depth]).
         """
         return self.reconstruct(x)
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """Finds what is not as predicted.
-
-        Args:
-            x: run as in :meth:`training_output`.
-
-        Returns:
-            The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
-        """
-        return error_map(self.reconstruct(x).clamp(0, 1), self.slice_of(x), self.score)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Predicts the slice from its context alone.

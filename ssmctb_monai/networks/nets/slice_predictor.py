@@ -7,7 +7,7 @@ from typing import get_args
 from torch import Tensor
 
 from ssmctb_monai.checks import check_choice, check_whole
-from ssmctb_monai.networks.error_maps import ErrorKind
+from ssmctb_monai.networks.error_maps import ErrorKind, error_map
 from ssmctb_monai.networks.nets.detector import Detector
 
 
@@ -41,14 +41,36 @@ class SlicePredictor(Detector):
         super().__init__(spatial_dims, in_channels, stride, perturbation)
         check_whole(1, out_channels=out_channels)
         check_choice(get_args(ErrorKind), score=score)
-        num_slices, rest = divmod(in_channels, out_channels)
-        if num_slices < 2 or rest:
+        self.num_slices, rest = divmod(in_channels, out_channels)
+        if self.num_slices < 2 or rest:
             raise ValueError(
                 f"in_channels must be those of a slice and of one or more context slices, multiples of out_channels "
                 f"{out_channels}, got {in_channels}: give the offsets of context slices by --context."
             )
         self.out_channels = out_channels
         self.score = score
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """Finds what of the slice is not as ``reconstruct`` gives it.
+
+        Args:
+            x: run (batch, in_channels, height, width[, depth]).
+
+        Returns:
+            The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
+        """
+        return error_map(self.reconstruct(x).clamp(0, 1), self.slice_of(x), self.score)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Gives the slice as it should be.
+
+        Args:
+            x: run (batch, in_channels, height, width[, depth]).
+
+        Returns:
+            The slice (batch, out_channels, …).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define reconstruct.")
 
     def slice_of(self, x: Tensor) -> Tensor:
         """Takes the slice.

@@ -12,7 +12,7 @@ from ssmctb_monai.networks.blocks.decoder import Decoder
 from ssmctb_monai.networks.blocks.encoder import Encoder
 from ssmctb_monai.networks.blocks.factory import Block
 from ssmctb_monai.networks.blocks.slice_attention import SliceAttention
-from ssmctb_monai.networks.error_maps import ErrorKind, error_map
+from ssmctb_monai.networks.error_maps import ErrorKind
 from ssmctb_monai.networks.nets.slice_predictor import SlicePredictor
 
 
@@ -66,7 +66,6 @@ class STATE(SlicePredictor):
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, 2 ** (len(channels) - 1), score, perturbation)
         check_whole(1, num_layers=num_layers)
-        self.num_slices = in_channels // out_channels
         self.encoder = Encoder(spatial_dims, out_channels, channels)
         self.places = nn.Parameter(0.02 * torch.randn(self.num_slices, channels[-1], *[1] * spatial_dims))
         self.attention = nn.Sequential(
@@ -88,17 +87,6 @@ class STATE(SlicePredictor):
         attended = self.attention(features[-1].unflatten(0, [x.shape[0], self.num_slices]) + self.places)
         features[-1] = attended.flatten(0, 1)
         return self.cut(self.decoder(features).view(slices.shape).flatten(1, 2), x)
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """Finds what of the slice is not as reconstructed.
-
-        Args:
-            x: run as in :meth:`training_output`.
-
-        Returns:
-            The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
-        """
-        return error_map(self.reconstruct(x).clamp(0, 1), self.slice_of(x), self.score)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructs the slice, with the others of its run.
