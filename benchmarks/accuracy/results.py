@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 FORMER = "lesion_free"  # folder of the results of the recipe before, by lesion-free slices and crops
 SELECTION_FOLD = 0  # recipe decisions were taken on it
 OTHER_FOLDS = f"without fold {SELECTION_FOLD}"
+T = TypeVar("T")
 SHOWN = (
     "slice_auroc",
     "slice_auroc_position_matched",
@@ -37,6 +38,11 @@ SHOWN = (
     "dice_at_threshold",
     "lesion_sensitivity",
     "false_positives_per_volume",
+    "slice_auroc_macro",
+    "rbdc",
+    "tbdc",
+    "rbdc_of_boxes",
+    "tbdc_of_boxes",
 )
 
 
@@ -110,7 +116,8 @@ def write_results(
                 "fold": run.fold,
                 **_training(run),
                 "figures": {
-                    name: {key: float(metrics.values[name][key][0]) for key in SHOWN} for name in (method, row.baseline)
+                    name: {key: float(values[0]) for key, values in _chosen(metrics.values[name]).items()}
+                    for name in (method, row.baseline)
                 },
             }
             for run, metrics in ours.items()
@@ -134,7 +141,7 @@ def keep_run(run: Run, score: str) -> None:
     shutil.copyfile(file.with_suffix(".json"), folder / file.with_suffix(".json").name)
     metrics = ResampledMetrics.load(file)
     shown = {
-        method: {name: values[name].astype(np.float32) for name in SHOWN}
+        method: {name: array.astype(np.float32) for name, array in _chosen(values).items()}
         for method, values in metrics.values.items()
         if method in (method_name(score), run.row.baseline)
     }
@@ -280,8 +287,15 @@ def _means(
     return means
 
 
+def _chosen(of_metrics: Mapping[str, T]) -> dict[str, T]:
+    """What is shown, of the metrics that there are; runs that were kept before a metric was shown lack it."""
+    return {name: of_metrics[name] for name in SHOWN if name in of_metrics}
+
+
 def _shown(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: {"value": estimates[name].value, "interval": estimates[name].interval} for name in SHOWN}
+    return {
+        name: {"value": estimate.value, "interval": estimate.interval} for name, estimate in _chosen(estimates).items()
+    }
 
 
 def _reference(name: str, score: str) -> str | None:

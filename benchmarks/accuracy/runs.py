@@ -233,6 +233,7 @@ def evaluate(run: Run, cases: Cases, score: str) -> None:
         "output_dir": str(run.folder / file.stem),
         "viewer": False,
         "evaluation#settings#seed": run.fold,  # of the resamples, which are independent between folds
+        "evaluation#settings#box_levels": 32,
     }
     if "network_def" in run.overrides:
         overrides["network_def"] = run.overrides["network_def"]

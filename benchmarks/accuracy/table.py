@@ -29,6 +29,13 @@ COLUMNS = {
     "dice_at_threshold": "Dice at the label-free threshold",
     "slice_false_alarm_share": "lesion-free slices that fire",
 }
+REGIONS = {  # what the literature on videos gives besides
+    "slice_auroc_macro": "slice AUROC, mean of the scans",
+    "rbdc_of_boxes": "RBDC of boxes",
+    "tbdc_of_boxes": "TBDC of boxes",
+    "rbdc": "RBDC at the label-free threshold",
+    "tbdc": "TBDC at the label-free threshold",
+}
 HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they are called there
     ("", "brats2d", "image"): "FLAIR itself, no network",
     ("", "brats2d", "model"): "DRAEM 2D, SSMCTB (brats2d)",
@@ -40,6 +47,8 @@ HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they
 }
 HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
 SHORT = recipe(400)
+SEQUENCES = "docs/sequences.md"
+UNKNOWN: Mapping[str, Any] = {"value": None, "interval": None}  # of a run that was kept before a metric was shown
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
 
@@ -73,11 +82,12 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def trials(results: Sequence[Mapping[str, Any]]) -> str:
+def trials(results: Sequence[Mapping[str, Any]], of_regions: bool = False) -> str:
     """Makes the tables of short trials, which need not have all folds.
 
     Args:
         results: results of the rows.
+        of_regions: whether to add a table of `REGIONS`.
 
     Returns:
         Markdown: metrics of the rows over their folds and seeds, beside the baseline; differences. Nothing without
@@ -87,6 +97,9 @@ def trials(results: Sequence[Mapping[str, Any]]) -> str:
         return ""
     results = [{**result, "title": f"{result['title']}, {_seeds(result)}"} for result in results]
     lines = [*_head("data, modalities", "method", *COLUMNS.values()), *_metrics(results, "all", partly=True)]
+    if of_regions:
+        lines += ["", "By scan and by region:", "", *_head("data, modalities", "method", *REGIONS.values())]
+        lines += _metrics(results, "all", partly=True, columns=REGIONS)
     return "\n".join([*lines, *_differences(results)])
 
 
@@ -126,11 +139,13 @@ def page_of_trials(row: str) -> str:
     if any(row == f"brats2d-study_{name}" for name in BLOCK_STUDY):
         return "docs/block_study.md"
     is_sequence = {*ROWS[row].overlays} & {*SEQUENCE_SYSTEMS, "ssmtl"}
-    return "docs/sequences.md" if is_sequence else "docs/ablation.md"
+    return SEQUENCES if is_sequence else "docs/ablation.md"
 
 
 def _trials_on(page: str) -> Callable[[Sequence[Mapping[str, Any]]], str]:
-    return lambda results: trials([result for result in results if page_of_trials(result["row"]) == page])
+    return lambda results: trials(
+        [result for result in results if page_of_trials(result["row"]) == page], of_regions=page == SEQUENCES
+    )
 
 
 # What is written into a page, from the results of which recipes
@@ -181,7 +196,9 @@ def _head(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _metrics(results: Sequence[Mapping[str, Any]], part: str, partly: bool = False) -> Iterator[str]:
+def _metrics(
+    results: Sequence[Mapping[str, Any]], part: str, partly: bool = False, columns: Mapping[str, str] = COLUMNS
+) -> Iterator[str]:
     """Rows of a data set behind its baseline; bold is what is better than that, with all of the interval."""
     for data in dict.fromkeys(result["data"] for result in results):
         group = [result for result in results if result["data"] == data and (partly or not result["missing_folds"])]
@@ -189,13 +206,14 @@ def _metrics(results: Sequence[Mapping[str, Any]], part: str, partly: bool = Fal
             continue
         baseline = group[0]["means"][part]["baseline"]
         modality = data.rpartition(", ")[2].partition(" + ")[0]
-        cells = [_cell(baseline[name]) for name in COLUMNS]
+        cells = [_cell(baseline.get(name, UNKNOWN)) for name in columns]
         yield _line(f"{data} ({group[0]['number_of_cases']} cases)", f"threshold on {modality}", cells)
         for result in group:
             means = result["means"][part]
+            differences = means["difference_to_baseline"]
             cells = [
-                _cell(means["figures"][name], is_bold=_is_better(name, means["difference_to_baseline"][name]))
-                for name in COLUMNS
+                _cell(means["figures"].get(name, UNKNOWN), is_bold=_is_better(name, differences.get(name, UNKNOWN)))
+                for name in columns
             ]
             yield _line("", result["title"] + _extent(result), cells)
 

@@ -554,6 +554,22 @@ def test_trials_need_not_have_all_folds():
     assert table.trials([]) == ""
 
 
+def test_trials_of_regions_leave_open_what_a_kept_run_lacks():
+    made = [result(name, 0.5, (0.375, 0.625), missing_folds=[1, 2]) for name in "AB"]
+    figures = made[0]["means"]["all"]
+    figures["figures"]["rbdc"] = estimate(0.75, 0.5, 1)
+    figures["difference_to_baseline"]["rbdc"] = estimate(0.5, 0.25, 0.75)
+    lines = table.trials(made, of_regions=True).splitlines()
+    assert lines[:5] == table.trials(made).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[8:]]
+    assert cells[0] == ["data, modalities", "method", *table.REGIONS.values()]
+    assert [line[2:] for line in cells[2:]] == [
+        ["-"] * 5,
+        ["-", "-", "-", "**0.750** [0.500, 1.000]", "-"],
+        ["-"] * 5,
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "page"),
     [
@@ -568,7 +584,8 @@ def test_trials_have_the_page_of_their_row(row, page):
     made = [result(row, 0.5, (0.375, 0.625), missing_folds=[1, 2])]
     for name, (content_of, recipes) in table.PAGES.items():
         if recipes == (table.SHORT,):
-            assert content_of(made) == (table.trials(made) if name == f"docs/{page}.md" else "")
+            of_regions = page == "sequences"
+            assert content_of(made) == (table.trials(made, of_regions) if name == f"docs/{page}.md" else "")
 
 
 def test_what_is_not_defined():
