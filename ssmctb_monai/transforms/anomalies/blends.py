@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctb_monai.checks import check_choice
-from ssmctb_monai.transforms.anomalies.parts import AnomalyBlend
+from ssmctb_monai.transforms.anomalies.parts import AnomalyBlend, extents
 from ssmctb_monai.transforms.anomalies.poisson import Gradients, poisson_blend
 
 
@@ -82,12 +82,10 @@ class PoissonBlend(AnomalyBlend):
     def __call__(self, image: Tensor, source: Tensor, level: Tensor, inside: Tensor) -> Tensor:
         """Puts an anomaly into an image, as `AnomalyBlend` describes it."""
         region = (level >= 0) & inside
-        places = region.nonzero()
-        first, last = places.amin(0).tolist(), places.amax(0).tolist()
-        extents = list(zip(first, last, region.shape, strict=True))
-        box = (slice(None), *[slice(max(low - 1, 0), min(high + 2, size)) for low, high, size in extents])
+        ends = [(first, behind, size) for (first, behind), size in zip(extents(region), region.shape, strict=True)]
+        box = (slice(None), *[slice(max(first - 1, 0), min(behind + 1, size)) for first, behind, size in ends])
         # The frame of voxels around the anomaly that stay as they are; beyond the image's border it is made.
-        sides = [(int(low == 0), int(high == size - 1)) for low, high, size in extents]
+        sides = [(int(first == 0), int(behind == size)) for first, behind, size in ends]
 
         def framed(part: Tensor) -> Tensor:
             return F.pad(part[box], [width for pair in reversed(sides) for width in pair])

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ssmctb_monai.checks import check_ranges, check_whole
-from ssmctb_monai.transforms.anomalies.parts import AnomalyShape
+from ssmctb_monai.transforms.anomalies.parts import AnomalyShape, drawn_voxel, extents
 from ssmctb_monai.transforms.anomalies.shapes import turned_places
 
 
@@ -46,8 +46,7 @@ class PatchShape(AnomalyShape):
     def __call__(self, image: Tensor, inside: Tensor) -> Tensor:
         """Draws a shape, as `AnomalyShape` describes it."""
         sizes = np.array(inside.shape)
-        voxels = inside.nonzero()
-        middle = voxels[self.R.randint(len(voxels))].cpu().numpy()
+        middle = drawn_voxel(inside, self.R)
         sides = self.sides(len(sizes)) * sizes
         turn = self.turn(len(sizes))
         if turn is None:
@@ -139,11 +138,11 @@ class GammaPatchShape(PatchShape):
         if not self.ellipsoids:
             return box
         sizes = np.array(inside.shape)
-        places = ((box >= 0) & inside).nonzero()
-        half = (places.amax(0) - places.amin(0) + 1).cpu().numpy() / 2
+        available = (box >= 0) & inside
+        half = np.diff(extents(available)).ravel() / 2
         level = torch.full_like(box, -torch.inf)
         for _ in range(self.ellipsoids):
-            middle = places[self.R.randint(len(places))].cpu().numpy()
+            middle = drawn_voxel(available, self.R)
             least = self.bounds[0] * sizes
             axes = self.R.uniform(least, np.maximum(least, half))
             turn = np.linalg.qr(self.R.standard_normal((len(sizes), len(sizes))))[0]

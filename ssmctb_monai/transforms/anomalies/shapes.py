@@ -11,7 +11,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from ssmctb_monai.checks import check_ranges
-from ssmctb_monai.transforms.anomalies.parts import AnomalyShape
+from ssmctb_monai.transforms.anomalies.parts import AnomalyShape, drawn_voxel
 from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
 
 
@@ -137,9 +137,8 @@ class _CentredShape(SizedShape):
     def field(self, inside: Tensor) -> Tensor:
         """Draws centre, axes and orientation, as `SizedShape` describes it."""
         dims = inside.dim()
-        voxels = inside.nonzero()
         # Between voxels, or many of them would be at the same distance.
-        centre = voxels[self.R.randint(len(voxels))].cpu().numpy() + self.R.uniform(-0.5, 0.5, size=dims)
+        centre = drawn_voxel(inside, self.R) + self.R.uniform(-0.5, 0.5, size=dims)
         lengths = np.exp(self.R.uniform(0, np.log(self.aspect), size=dims))
         turn = np.linalg.qr(self.R.standard_normal((dims, dims)))[0] if self.rotate else np.eye(dims)
         matrix = turn / lengths[:, None] * ensure_tuple_rep(self.spacing, dims)

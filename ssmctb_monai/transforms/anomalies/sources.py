@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssmctb_monai.checks import check_ranges, check_shares
 from ssmctb_monai.data.brats import canonical_modalities
-from ssmctb_monai.transforms.anomalies.parts import AnomalySource
+from ssmctb_monai.transforms.anomalies.parts import AnomalySource, drawn_voxel
 from ssmctb_monai.transforms.anomalies.perlin_noise import RandPerlinNoise
 from ssmctb_monai.transforms.modalities import has_modality
 
@@ -329,16 +329,21 @@ def _moved(
         magnified = [max(1, round(zoom * have)) for have in is_tissue.shape]
         filled = F.interpolate(filled[None], magnified, mode="bilinear" if region.dim() == 2 else "trilinear")[0]
         is_tissue = F.interpolate(is_tissue[None, None].to(image.dtype), magnified, mode="nearest-exact")[0, 0] > 0
-    covered = region.nonzero()
-    here = covered[random.randint(len(covered))]
-    tissue = is_tissue.nonzero() if is_tissue.any() else here[None]
-    if least_shift:
-        sizes = torch.tensor(is_tissue.shape, device=image.device)
-        ways = (tissue - here).abs()
-        is_far = (torch.minimum(ways, sizes - ways) >= least_shift * sizes).any(1)
-        tissue = tissue[is_far] if is_far.any() else tissue
-    start = tissue[random.randint(len(tissue))] - here
-    for axis, (first, size) in enumerate(zip(start.tolist(), region.shape, strict=True), start=1):
+    here = drawn_voxel(region, random)
+    if least_shift and (is_far_tissue := is_tissue & _is_far(is_tissue, here, least_shift)).any():
+        is_tissue = is_far_tissue
+    there = drawn_voxel(is_tissue, random) if is_tissue.any() else here
+    for axis, (first, size) in enumerate(zip((there - here).tolist(), region.shape, strict=True), start=1):
         index = (torch.arange(size, device=image.device) + first) % filled.shape[axis]
         filled = filled.index_select(axis, index)
     return filled
+
+
+def _is_far(image: Tensor, here: np.ndarray, least_shift: float) -> Tensor:
+    """Where the way from a voxel, which may cross the border to the other side, is far along an axis at least."""
+    is_far = torch.zeros_like(image, dtype=torch.bool)
+    for axis, (place, size) in enumerate(zip(here.tolist(), image.shape, strict=True)):
+        ways = (torch.arange(size, device=image.device) - place).abs()
+        along = torch.minimum(ways, size - ways) >= least_shift * size
+        is_far = is_far | along.reshape([-1 if other == axis else 1 for other in range(image.dim())])
+    return is_far
