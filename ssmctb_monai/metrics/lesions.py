@@ -95,6 +95,10 @@ def find_lesions(
     targets = components(lesion, min_size)
     ignored = lesion & (targets == 0)
     flagged_regions, target_regions = (components(mask > 0, 1, TOUCHING_IN_SLICE) for mask in (flagged, targets))
+    counted = (flagged > 0) | lesion  # all that is looked at from here on, a small part of the voxels
+    anomaly_map, lesion, ignored = anomaly_map[counted], lesion[counted], ignored[counted]
+    flagged, targets = flagged[counted], targets[counted]
+    flagged_regions, target_regions = flagged_regions[counted], target_regions[counted]
     regions, region_scores = _find_regions(anomaly_map, flagged_regions, target_regions, ignored)
     return LesionFindings(
         lesions=_find_components(anomaly_map, flagged, targets, lesion),
@@ -106,9 +110,9 @@ def find_lesions(
 def _find_components(
     anomaly_map: np.ndarray, flagged: np.ndarray, targets: np.ndarray, lesion: np.ndarray
 ) -> Detections:
-    scores, sizes = _highest(anomaly_map, flagged), np.bincount(flagged.ravel())
+    scores, sizes = _highest(anomaly_map, flagged), np.bincount(flagged, minlength=1)
     is_right = np.bincount(flagged[lesion], minlength=len(sizes)) >= MIN_OVERLAP * sizes
-    target_sizes = np.bincount(targets.ravel())
+    target_sizes = np.bincount(targets, minlength=1)
     pairs, shared = _overlaps(flagged, targets)
     covered = np.zeros(len(target_sizes))
     found: dict[int, float] = {}
@@ -126,7 +130,7 @@ def _find_regions(
 ) -> tuple[Detections, np.ndarray]:
     """Returns the detections, and the score of every target region: -inf where it is not found."""
     scores = _highest(anomaly_map, flagged)
-    sizes, target_sizes = np.bincount(flagged.ravel()), np.bincount(targets.ravel())
+    sizes, target_sizes = np.bincount(flagged, minlength=1), np.bincount(targets, minlength=1)
     pairs, shared = _overlaps(flagged, targets)
     union = sizes[pairs[:, 0]] + target_sizes[pairs[:, 1]] - shared
     matches = pairs[shared >= MIN_OVERLAP * union]

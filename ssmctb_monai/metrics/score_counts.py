@@ -110,11 +110,13 @@ def _groups(*amounts: np.ndarray) -> np.ndarray:
     What lies at or above each score of a group has one size, up to the precision. A score that is more than that by
     itself is a group by itself, since the group's median would hide it.
     """
-    starts = [np.zeros(min(1, len(amounts[0])), dtype=int)]
+    is_first = np.zeros(len(amounts[0]), dtype=bool)
+    is_first[:1] = True
     for amount in amounts:
         above = _above(amount)
-        starts += [_crossings(above), np.flatnonzero(amount > PRECISION * above)]
-    return np.unique(np.concatenate(starts))
+        is_first |= amount > PRECISION * above
+        is_first[_crossings(above)] = True
+    return np.flatnonzero(is_first)
 
 
 def _crossings(above: np.ndarray) -> np.ndarray:
