@@ -66,8 +66,69 @@ def settings_of(*files: Path) -> dict[str, Any]:
 
 
 BLOCK_IN = "system#network#block_in"
-# What the tables say of a row, what it changes in the bundle as it is shipped, and the row that is subtracted
-BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+# Rows by the ends of their names: what the tables say, what it changes, and the end of the name of the row that is
+# subtracted, if there is one
+Changes = Mapping[str, tuple[str, Mapping[str, Any], str | None]]
+
+
+def minus(reference: str, changes: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Changes:
+    """Lets one row be subtracted from all others.
+
+    Args:
+        reference: end of its name.
+        changes: of each row, as in `Changes`, what the tables say, and what it changes.
+
+    Example:
+        >>> minus("", {"-thin": ("no thick slices", {})})
+        {'-thin': ('no thick slices', {}, '')}
+    """
+    return {name: (*change, reference) for name, change in changes.items()}
+
+
+def rows_of(
+    changes: Changes,
+    name: str = "",
+    title: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    overlays: tuple[str, ...] = (),
+    modalities: tuple[str, ...] = ("flair",),
+    dims: tuple[int, ...] = (2, 3),
+) -> dict[str, Row]:
+    """Makes the rows of a system on BRATS.
+
+    Args:
+        changes: what differs between them.
+        name: what stands between the bundle and the end in the names of all.
+        title: what the tables say of all.
+        overrides: ids of the training that all have.
+        overlays: as in `Row`.
+        modalities: as in `Row`.
+        dims: numbers of dimensions.
+
+    Returns:
+        Rows by their names.
+
+    Example:
+        >>> list(rows_of({"": ("SSMCTB", {}, None)}, "-mae", dims=(2,)))
+        ['brats2d-mae']
+    """
+    return {
+        f"brats{dim}d{name}{end}": Row(
+            f"{dim}D, {title}{text}",
+            "brats",
+            f"brats{dim}d",
+            overlays,
+            {**(overrides or {}), **changed},
+            modalities,
+            None if reference is None else f"brats{dim}d{name}{reference}",
+        )
+        for dim in dims
+        for end, (text, changed, reference) in changes.items()
+    }
+
+
+# Of the bundle as it is shipped
+BLOCK_ROWS: Changes = {
     "-none": ("no block", {"block": "none"}, None),
     "": ("SSMCTB in the reconstructive sub-network", {}, "-none"),
     "-sspcab": ("SSPCAB in the reconstructive sub-network", {"block": "sspcab"}, ""),
@@ -78,74 +139,88 @@ BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
 }
 
 # One thing of the recipe taken back, minus the bundle as it is shipped
-RECIPE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "-avoid": ("lesion-free slices or crops instead of erased lesions", {"lesions": "avoid"}),
-    "-single": ("one anomaly a sample", {"anomaly#count": [1, 1]}),
-    "-offset0.1": ("offsets from 0.1", {"anomaly#sources#offset": [0.1, 0.3]}),
-    "-unsmoothed": ("maps not smoothed", {"smoothing": 0.0}),
-    "-smoothing3": ("maps smoothed by 3 mm", {"smoothing": 3.0}),
-    "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
-    "-contrast0.3": (
-        "contrast exp(±0.3), no gamma",
-        {
-            "system#intensity_variation#0": {
-                "_target_": "ssmctb_monai.transforms.RandContrastd",
-                "keys": "image",
-                "contrast": 0.3,
-            }
-        },
-    ),
-    "-thin": ("no thick slices", {"system#intensity_variation#2#prob": 0.0}),
-}
+RECIPE_ROWS = minus(
+    "",
+    {
+        "-avoid": ("lesion-free slices or crops instead of erased lesions", {"lesions": "avoid"}),
+        "-single": ("one anomaly a sample", {"anomaly#count": [1, 1]}),
+        "-offset0.1": ("offsets from 0.1", {"anomaly#sources#offset": [0.1, 0.3]}),
+        "-unsmoothed": ("maps not smoothed", {"smoothing": 0.0}),
+        "-smoothing3": ("maps smoothed by 3 mm", {"smoothing": 3.0}),
+        "-uncalibrated": ("scores as the network gives them", {"normal_score": None}),
+        "-contrast0.3": (
+            "contrast exp(±0.3), no gamma",
+            {
+                "system#intensity_variation#0": {
+                    "_target_": "ssmctb_monai.transforms.RandContrastd",
+                    "keys": "image",
+                    "contrast": 0.3,
+                }
+            },
+        ),
+        "-thin": ("no thick slices", {"system#intensity_variation#2#prob": 0.0}),
+    },
+)
 
 # Several modalities, each with and without a block
 MODALITY_ROWS = {"-t1ce": ("flair", "t1ce"), "-four": ("flair", "t1ce", "t1", "t2")}
-
-# One network for any of the modalities
-ANY = {"modality_dropout": 0.5}
 
 # Every second anomaly with another one in its middle
 OFFSET = {"_target_": "ssmctb_monai.transforms.OffsetSource", "offset": [0.03, 0.3], "modalities": "@channels"}
 NESTED = {"_target_": "ssmctb_monai.transforms.NestedSource", "outer": OFFSET, "inner": OFFSET}
 
+# One thing changed with all four modalities, minus the bundle with them
+FOUR_ROWS = minus(
+    "",
+    {
+        "-nested": ("nested anomalies", {"anomaly#sources": [OFFSET, NESTED]}),
+        "-any": ("modalities left out in training", {"modality_dropout": 0.5}),
+    },
+)
+
 # Anomalies of another kind for DRAEM, which takes binary labels, minus the bundle as it is shipped
 PARTS = "ssmctb_monai.transforms."
 FOREIGN = {"spatial_dims": "@spatial_dims", "prob": 0.75, "label": {"_target_": f"{PARTS}BinaryLabel"}}
-ANOMALY_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "-anomaly_paste": (
-        "anomalies from another place of the brain",
-        {"anomaly#sources": {"_target_": f"{PARTS}AnotherPlaceSource", "opacity": [1.0, 1.0]}},
-    ),
-    "-anomaly_nsa": (
-        "anomalies of NSA",
-        {"anomaly": {"_target_": f"{PARTS}RandNaturalAnomaly", **FOREIGN}, "donors": 8},
-    ),
-    "-anomaly_fpi": (
-        "anomalies of FPI",
-        {"anomaly": {"_target_": f"{PARTS}RandForeignPatch", **FOREIGN}, "donors": 8},
-    ),
-    "-anomaly_cutpaste": (
-        "anomalies of CutPaste",
-        {"anomaly": {"_target_": f"{PARTS}RandCutPaste", "spatial_dims": "@spatial_dims", "prob": 0.75}},
-    ),
-    "-anomaly_mixed": (
-        "anomalies of several shapes and sources",
-        {
-            "anomaly": {
-                "_target_": f"{PARTS}RandAnomaly",
-                "spatial_dims": "@spatial_dims",
-                "prob": 0.75,
-                "shapes": [{"_target_": f"{PARTS}{shape}"} for shape in ("PerlinShape", "AreaPatchShape", "ScarShape")],
-                "sources": [
-                    {"_target_": f"{PARTS}OffsetSource", "offset": [0.03, 0.3]},
-                    {"_target_": f"{PARTS}AnotherPlaceSource"},
-                    {"_target_": f"{PARTS}TextureSource"},
-                ],
-                "count": [1, 3],
-            }
-        },
-    ),
-}
+ANOMALY_ROWS = minus(
+    "",
+    {
+        "-anomaly_paste": (
+            "anomalies from another place of the brain",
+            {"anomaly#sources": {"_target_": f"{PARTS}AnotherPlaceSource", "opacity": [1.0, 1.0]}},
+        ),
+        "-anomaly_nsa": (
+            "anomalies of NSA",
+            {"anomaly": {"_target_": f"{PARTS}RandNaturalAnomaly", **FOREIGN}, "donors": 8},
+        ),
+        "-anomaly_fpi": (
+            "anomalies of FPI",
+            {"anomaly": {"_target_": f"{PARTS}RandForeignPatch", **FOREIGN}, "donors": 8},
+        ),
+        "-anomaly_cutpaste": (
+            "anomalies of CutPaste",
+            {"anomaly": {"_target_": f"{PARTS}RandCutPaste", "spatial_dims": "@spatial_dims", "prob": 0.75}},
+        ),
+        "-anomaly_mixed": (
+            "anomalies of several shapes and sources",
+            {
+                "anomaly": {
+                    "_target_": f"{PARTS}RandAnomaly",
+                    "spatial_dims": "@spatial_dims",
+                    "prob": 0.75,
+                    "shapes": [
+                        {"_target_": f"{PARTS}{shape}"} for shape in ("PerlinShape", "AreaPatchShape", "ScarShape")
+                    ],
+                    "sources": [
+                        {"_target_": f"{PARTS}OffsetSource", "offset": [0.03, 0.3]},
+                        {"_target_": f"{PARTS}AnotherPlaceSource"},
+                        {"_target_": f"{PARTS}TextureSource"},
+                    ],
+                    "count": [1, 3],
+                }
+            },
+        ),
+    },
+)
 
 # What could make the block matter, on FLAIR + T1ce, minus no block: class of the network, and overrides
 STUDY = "benchmarks.block_study."
@@ -185,14 +260,26 @@ SYSTEMS = {
 }
 
 # One thing of SSM changed, minus SSM as its overlay is; published are cells of 2, 4 and 8 pixels, here of 2 mm
-SSM_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "-none": ("SSM without block", {"block": "none"}),
-    "-sspcab": ("SSM, SSPCAB", {"block": "sspcab"}),
-    "-unrefined": ("SSM, SSMCTB, one pass", {"system#network#num_passes": 1}),
-    "-published": ("SSM, SSMCTB, cells of 4, 8 and 16 mm", {"system#network#cell_sizes": [4, 8, 16]}),
-    "-msgms": ("SSM, SSMCTB, score by MSGMS", {"system#network#score": "msgms"}),
-    "-mask": ("SSM, SSMCTB, score by the predicted mask", {"system#network#score": "mask"}),
-    "-gaussian": ("Gaussian mean around the same cells", {"system#network#restoration": "gaussian"}),
+PUBLISHED = {"system#network#cell_sizes": [4, 8, 16]}
+GAUSSIAN = {"system#network#restoration": "gaussian"}
+SSM_ROWS: Changes = {
+    **minus(
+        "",
+        {
+            "-none": ("SSM without block", {"block": "none"}),
+            "-sspcab": ("SSM, SSPCAB", {"block": "sspcab"}),
+            "-unrefined": ("SSM, SSMCTB, one pass", {"system#network#num_passes": 1}),
+            "-published": ("SSM, SSMCTB, cells of 4, 8 and 16 mm", PUBLISHED),
+            "-msgms": ("SSM, SSMCTB, score by MSGMS", {"system#network#score": "msgms"}),
+            "-mask": ("SSM, SSMCTB, score by the predicted mask", {"system#network#score": "mask"}),
+            "-gaussian": ("Gaussian mean around the same cells", GAUSSIAN),
+        },
+    ),
+    "-published-gaussian": (
+        "Gaussian mean around cells of 4, 8 and 16 mm",
+        {**PUBLISHED, **GAUSSIAN},
+        "-published",
+    ),
 }
 
 # Systems of which the tables have the blocks, too: their title without block
@@ -203,7 +290,7 @@ SYSTEMS_WITH_BLOCKS = {
     "cutpaste_classifier": "CutPaste as a classifier",
     "georgescu": "autoencoder with gradient ascent on anomalies",
 }
-SYSTEM_BLOCK_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+SYSTEM_BLOCK_ROWS: Changes = {
     "-none": ("no block", {"block": "none"}, None),
     "": ("SSMCTB", {}, "-none"),
     "-sspcab": ("SSPCAB", {"block": "sspcab"}, ""),
@@ -218,7 +305,7 @@ CONTEXTS: dict[str, tuple[str, dict[str, Any]]] = {
 # What predicts without learning, minus the network; what could help the network where that is better, minus it as it is
 MEAN = {"system#network#prediction": "mean"}
 SMOOTHER = {"smoothing": 6.0}
-FUTURE_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+FUTURE_ROWS: Changes = {
     "-mean": ("mean of the four slices beside it", MEAN, ""),
     "-gap-mean": ("mean of the slices 32 mm away", {**FAR, **MEAN}, "-gap"),
     "-copy": ("copy of the slice beside it", {"context": [-1], **MEAN}, None),
@@ -243,170 +330,65 @@ FUTURE_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     ),
 }
 # SSMTL++ on stacks of slices, with its blocks, and the error of the restoration alone
-SSMTL_ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+SSMTL_ROWS: Changes = {
     **SYSTEM_BLOCK_ROWS,
     "-restoration": ("SSMCTB, score by the restoration alone", {"system#network#question_share": 0}, ""),
 }
+STATE_ROWS = minus("", {"-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005})})
 # One thing of NSA changed, minus NSA with SSMCTB
-NSA_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
-    "-binary": ("binary labels", {"anomaly#label": {"_target_": f"{PARTS}BinaryLabel"}}),
-    "-raw": ("the change itself as label", {"anomaly#label": {"_target_": f"{PARTS}ContinuousLabel"}}),
-}
+NSA_ROWS = minus(
+    "",
+    {
+        "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
+        "-binary": ("binary labels", {"anomaly#label": {"_target_": f"{PARTS}BinaryLabel"}}),
+        "-raw": ("the change itself as label", {"anomaly#label": {"_target_": f"{PARTS}ContinuousLabel"}}),
+    },
+)
 
 ROWS = {
+    **rows_of(BLOCK_ROWS),
+    **rows_of(RECIPE_ROWS),
+    **rows_of(minus("", {"-axial": ("axial slices alone", {"planes": ["axial"]})}), dims=(2,)),
+    **rows_of(ANOMALY_ROWS),
     **{
-        f"brats{dims}d{name}": Row(
-            f"{dims}D, {title}",
-            "brats",
-            f"brats{dims}d",
-            overrides=overrides,
-            reference=None if reference is None else f"brats{dims}d{reference}",
-        )
-        for dims in (2, 3)
-        for name, (title, overrides, reference) in BLOCK_ROWS.items()
+        name: row
+        for modalities, names in MODALITY_ROWS.items()
+        for name, row in rows_of({end: BLOCK_ROWS[end] for end in ("-none", "")}, modalities, modalities=names).items()
     },
-    **{
-        f"brats{dims}d{name}": Row(
-            f"{dims}D, {title}", "brats", f"brats{dims}d", overrides=overrides, reference=f"brats{dims}d"
-        )
-        for dims in (2, 3)
-        for name, (title, overrides) in {**RECIPE_ROWS, **ANOMALY_ROWS}.items()
-    },
-    "brats2d-axial": Row(
-        "2D, axial slices alone", "brats", "brats2d", overrides={"planes": ["axial"]}, reference="brats2d"
+    **rows_of(FOUR_ROWS, "-four", "SSMCTB in the reconstructive sub-network, ", modalities=MODALITY_ROWS["-four"]),
+    **rows_of(
+        {
+            name: (title, overrides, None if name == "none" else "none")
+            for name, (title, overrides) in BLOCK_STUDY.items()
+        },
+        "-study_",
+        "block study: ",
+        STUDIED_LOSS,
+        modalities=MODALITY_ROWS["-t1ce"],
+        dims=(2,),
     ),
     **{
-        f"brats{dims}d{name}{block}": Row(
-            f"{dims}D, {title}",
-            "brats",
-            f"brats{dims}d",
-            overrides=overrides,
-            modalities=modalities,
-            reference=None if reference is None else f"brats{dims}d{name}{reference}",
-        )
-        for dims in (2, 3)
-        for name, modalities in MODALITY_ROWS.items()
-        for block, (title, overrides, reference) in BLOCK_ROWS.items()
-        if block in ("-none", "")
-    },
-    **{
-        f"brats{dims}d-four-nested": Row(
-            f"{dims}D, SSMCTB in the reconstructive sub-network, nested anomalies",
-            "brats",
-            f"brats{dims}d",
-            overrides={"anomaly#sources": [OFFSET, NESTED]},
-            modalities=MODALITY_ROWS["-four"],
-            reference=f"brats{dims}d-four",
-        )
-        for dims in (2, 3)
-    },
-    **{
-        f"brats{dims}d-any": Row(
-            f"{dims}D, SSMCTB in the reconstructive sub-network, modalities left out in training",
-            "brats",
-            f"brats{dims}d",
-            overrides=ANY,
-            modalities=MODALITY_ROWS["-four"],
-            reference=f"brats{dims}d-four",
-        )
-        for dims in (2, 3)
-    },
-    **{
-        f"brats2d-study_{name}": Row(
-            f"2D, block study: {title}",
-            "brats",
-            "brats2d",
-            overrides={**STUDIED_LOSS, **overrides},
-            modalities=MODALITY_ROWS["-t1ce"],
-            reference=None if name == "none" else "brats2d-study_none",
-        )
-        for name, (title, overrides) in BLOCK_STUDY.items()
-    },
-    **{
-        f"brats{dims}d-{system}": Row(f"{dims}D, {title}", "brats", f"brats{dims}d", (system,))
-        for dims in (2, 3)
+        name: row
         for system, title in SYSTEMS.items()
+        for name, row in rows_of({"": (title, {}, None)}, f"-{system}", overlays=(system,)).items()
     },
+    **rows_of(SSM_ROWS, "-ssm", overlays=("ssm",)),
     **{
-        f"brats{dims}d-ssm{name}": Row(
-            f"{dims}D, {title}", "brats", f"brats{dims}d", ("ssm",), overrides, reference=f"brats{dims}d-ssm"
-        )
-        for dims in (2, 3)
-        for name, (title, overrides) in SSM_ROWS.items()
-    },
-    **{
-        f"brats{dims}d-ssm-published-gaussian": Row(
-            f"{dims}D, Gaussian mean around cells of 4, 8 and 16 mm",
-            "brats",
-            f"brats{dims}d",
-            ("ssm",),
-            {"system#network#cell_sizes": [4, 8, 16], "system#network#restoration": "gaussian"},
-        )
-        for dims in (2, 3)
-    },
-    **{
-        f"brats{dims}d-{system}{name}": Row(
-            f"{dims}D, {title}, {block}",
-            "brats",
-            f"brats{dims}d",
-            (system,),
-            overrides,
-            reference=None if reference is None else f"brats{dims}d-{system}{reference}",
-        )
-        for dims in (2, 3)
+        name: row
         for system, title in SYSTEMS_WITH_BLOCKS.items()
-        for name, (block, overrides, reference) in SYSTEM_BLOCK_ROWS.items()
+        for name, row in rows_of(SYSTEM_BLOCK_ROWS, f"-{system}", f"{title}, ", overlays=(system,)).items()
     },
+    **rows_of(NSA_ROWS, "-nsa", "NSA, ", overlays=("nsa",)),
     **{
-        f"brats{dims}d-nsa{name}": Row(
-            f"{dims}D, NSA, {title}", "brats", f"brats{dims}d", ("nsa",), overrides, reference=f"brats{dims}d-nsa"
-        )
-        for dims in (2, 3)
-        for name, (title, overrides) in NSA_ROWS.items()
-    },
-    **{
-        f"brats2d-{system}{gap}{name}": Row(
-            f"2D, {title}, {context}, {block}",
-            "brats",
-            "brats2d",
-            (system,),
-            {**far, **overrides},
-            reference=None if reference is None else f"brats2d-{system}{gap}{reference}",
-        )
+        name: row
         for system, title in SEQUENCE_SYSTEMS.items()
         for gap, (context, far) in CONTEXTS.items()
-        for name, (block, overrides, reference) in SYSTEM_BLOCK_ROWS.items()
+        for name, row in rows_of(
+            SYSTEM_BLOCK_ROWS, f"-{system}{gap}", f"{title}, {context}, ", far, (system,), dims=(2,)
+        ).items()
     },
-    **{
-        f"brats2d-future{name}": Row(
-            f"2D, {title}",
-            "brats",
-            "brats2d",
-            ("future",),
-            overrides,
-            reference=None if reference is None else f"brats2d-future{reference}",
-        )
-        for name, (title, overrides, reference) in FUTURE_ROWS.items()
-    },
-    **{
-        f"brats3d-ssmtl{name}": Row(
-            f"3D, SSMTL++ on slices, {title}",
-            "brats",
-            "brats3d",
-            ("ssmtl",),
-            overrides,
-            reference=None if reference is None else f"brats3d-ssmtl{reference}",
-        )
-        for name, (title, overrides, reference) in SSMTL_ROWS.items()
-    },
-    "brats2d-state-perturbed": Row(
-        "2D, STATE, four slices beside it, SSMCTB, input perturbed by 0.005",
-        "brats",
-        "brats2d",
-        ("state",),
-        {"system#network#perturbation": 0.005},
-        reference="brats2d-state",
-    ),
+    **rows_of(FUTURE_ROWS, "-future", overlays=("future",), dims=(2,)),
+    **rows_of(SSMTL_ROWS, "-ssmtl", "SSMTL++ on slices, ", overlays=("ssmtl",), dims=(3,)),
+    **rows_of(STATE_ROWS, "-state", "STATE, four slices beside it, SSMCTB, ", overlays=("state",), dims=(2,)),
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }
