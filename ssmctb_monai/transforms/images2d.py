@@ -25,7 +25,9 @@ class LoadImages2Dd(Transform):
 
     The whole image counts as brain. Where there is no mask, nothing is an anomaly in a normal image, and all of it in
     an anomalous one: figures of the image are right, those of pixels not. An image may have any size: its longer side
-    measures ``extent``, so that `Spacingd` resamples to a size that a network takes.
+    measures ``extent``, so that `Spacingd` resamples to a size that a network takes. Of 8 bits, black and white are the
+    ends of the range of intensities that `RobustScaleIntensityd` scales to [0, 1]: what is in a picture may be small
+    before an even background, and quartiles then tell nothing of it.
 
     A folder is a video, and becomes a volume of its frames. They are scaled to the extent as they are read, since a
     video of its own size would take gigabytes; so maps of videos, and figures of their pixels, are of that size.
@@ -63,10 +65,15 @@ class LoadImages2Dd(Transform):
 
         Returns:
             The item with ``image``, ``label``, not 0 where the anomaly is, and ``brain``, of shape
-            (channels, width, height, 1 or frames). Pixels run to the left and down, as in the displays of radiology.
+            (channels, width, height, 1 or frames), and with ``intensity_ranges``, where pixels have 8 bits. Pixels run
+            to the left and down, as in the displays of radiology.
         """
         (path,) = ensure_tuple(data["image"])[:1]
-        image = self._video(Path(path)) if Path(path).is_dir() else self._coloured(_read(path))[None]
+        if Path(path).is_dir():
+            image, has_bytes = self._video(Path(path))
+        else:
+            pixels = _read(path)
+            image, has_bytes = self._coloured(pixels)[None], pixels.dtype == np.uint8
         if "label" in data:
             mask = self._mask(Path(data["label"]), image.shape[:3])
         else:
@@ -80,14 +87,19 @@ class LoadImages2Dd(Transform):
         item["image"] = self._volume(image, path)
         item["label"] = self._volume(mask[..., None], data.get("label", path))
         item["brain"] = self._volume(np.ones_like(image[..., :1]), path)
+        if has_bytes:
+            item["intensity_ranges"] = torch.tensor([[127.5, 255.0]] * self.num_channels)
         return item
 
-    def _video(self, folder: Path) -> np.ndarray:
-        """Frames of a video, shape (frames, height, width, channels)."""
+    def _video(self, folder: Path) -> tuple[np.ndarray, bool]:
+        """Frames of a video, shape (frames, height, width, channels), and whether all have 8 bits."""
         frames: list[np.ndarray] = []
         size: tuple[int, ...] = ()
+        has_bytes = True
         for file in frame_files(folder):
-            frame = torch.from_numpy(self._coloured(_read(file)).transpose(2, 0, 1).copy())
+            pixels = _read(file)
+            has_bytes = has_bytes and pixels.dtype == np.uint8
+            frame = torch.from_numpy(self._coloured(pixels).transpose(2, 0, 1).copy())
             size = size or tuple(frame.shape)
             if frame.shape != size:
                 raise ValueError(f"{file} has shape {tuple(frame.shape)}, but the frames before it have {size}.")
@@ -95,7 +107,7 @@ class LoadImages2Dd(Transform):
             frames.append(scaled[0].numpy().transpose(1, 2, 0))
         if not frames:
             raise ValueError(f"There are no frames in {folder}.")
-        return np.stack(frames)
+        return np.stack(frames), has_bytes
 
     def _scaled(self, size: tuple[int, ...]) -> list[int]:
         return [max(1, round(self.extent * side / max(size))) for side in size]
@@ -103,7 +115,7 @@ class LoadImages2Dd(Transform):
     def _mask(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
         """What is anomalous in an image, or scaled to a shape in the frames of a video, (frames, height, width)."""
         if path.suffix != ".npy":
-            return _read(path)[..., :3].max(axis=-1)[None] > 0
+            return _read(path).max(axis=-1)[None] > 0
         masks = load_labels(path)
         if masks.ndim != 3 or len(masks) != shape[0]:
             raise ValueError(f"{path} has shape {masks.shape}, but there are {shape[0]} frames.")
@@ -115,7 +127,7 @@ class LoadImages2Dd(Transform):
 
     def _coloured(self, image: np.ndarray) -> np.ndarray:
         """The channels that are asked for, float32."""
-        colours = image[..., : 3 if image.shape[-1] >= 3 else 1].astype(np.float32)  # without transparency
+        colours = image.astype(np.float32)
         if self.num_channels == 1 and colours.shape[-1] == 3:
             return rgb2gray(colours)[..., None]
         return np.broadcast_to(colours, (*colours.shape[:2], self.num_channels))
@@ -128,7 +140,7 @@ class LoadImages2Dd(Transform):
 
 
 def _read(path: PathLike) -> np.ndarray:
-    """Pixels, shape (height, width, channels)."""
+    """Pixels without transparency, shape (height, width, 1 or 3)."""
     try:
         image = imread(str(path))
     except Exception as error:  # of many kinds
@@ -137,4 +149,4 @@ def _read(path: PathLike) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] > 4:
         raise ValueError(f"{path} has shape {image.shape}, but an image has two axes and at most four channels.")
-    return image
+    return image[..., : 3 if image.shape[-1] >= 3 else 1]

@@ -90,6 +90,8 @@ class RobustScaleIntensity(Transform):
 class RobustScaleIntensityd(MapTransform):
     """Dictionary-based `RobustScaleIntensity`; modalities that `SelectChannelsd` put as missing stay 0.
 
+    An item that has its ranges of intensities already, such as a picture of `LoadImages2Dd`, is scaled by these.
+
     Args:
         keys: keys of the images.
         brain_key: key of the brain mask.
@@ -123,8 +125,9 @@ class RobustScaleIntensityd(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            lacking = lacking_channels(item, self.channels_key)
-            item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key], lacking)
+            if self.ranges_key not in data:
+                lacking = lacking_channels(item, self.channels_key)
+                item[self.ranges_key] = self.scale.ranges(item[key], item[self.brain_key], lacking)
             item[key] = self.scale(item[key], item[self.brain_key], item[self.ranges_key])
         return item
 

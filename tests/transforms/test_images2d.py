@@ -7,9 +7,10 @@ import pytest
 import torch
 from image_drawings import draw_videos
 from monai.transforms import Compose, Orientationd, ResampleToMatchd, Spacingd
+from PIL import Image
 from skimage.io import imsave
 
-from ssmctb_monai.transforms import LoadImages2Dd
+from ssmctb_monai.transforms import LoadImages2Dd, RobustScaleIntensityd
 
 
 @pytest.fixture
@@ -49,6 +50,30 @@ def test_grey_as_colours_and_colours_as_grey(image, name, factor):
     assert (loaded == factor * torch.from_numpy(pixels[..., 0].T.astype(np.float32))[..., None]).all()
     luminance = LoadImages2Dd(num_channels=1)({"image": str(folder / "rgb.png")})["image"][0, ..., 0]
     np.testing.assert_allclose(luminance, (pixels[..., :3] @ [0.2125, 0.7154, 0.0721]).T, rtol=1e-5)
+
+
+def test_transparency_is_no_anomaly(tmp_path):
+    mask = np.zeros((8, 9, 2), dtype=np.uint8)
+    mask[..., 1] = 255
+    mask[1, 4, 0] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    imsave(tmp_path / "image.png", mask[..., 0], check_contrast=False)
+    loaded = LoadImages2Dd()({"image": str(tmp_path / "image.png"), "label": str(tmp_path / "mask.png")})
+    assert loaded["label"].nonzero().tolist() == [[0, 4, 1, 0]]
+
+
+def test_eight_bits_are_scaled_from_black_to_white(image, tmp_path):
+    """A picture of a small thing before an even background, whose quartiles are all those of the background."""
+    folder, _ = image
+    pixels = np.full((20, 20), 250, dtype=np.uint8)
+    pixels[8:12, 8:12] = np.arange(16).reshape(4, 4) * 10
+    imsave(folder / "thing.png", pixels, check_contrast=False)
+    scale = Compose([LoadImages2Dd(num_channels=3), RobustScaleIntensityd()])
+    scaled = scale({"image": str(folder / "thing.png")})["image"]
+    np.testing.assert_allclose(scaled[..., 0], np.broadcast_to(pixels.T / 255, (3, 20, 20)), atol=1e-6)
+    video = LoadImages2Dd(extent=16)({"image": str(draw_videos(tmp_path) / "testing/frames/01_0000")})
+    assert video["intensity_ranges"].tolist() == [[127.5, 255.0]] * 3
+    assert "intensity_ranges" not in LoadImages2Dd()({"image": str(folder / "deep.png")})  # often less than 16 used
 
 
 @pytest.mark.parametrize("anomalous", [True, False])

@@ -142,6 +142,13 @@ def test_ranges_by_hand():
     assert ranges.tolist() == [[40, 160], [121, 480]]
 
 
+def test_known_ranges_are_kept(image, brain):
+    ranges = torch.tensor([[127.5, 255.0]]).repeat(len(image), 1)
+    item = RobustScaleIntensityd()({"image": image, "brain": brain, "intensity_ranges": ranges})
+    torch.testing.assert_close(item["image"], torch.where(brain > 0, image / 255, 0).clamp(0, 1))
+    assert item["intensity_ranges"] is ranges
+
+
 @pytest.mark.parametrize("with_meta", [False, True])
 def test_restored_intensities_are_those_of_the_scan(image, brain, with_meta):
     image = MetaTensor(image, affine=torch.diag(torch.tensor([2.0, 3, 4, 1]))) if with_meta else image
