@@ -8,6 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel, extents
+from ssmctb_monai.transforms.modalities import has_modality
+
+
+def _change(clean: Tensor, corrupted: Tensor) -> Tensor:
+    """The absolute difference, averaged over the modalities that the image has."""
+    return (corrupted.float() - clean.float()).abs()[has_modality(clean)].mean(0)
 
 
 class BinaryLabel(AnomalyLabel):
@@ -19,7 +25,7 @@ class BinaryLabel(AnomalyLabel):
 
 
 class ContinuousLabel(AnomalyLabel):
-    """How much an anomaly has changed the image: the absolute difference, averaged over the channels.
+    """How much an anomaly has changed the image: the absolute difference, averaged over the modalities that it has.
 
     Schlüter et al., *Natural Synthetic Anomalies*, ECCV 2022, https://arxiv.org/abs/2109.15222.
 
@@ -37,11 +43,11 @@ class ContinuousLabel(AnomalyLabel):
 
     def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
         """Labels an image, as `AnomalyLabel` describes it."""
-        return ((corrupted.float() - clean.float()).abs().mean(0) / self.full).clamp(max=1)
+        return (_change(clean, corrupted) / self.full).clamp(max=1)
 
 
 class LogisticLabel(AnomalyLabel):
-    """How likely an observer sees the change: a logistic function of its absolute difference, averaged over channels.
+    """How likely an observer sees the change: a logistic function of its absolute difference, averaged over modalities.
 
     Schlüter et al., *Natural Synthetic Anomalies*, ECCV 2022, https://arxiv.org/abs/2109.15222: 1 / (1 + exp(-k (D -
     x₀))) of the difference D, which median filters have smoothed; 0 where nothing has changed. The paper has k and x₀
@@ -80,7 +86,7 @@ class LogisticLabel(AnomalyLabel):
 
     def __call__(self, clean: Tensor, corrupted: Tensor, factors: Tensor) -> Tensor:
         """Labels an image, as `AnomalyLabel` describes it."""
-        difference = (corrupted.float() - clean.float()).abs().mean(0)
+        difference = _change(clean, corrupted)
         label = torch.zeros_like(difference)
         if not (difference > self.tolerance).any():
             return label

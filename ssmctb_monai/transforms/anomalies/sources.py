@@ -217,6 +217,8 @@ class AnotherPlaceSource(_MixedSource):
 class DonorSource(_MixedSource):
     """Tissue of another case, flipped at random; without background.
 
+    In a modality that the donor lacks it is the image itself.
+
     Args:
         opacity: least and largest share of the donor in a mixture with the image, drawn uniformly.
         rescale: least and largest ratio of the donor's mean over the anomaly to the image's, drawn uniformly, by which
@@ -261,6 +263,7 @@ class DonorSource(_MixedSource):
                 f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: channels and dimensions must "
                 "be the same."
             )
+        present = has_modality(donor)
         if not self.same_place:
             zoom = 1.0 if self.zoom is None else float(np.clip(self.R.normal(1, 0.5), *self.zoom))
             donor = _moved(donor, region, self.R, zoom=zoom)
@@ -273,7 +276,7 @@ class DonorSource(_MixedSource):
             means = [picture[:, region].mean(1, dtype=torch.float32) for picture in (image, donor)]
             ratio = self.R.uniform(*self.rescale) * means[0] / means[1].clamp_min(1e-3)
             donor = donor * ratio.reshape(-1, *[1] * region.dim())
-        return donor
+        return torch.where(present.view(-1, *[1] * region.dim()), donor, image)
 
 
 class FolderSource(_MixedSource):

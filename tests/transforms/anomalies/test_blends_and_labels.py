@@ -84,6 +84,16 @@ def test_logistic_label_against_scipy(shape, window):
     assert not LogisticLabel()(clean, clean, changed.float()).any()
 
 
+@pytest.mark.parametrize("label", [ContinuousLabel(), LogisticLabel(window=1)])
+def test_modalities_that_an_image_lacks_do_not_count(label):
+    clean = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    corrupted = clean + 0.1
+    lacking = [torch.cat([x, torch.zeros(2, 6, 6)]) for x in (clean, corrupted)]
+    torch.testing.assert_close(label(*lacking, torch.ones(6, 6)), label(clean, corrupted, torch.ones(6, 6)))
+    black = torch.zeros(1, 6, 6)  # lacks nothing
+    assert (label(black, black + 0.1, torch.ones(6, 6)) > 0).all()
+
+
 @pytest.mark.parametrize("arguments", [{"slope": 0}, {"tolerance": -1}, {"window": 2}, {"window": 0}], ids=str)
 def test_ill_logistic_label(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

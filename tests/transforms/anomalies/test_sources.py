@@ -246,6 +246,15 @@ def test_donor_is_scaled_to_a_multiple_of_the_mean():
     assert 2.7 < max(ratios) <= 3.0 + 1e-5
 
 
+def test_a_modality_that_the_donor_lacks_stays_that_of_the_image():
+    image = torch.full((2, 12, 10), 0.4)
+    donor = torch.full((2, 12, 10), 0.7)
+    donor[1] = 0
+    expected = torch.stack([donor[0], image[1]])
+    for arguments in ({}, {"zoom": (0.5, 2.0)}, {"same_place": True}, {"rescale": (1.75, 1.75)}):
+        torch.testing.assert_close(source_of(DonorSource(OPAQUE, **arguments), image, donors=[donor]), expected)
+
+
 def test_ill_donors():
     image = torch.zeros(2, 8, 8)
     with pytest.raises(ValueError, match="batch of at least two"):
