@@ -143,18 +143,19 @@ class GaussianMean(nn.Module):
             The restored image and the mask.
         """
         distance = torch.arange(-self.reach, self.reach + 1, device=image.device)
-        weights = torch.exp(-0.5 * (distance / self.log_sigma.exp()) ** 2)
-        total = torch.cat([image, mask], dim=1).double()  # far voxels weigh little, and autocast keeps double precision
+        # Far voxels weigh little, down to 1e-300, and autocast keeps double precision.
+        weights = torch.exp(-0.5 * (distance / self.log_sigma.double().exp()) ** 2)
+        total = torch.cat([image, mask], dim=1).double()
         channels = total.shape[1]
         for axis in range(self.spatial_dims):
             shape, padding = [1] * self.spatial_dims, [0] * self.spatial_dims
             shape[axis], padding[axis] = len(weights), self.reach
-            kernel = weights.double().view([1, 1] + shape).repeat([channels, 1] + [1] * self.spatial_dims)  # noqa: RUF005
+            kernel = weights.view([1, 1] + shape).repeat([channels, 1] + [1] * self.spatial_dims)  # noqa: RUF005
             if self.spatial_dims == 2:
                 total = F.conv2d(total, kernel, padding=padding, groups=channels)
             else:
                 total = F.conv3d(total, kernel, padding=padding, groups=channels)
-        return (total[:, :-1] / total[:, -1:].clamp_min(1e-30)).to(image.dtype), mask
+        return (total[:, :-1] / total[:, -1:].clamp_min(1e-300)).to(image.dtype), mask
 
 
 class SSM(Detector):

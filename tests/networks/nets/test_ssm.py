@@ -288,6 +288,17 @@ def test_gaussian_mean_of_the_visible(spatial_dims):
     np.testing.assert_allclose(restored, total / seen, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [8.0, 1.0, 0.5])
+def test_narrow_gaussian_restores_the_middle_of_a_large_cell(sigma):
+    """Of which the nearest visible voxel, 17 away, weighs e^-578 of one here with a deviation of 0.5."""
+    network = small(restoration="gaussian", cell_sizes=(32,)).network
+    network.log_sigma.fill_(np.log(sigma))
+    image, mask = torch.full((1, 1, 96, 96), 0.5), torch.ones(1, 1, 96, 96)
+    mask[..., 32:64, 32:64] = 0
+    torch.testing.assert_close(network(image * mask, mask)[0], image)
+
+
 def test_width_of_the_gaussian_is_learned():
     network = small(restoration="gaussian", cell_sizes=(4,)).train()
     x = torch.rand(2, 1, 32, 32)
