@@ -14,7 +14,7 @@ ErrorKind = Literal["l1", "l2", "ssim", "msgms"]
 def error_map(reconstruction: Tensor, image: Tensor, kind: str) -> Tensor:
     """Finds how far a reconstruction is from its image at every voxel.
 
-    The kinds, each averaged over channels:
+    The kinds, each averaged over the modalities that the image has (`mean_over_modalities`):
 
     - ``"l1"``: absolute difference.
     - ``"l2"``: squared difference.
@@ -55,7 +55,30 @@ def error_map(reconstruction: Tensor, image: Tensor, kind: str) -> Tensor:
         errors = mean_at_full_size(gradient_errors(reconstruction, image, "replicate"), list(image.shape[2:]))
     else:
         raise ValueError(f"kind must be l1, l2, ssim or msgms, got {kind}.")
-    return errors.mean(dim=1, keepdim=True)
+    return mean_over_modalities(errors, image)
+
+
+def mean_over_modalities(x: Tensor, image: Tensor) -> Tensor:
+    """Averages over the channels that are not 0 throughout in an image, or over all where they all are.
+
+    A modality that is missing is 0 throughout, and so is its reconstruction; it would halve the errors of the other
+    one. It can be scripted and exported.
+
+    Args:
+        x: tensor (batch, channels, height, width[, depth]).
+        image: the image, of the same shape.
+
+    Returns:
+        Mean, shape (batch, 1, height, width[, depth]).
+
+    Example:
+        >>> errors = torch.tensor([[0.4, 0.0], [0.4, 0.2]])[..., None, None]
+        >>> mean_over_modalities(errors, image=(errors > 0).float()).flatten()
+        tensor([0.4000, 0.3000])
+    """
+    present = (image != 0).to(x.dtype).amax(dim=[axis + 2 for axis in range(image.dim() - 2)], keepdim=True)
+    present = present + (present.sum(dim=1, keepdim=True) == 0).to(x.dtype)
+    return (x * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True)
 
 
 def ssim_map(a: Tensor, b: Tensor, value_range: Tensor, window: int = 11, border: str = "replicate") -> Tensor:

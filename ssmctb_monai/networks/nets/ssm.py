@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from ssmctb_monai.checks import check_choice, check_image, check_shares, check_whole
 from ssmctb_monai.networks.blocks.factory import Block, make_block
 from ssmctb_monai.networks.cell_masks import cell_masks, rand_cell_masks
-from ssmctb_monai.networks.error_maps import ErrorKind, error_map, gaussian_smooth, gradient_errors, mean_at_full_size
+from ssmctb_monai.networks.error_maps import (
+    ErrorKind,
+    error_map,
+    gaussian_smooth,
+    gradient_errors,
+    mean_at_full_size,
+    mean_over_modalities,
+)
 from ssmctb_monai.networks.nets.detector import Detector
 
 Score = ErrorKind | Literal["mask"]
@@ -183,7 +190,7 @@ class SSM(Detector):
         restoration: ``"unet"``, or ``"gaussian"`` for the mean of what is visible around, which has neither channels
             nor block: what a network must beat.
         num_passes: number of passes at evaluation; 1 for no refinement.
-        score: error of the restoration, ``"msgms"`` as published, of the mean over channels, or ``"l1"``, ``"l2"`` or
+        score: error of the restoration, ``"msgms"`` as published, of the mean over modalities, or ``"l1"``, ``"l2"`` or
             ``"ssim"``, see :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"mask"``: that of the predicted
             masks, squared, the mean over the sets.
         spacing: voxel size, one number for all axes or one each.
@@ -395,7 +402,7 @@ class SSM(Detector):
             if self.score == "mask":
                 error = (predicted - masks).square().mean(dim=1, keepdim=True)
             elif self.score == "msgms":
-                grey = [image.float().mean(dim=1, keepdim=True) for image in (restored, x)]
+                grey = [mean_over_modalities(image.float(), x) for image in (restored, x)]
                 error = mean_at_full_size(gradient_errors(grey[0], grey[1], "reflect"), list(x.shape[2:]))
             else:
                 error = error_map(restored.clamp(0, 1), x, self.score)

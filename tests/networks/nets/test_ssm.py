@@ -214,6 +214,23 @@ def test_threshold_is_a_quantile_in_the_brain():
         network.fit([(batches[0][0], torch.zeros(2, 1, 40, 30))])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("score", ["l1", "l2", "ssim", "msgms"])
+def test_a_modality_that_is_missing_does_not_count(score):
+    """As by a network of the other modality alone, with as much uncovered; in a batch with an image that lacks none."""
+    one, both = (
+        SSM(2, channels, restoration="gaussian", cell_sizes=(8, 12), score=score, smoothing=1.0, uncovering_size=4)
+        for channels in (1, 2)
+    )
+    image = torch.rand(2, 2, 40, 50, generator=torch.Generator().manual_seed(0))
+    image[0, 1] = 0
+    one.eval().fit([(image[:, :1], torch.ones(2, 1, 40, 50))])
+    both.eval().normal_error.copy_(one.normal_error)
+    expected = one(image[:1, :1])
+    torch.testing.assert_close(both(image)[:1], expected)
+    assert 0.1 < (expected == 0).float().mean() < 0.9 or score == "msgms"
+
+
 def test_sizes_are_in_units_of_the_spacing():
     network = small(3, cell_sizes=(16, 32), spacing=(2.0, 2.0, 4.0), smoothing=4.0, uncovering_size=16)
     assert network.cells == [[8, 8, 4], [16, 16, 8]]
