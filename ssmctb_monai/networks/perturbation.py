@@ -22,7 +22,8 @@ def perturbed(detector: Any, x: Tensor, size: float) -> Tensor:
         size: the step ε.
 
     Returns:
-        The image, clipped to [0, 1], of the shape of ``x``.
+        The image, clipped to [0, 1], of the shape of ``x``. Channels that are 0 throughout, as those of a missing
+        modality are, stay so.
 
     Example:
         >>> network = FuturePredictor(spatial_dims=2, in_channels=3).eval()
@@ -33,4 +34,5 @@ def perturbed(detector: Any, x: Tensor, size: float) -> Tensor:
         reconstruction = detector.reconstruct(image).float()
         error = (reconstruction - image[:, : reconstruction.shape[1]].float()).square().sum()
         (gradient,) = torch.autograd.grad(error, image)
-    return (x - size * gradient.sign()).clamp(0, 1)
+    is_present = (x != 0).flatten(2).any(dim=2).view(*x.shape[:2], *[1] * (x.dim() - 2))
+    return (x - size * gradient.sign()).clamp(0, 1) * is_present

@@ -47,7 +47,7 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     """Finds for every slice along an axis the run of slices that it is seen with.
 
     A volume has no direction: a slice has a run each way, of those whose context lies inside the volume. Where neither
-    does, both count, and the slices at the border stand for those beyond.
+    does, both count, and the slices at the border stand for those beyond; but no slice is all of its own context.
 
     Args:
         size: number of slices.
@@ -75,7 +75,9 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     directions = np.array([1, -1] if len(context) else [1])
     indices = np.arange(size)[:, None] + directions[:, None, None] * np.array([0, *context])
     is_inside = ((indices >= 0) & (indices < size)).all(axis=-1)
-    return indices.clip(0, size - 1), is_inside | ~is_inside.any(axis=0)
+    indices = indices.clip(0, size - 1)
+    has_others = (indices != indices[..., :1]).any(axis=-1)
+    return indices, is_inside | (~is_inside.any(axis=0) & has_others)
 
 
 class CheckContextd(MapTransform):

@@ -31,6 +31,17 @@ def test_step_of_a_linear_network(detector):
     torch.testing.assert_close(detector.reconstruct(image), image / 2)
 
 
+def test_a_missing_modality_stays_missing():
+    """Its reconstruction is 0.1; the other one's of 0.79 is 0.495, whose error alone counts."""
+    layer = nn.Conv2d(2, 2, kernel_size=1)
+    nn.init.constant_(layer.bias, 0.1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(2).view(2, 2, 1, 1) / 2)
+    image = torch.tensor([0.8, 0.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+    scores = ReconstructionDetector(2, 2, layer, perturbation=STEP).eval()(image)
+    torch.testing.assert_close(scores, torch.full((1, 1, 8, 8), 0.295))
+
+
 def test_step_of_a_run():
     """The slice 0.6 moves towards its prediction, the mean of 0.2 and 0.4, and these towards 0.6."""
     run = torch.tensor([0.6, 0.2, 0.4]).view(1, 3, 1, 1).expand(1, 3, 8, 8)

@@ -103,6 +103,13 @@ def test_runs_in_both_directions(item):
     assert runs_drawn(item, (-5,)) == middle
 
 
+def test_no_slice_is_all_of_its_own_context(item):
+    """8 slices: neither direction of the first one lies inside, and below it there is none."""
+    assert runs_drawn(item, (-9, -5)) == {(i, 0, max(i - 5, 0)) for i in range(1, 8)} | {
+        (i, 7, min(i + 5, 7)) for i in range(7)
+    }
+
+
 def test_no_slice_of_a_run_has_a_lesion(item):
     item["label"][0, 3, 3, 4] = 1e-3
     assert runs_drawn(item, (-2,)) == {(2, 0), (3, 1), (5, 3), (7, 5), (0, 2), (1, 3), (3, 5), (5, 7)}

@@ -87,7 +87,7 @@ class AscentAutoencoder(Detector):
         Returns:
             The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
         """
-        return self.training_output(x)[1].sigmoid()
+        return self.training_output(x)[1].float().sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructs the image; what is anomalous comes back as something else, not as healthy tissue.

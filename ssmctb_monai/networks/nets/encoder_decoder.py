@@ -131,4 +131,4 @@ class EncoderDecoder(Detector):
         Returns:
             The anomaly map in [0, 1], shape (batch, 1, height, width[, depth]).
         """
-        return torch.sigmoid(self.training_output(x))
+        return self.training_output(x).float().sigmoid()

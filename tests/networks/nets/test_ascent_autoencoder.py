@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from ssmctb_monai.losses import AscentLoss
 from ssmctb_monai.networks.blocks import SSMCTB, named_blocks
@@ -25,6 +26,15 @@ def test_the_map_is_what_the_classifier_says_of_the_error():
     x = torch.rand(1, 2, 9, 10)
     error = (network.reconstruct(x) - x).abs()
     torch.testing.assert_close(network(x), network.classifier(error).sigmoid())
+
+
+def test_probabilities_keep_their_digits_in_bfloat16():
+    network = AscentAutoencoder(2, widths=(4, 4)).eval()
+    nn.init.constant_(network.classifier[-1].bias, 8.0)  # in bfloat16 the probability would be 1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = network(torch.rand(1, 1, 16, 16))
+    assert scores.dtype == torch.float32
+    assert scores.max() < 1
 
 
 def test_the_classifier_does_not_change_the_autoencoder():

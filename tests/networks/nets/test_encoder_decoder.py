@@ -56,6 +56,8 @@ def test_logits_become_probabilities():
     network = EncoderDecoder(2, 1, block="none", **SMALL).eval()
     x = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(network(x), network.training_output(x).sigmoid())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network(x).dtype == torch.float32
 
 
 def test_there_is_no_reconstruction():
