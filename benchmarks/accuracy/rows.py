@@ -329,12 +329,27 @@ FUTURE_ROWS: Changes = {
         "-gap",
     ),
 }
-# SSMTL++ on stacks of slices, with its blocks, and the error of the restoration alone
+# SSMTL++ on stacks of slices, with its blocks, and what could help it
 SSMTL_ROWS: Changes = {
     **SYSTEM_BLOCK_ROWS,
-    "-restoration": ("SSMCTB, score by the restoration alone", {"system#network#question_share": 0}, ""),
+    **minus(
+        "",
+        {
+            "-restoration": ("SSMCTB, score by the restoration alone", {"system#network#question_share": 0}),
+            "-questions": ("SSMCTB, score by the questions alone", {"system#network#question_share": 1}),
+            "-smoothing6": ("SSMCTB, maps smoothed by 6 mm", SMOOTHER),
+        },
+    ),
 }
-STATE_ROWS = minus("", {"-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005})})
+# What could help STATE
+STATE_ROWS = minus(
+    "",
+    {
+        "-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005}),
+        "-smoothing6": ("maps smoothed by 6 mm", SMOOTHER),
+        "-ssim": ("score by SSIM", {"system#network#score": "ssim"}),
+    },
+)
 # One thing of NSA changed, minus NSA with SSMCTB
 NSA_ROWS = minus(
     "",
