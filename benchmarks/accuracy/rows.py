@@ -341,6 +341,12 @@ SSMTL_ROWS: Changes = {
         },
     ),
 }
+# What MNAD's memory brings: the distance from it left out of the map
+ERROR = {"system#network#distance_weight": 0}
+MNAD_ROWS: Changes = {
+    "-error": ("MNAD, four slices beside it, SSMCTB, score by the error alone", ERROR, ""),
+    "-gap-error": ("MNAD, slices 32 mm away on both sides, SSMCTB, score by the error alone", {**FAR, **ERROR}, "-gap"),
+}
 # What could help STATE
 STATE_ROWS = minus(
     "",
@@ -403,6 +409,7 @@ ROWS = {
         ).items()
     },
     **rows_of(FUTURE_ROWS, "-future", overlays=("future",), dims=(2,)),
+    **rows_of(MNAD_ROWS, "-mnad", overlays=("mnad",), dims=(2,)),
     **rows_of(SSMTL_ROWS, "-ssmtl", "SSMTL++ on slices, ", overlays=("ssmtl",), dims=(3,)),
     **rows_of(STATE_ROWS, "-state", "STATE, four slices beside it, SSMCTB, ", overlays=("state",), dims=(2,)),
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
