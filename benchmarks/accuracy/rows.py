@@ -323,6 +323,11 @@ FUTURE_ROWS: Changes = {
         },
         "-gap",
     ),
+    "-gap-squared": (
+        "future prediction from 32 mm away, by the squared error alone",
+        {**FAR, "system#loss": {"_target_": "torch.nn.MSELoss"}, "adversary": None},
+        "-gap",
+    ),
     "-gap-planes": (
         "future prediction from 32 mm away in all planes",
         {**FAR, "planes": ["axial", "coronal", "sagittal"]},
