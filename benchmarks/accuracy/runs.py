@@ -206,7 +206,9 @@ def run_training(config_files: Sequence[Path], overrides: Mapping[str, Any], log
     Returns:
         Exit code.
     """
-    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    words = []
+    for key, value in overrides.items():
+        words += [f"--{key}", "$None" if value is None else str(value)]  # the command ignores a plain None
     files = str([str(file) for file in config_files])
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *words]
     with log.open("a", encoding="utf-8") as file:

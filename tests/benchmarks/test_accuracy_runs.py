@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,15 @@ def test_output_and_exit_code_of_a_training(tmp_path):
     assert runs.run_training([tmp_path / "no.json"], {"seed": 1}, log) != 0
     assert log.read_text().startswith("before\n")
     assert "no.json" in log.read_text()
+
+
+def test_overrides_reach_the_command(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        runs.subprocess, "run", lambda words, **_: commands.append(words) or SimpleNamespace(returncode=0)
+    )
+    assert runs.run_training([tmp_path / "a.json"], {"adversary": None, "smoothing": 0.0}, tmp_path / "log") == 0
+    assert commands[0][-4:] == ["--adversary", "$None", "--smoothing", "0.0"]  # a plain None is ignored
 
 
 def test_another_configuration_is_noticed(work, cases, training, monkeypatch):
