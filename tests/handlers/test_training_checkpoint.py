@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import signal
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -575,6 +576,7 @@ def interrupted(folder, count, **options):
     def press():
         for _ in range(count):
             signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)  # Python handles it in between: two that wait count as one
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), press)
     before = signal.getsignal(signal.SIGINT)
