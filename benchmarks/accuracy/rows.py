@@ -71,18 +71,17 @@ BLOCK_IN = "system#network#block_in"
 Changes = Mapping[str, tuple[str, Mapping[str, Any], str | None]]
 
 
-def minus(reference: str, changes: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Changes:
-    """Lets one row be subtracted from all others.
+def minus_plain(changes: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Changes:
+    """Lets the row without an end be subtracted from all others.
 
     Args:
-        reference: end of its name.
         changes: of each row, as in `Changes`, what the tables say, and what it changes.
 
     Example:
-        >>> minus("", {"-thin": ("no thick slices", {})})
+        >>> minus_plain({"-thin": ("no thick slices", {})})
         {'-thin': ('no thick slices', {}, '')}
     """
-    return {name: (*change, reference) for name, change in changes.items()}
+    return {name: (*change, "") for name, change in changes.items()}
 
 
 def rows_of(
@@ -139,8 +138,7 @@ BLOCK_ROWS: Changes = {
 }
 
 # One thing of the recipe taken back, minus the bundle as it is shipped
-RECIPE_ROWS = minus(
-    "",
+RECIPE_ROWS = minus_plain(
     {
         "-avoid": ("lesion-free slices or crops instead of erased lesions", {"lesions": "avoid"}),
         "-single": ("one anomaly a sample", {"anomaly#count": [1, 1]}),
@@ -170,8 +168,7 @@ OFFSET = {"_target_": "ssmctb_monai.transforms.OffsetSource", "offset": [0.03, 0
 NESTED = {"_target_": "ssmctb_monai.transforms.NestedSource", "outer": OFFSET, "inner": OFFSET}
 
 # One thing changed with all four modalities, minus the bundle with them
-FOUR_ROWS = minus(
-    "",
+FOUR_ROWS = minus_plain(
     {
         "-nested": ("nested anomalies", {"anomaly#sources": [OFFSET, NESTED]}),
         "-any": ("modalities left out in training", {"modality_dropout": 0.5}),
@@ -181,8 +178,7 @@ FOUR_ROWS = minus(
 # Anomalies of another kind for DRAEM, which takes binary labels, minus the bundle as it is shipped
 PARTS = "ssmctb_monai.transforms."
 FOREIGN = {"spatial_dims": "@spatial_dims", "prob": 0.75, "label": {"_target_": f"{PARTS}BinaryLabel"}}
-ANOMALY_ROWS = minus(
-    "",
+ANOMALY_ROWS = minus_plain(
     {
         "-anomaly_paste": (
             "anomalies from another place of the brain",
@@ -263,8 +259,7 @@ SYSTEMS = {
 PUBLISHED = {"system#network#cell_sizes": [4, 8, 16]}
 GAUSSIAN = {"system#network#restoration": "gaussian"}
 SSM_ROWS: Changes = {
-    **minus(
-        "",
+    **minus_plain(
         {
             "-none": ("SSM without block", {"block": "none"}),
             "-sspcab": ("SSM, SSPCAB", {"block": "sspcab"}),
@@ -337,8 +332,7 @@ FUTURE_ROWS: Changes = {
 # SSMTL++ on stacks of slices, with its blocks, and what could help it
 SSMTL_ROWS: Changes = {
     **SYSTEM_BLOCK_ROWS,
-    **minus(
-        "",
+    **minus_plain(
         {
             "-restoration": ("SSMCTB, score by the restoration alone", {"system#network#question_share": 0}),
             "-questions": ("SSMCTB, score by the questions alone", {"system#network#question_share": 1}),
@@ -353,8 +347,7 @@ MNAD_ROWS: Changes = {
     "-gap-error": ("MNAD, slices 32 mm away on both sides, SSMCTB, score by the error alone", {**FAR, **ERROR}, "-gap"),
 }
 # What could help STATE
-STATE_ROWS = minus(
-    "",
+STATE_ROWS = minus_plain(
     {
         "-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005}),
         "-smoothing6": ("maps smoothed by 6 mm", SMOOTHER),
@@ -362,8 +355,7 @@ STATE_ROWS = minus(
     },
 )
 # One thing of NSA changed, minus NSA with SSMCTB
-NSA_ROWS = minus(
-    "",
+NSA_ROWS = minus_plain(
     {
         "-mixed": ("mixed gradients", {"anomaly#gradients": "mixed"}),
         "-binary": ("binary labels", {"anomaly#label": {"_target_": f"{PARTS}BinaryLabel"}}),
@@ -374,7 +366,7 @@ NSA_ROWS = minus(
 ROWS = {
     **rows_of(BLOCK_ROWS),
     **rows_of(RECIPE_ROWS),
-    **rows_of(minus("", {"-axial": ("axial slices alone", {"planes": ["axial"]})}), dims=(2,)),
+    **rows_of(minus_plain({"-axial": ("axial slices alone", {"planes": ["axial"]})}), dims=(2,)),
     **rows_of(ANOMALY_ROWS),
     **{
         name: row

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctb_monai.checks import check_choice
-from ssmctb_monai.transforms.anomalies.parts import AnomalyBlend, extents
+from ssmctb_monai.data.oriented_case import bounding_box
+from ssmctb_monai.transforms.anomalies.parts import AnomalyBlend
 from ssmctb_monai.transforms.anomalies.poisson import Gradients, poisson_blend
 
 
@@ -82,7 +83,8 @@ class PoissonBlend(AnomalyBlend):
     def __call__(self, image: Tensor, source: Tensor, level: Tensor, inside: Tensor) -> Tensor:
         """Puts an anomaly into an image, as `AnomalyBlend` describes it."""
         region = (level >= 0) & inside
-        ends = [(first, behind, size) for (first, behind), size in zip(extents(region), region.shape, strict=True)]
+        box_and_size = zip(bounding_box(region.numpy(force=True)), region.shape, strict=True)
+        ends = [(side.start, side.stop, size) for side, size in box_and_size]
         box = (slice(None), *[slice(max(first - 1, 0), min(behind + 1, size)) for first, behind, size in ends])
         # The frame of voxels around the anomaly that stay as they are; beyond the image's border it is made.
         sides = [(int(first == 0), int(behind == size)) for first, behind, size in ends]

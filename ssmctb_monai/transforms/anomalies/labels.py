@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel, extents
+from ssmctb_monai.data.oriented_case import bounding_box
+from ssmctb_monai.transforms.anomalies.parts import AnomalyLabel
 from ssmctb_monai.transforms.modalities import has_modality
 
 
@@ -94,7 +95,8 @@ class LogisticLabel(AnomalyLabel):
         window = self.window or (5 if dims == 2 else 3)
         reach = window // 2
         box = tuple(
-            slice(max(first - reach, 0), behind + reach) for first, behind in extents(difference > self.tolerance)
+            slice(max(side.start - reach, 0), side.stop + reach)
+            for side in bounding_box((difference > self.tolerance).numpy(force=True))
         )
         difference = difference[box]
         padded = F.pad(difference[None, None], [reach] * (2 * dims), mode="replicate")

@@ -56,23 +56,6 @@ def drawn_voxel(mask: Tensor, random: np.random.RandomState) -> np.ndarray:
     return np.array(np.unravel_index(int(places[random.randint(len(places))]), mask.shape))
 
 
-def extents(mask: Tensor) -> list[tuple[int, int]]:
-    """Finds the first voxel of a mask along each axis, and the one behind its last.
-
-    Args:
-        mask: shape (…), bool, not empty.
-
-    Example:
-        >>> extents(torch.tensor([[False, True, True], [False, False, True]]))
-        [(0, 2), (1, 3)]
-    """
-    found = []
-    for axis in range(mask.dim()):
-        places = mask.movedim(axis, 0).flatten(1).any(1).nonzero()
-        found.append((int(places[0]), int(places[-1]) + 1))
-    return found
-
-
 class AnomalyShape(SeededTogether, ABC):
     """Where an anomaly lies."""
 

@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ssmctb_monai.checks import check_ranges, check_whole
-from ssmctb_monai.transforms.anomalies.parts import AnomalyShape, drawn_voxel, extents
+from ssmctb_monai.data.oriented_case import bounding_box
+from ssmctb_monai.transforms.anomalies.parts import AnomalyShape, drawn_voxel
 from ssmctb_monai.transforms.anomalies.shapes import turned_places
 
 
@@ -139,7 +140,7 @@ class GammaPatchShape(PatchShape):
             return box
         sizes = np.array(inside.shape)
         available = (box >= 0) & inside
-        half = np.diff(extents(available)).ravel() / 2
+        half = np.array([side.stop - side.start for side in bounding_box(available.numpy(force=True))]) / 2
         level = torch.full_like(box, -torch.inf)
         for _ in range(self.ellipsoids):
             middle = drawn_voxel(available, self.R)
