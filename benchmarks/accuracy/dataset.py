@@ -58,7 +58,8 @@ def prepare_cases(dataset_dir: Path, root: Path, modalities: Sequence[str]) -> C
     cases = find_cases(root)
     problems = check_cases(cases, modalities)
     for case in cases:
-        if case.case_id in problems and repair_label(case):
+        if case.case_id in problems:
+            repair_label(case)  # where another process does so, too, there may be nothing left to repair
             problems |= {case.case_id: check_cases([case], modalities).get(case.case_id, [])}
     left_out = {case_id: found for case_id, found in problems.items() if found}
     repaired = [case.case_id for case in cases if case.label and not case.label.is_symlink()]

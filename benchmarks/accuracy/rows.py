@@ -24,7 +24,8 @@ class Row:
         overlays: names of files in the bundle's ``configs`` that the training takes, such as that of a system.
         overrides: ids of the training. The evaluation takes from the checkpoint what it must know of them.
         modalities: modalities to train and test on; the first one is the baseline.
-        reference: row that is subtracted, on the same folds and seeds.
+        reference: row that is subtracted, on the same folds and seeds. Where the training is the same, its networks are
+            taken.
     """
 
     title: str
@@ -52,6 +53,15 @@ class Row:
 
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
+# Ids that change how a network is used, and nothing that it learns
+EVALUATED = {
+    "smoothing",
+    "normal_score",
+    *(
+        f"system#network#{argument}"
+        for argument in ("score", "perturbation", "num_passes", "distance_weight", "question_share")
+    ),
+}
 PATHS = ("bundle_root", "ckpt_dir", "ckpt_file", "eval_dir", "output_dir", "cache_dir", "dataset_dir", "datalist_file")
 
 
@@ -346,14 +356,17 @@ MNAD_ROWS: Changes = {
     "-error": ("MNAD, four slices beside it, SSMCTB, score by the error alone", ERROR, ""),
     "-gap-error": ("MNAD, slices 32 mm away on both sides, SSMCTB, score by the error alone", {**FAR, **ERROR}, "-gap"),
 }
-# What could help STATE
-STATE_ROWS = minus_plain(
-    {
-        "-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005}),
-        "-smoothing6": ("maps smoothed by 6 mm", SMOOTHER),
-        "-ssim": ("score by SSIM", {"system#network#score": "ssim"}),
-    },
-)
+# What could help STATE, minus it from the same slices
+STATE_REMEDIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "-perturbed": ("input perturbed by 0.005", {"system#network#perturbation": 0.005}),
+    "-smoothing6": ("maps smoothed by 6 mm", SMOOTHER),
+    "-ssim": ("score by SSIM", {"system#network#score": "ssim"}),
+}
+STATE_ROWS: Changes = {
+    f"{gap}{name}": (f"{context}, SSMCTB, {text}", {**far, **changed}, gap)
+    for gap, (context, far) in CONTEXTS.items()
+    for name, (text, changed) in STATE_REMEDIES.items()
+}
 # One thing of NSA changed, minus NSA with SSMCTB
 NSA_ROWS = minus_plain(
     {
@@ -408,6 +421,35 @@ ROWS = {
     **rows_of(FUTURE_ROWS, "-future", overlays=("future",), dims=(2,)),
     **rows_of(MNAD_ROWS, "-mnad", overlays=("mnad",), dims=(2,)),
     **rows_of(SSMTL_ROWS, "-ssmtl", "SSMTL++ on slices, ", overlays=("ssmtl",), dims=(3,)),
-    **rows_of(STATE_ROWS, "-state", "STATE, four slices beside it, SSMCTB, ", overlays=("state",), dims=(2,)),
+    **rows_of(STATE_ROWS, "-state", "STATE, ", overlays=("state",), dims=(2,)),
     "lgg2d": Row("2D, SSMCTB in the reconstructive sub-network, brain cut out", "lgg", "brats2d", ("lgg",)),
 }
+
+
+def source_of(name: str) -> str | None:
+    """Finds the row whose trained networks another one takes: its reference, if both are trained alike.
+
+    Args:
+        name: name of the row that may take them.
+
+    Returns:
+        Name of the row that is trained, or ``None``.
+
+    Example:
+        >>> source_of("brats2d-unsmoothed"), source_of("brats2d-avoid")
+        ('brats2d', None)
+    """
+    row = ROWS[name]
+    if row.reference is None:
+        return None
+    reference = ROWS[row.reference]
+    trained, others = (
+        (
+            item.bundle,
+            item.overlays,
+            item.modalities,
+            {key: value for key, value in item.overrides.items() if key not in EVALUATED},
+        )
+        for item in (row, reference)
+    )
+    return row.reference if trained == others else None

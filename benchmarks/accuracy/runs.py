@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from benchmarks.accuracy.dataset import FOLDS, Cases, write_fold
-from benchmarks.accuracy.rows import BUNDLES, ROWS, Row, settings_of
+from benchmarks.accuracy.rows import BUNDLES, ROWS, Row, settings_of, source_of
 from benchmarks.accuracy.scores import FIRST, method_name, scoring_network
-from ssmctb_monai.files import write_json
+from ssmctb_monai.checkpoints import beside, load_state
+from ssmctb_monai.files import checksum, write_json
 from ssmctb_monai.handlers import EvaluationReport
-from ssmctb_monai.metrics import ResampledMetrics
+from ssmctb_monai.metrics import ResampledMetrics, save_thresholds
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,16 @@ def train(run: Run, cases: Cases) -> None:
     if not (run.folder / "configuration.json").is_file():
         write_fold(cases, run.fold, run.folder / "datalist.json")
         write_json(_configuration(run, cases), run.folder / "configuration.json")
-    overrides = {
+    source = source_of(run.name)
+    if source is None:
+        _train(run, cases)
+    else:
+        _take_over(run, replace(run, name=source), cases)
+    write_json({"processor": processor()}, run.folder / "trained.json")
+
+
+def _overrides(run: Run, cases: Cases) -> dict[str, Any]:
+    return {
         **_common(run, cases),
         "ckpt_dir": run.checkpoint.parent,
         "output_dir": run.checkpoint.parent,
@@ -186,13 +198,39 @@ def train(run: Run, cases: Cases) -> None:
         "resume": (run.checkpoint.parent / "training.pt").is_file(),
         **run.overrides,
     }
+
+
+def _train(run: Run, cases: Cases) -> None:
     log = run.folder / "training.log"
-    code = run_training(run.row.config_files, overrides, log)
+    code = run_training(run.row.config_files, _overrides(run, cases), log)
     if code:
         raise RuntimeError(
             f"{run}: training ended with exit code {code}, see {log}. The same command goes on behind its last epoch."
         )
-    write_json({"processor": processor()}, run.folder / "trained.json")
+
+
+def _take_over(run: Run, source: Run, cases: Cases) -> None:
+    """Takes the network of another run; what it fits to lesion-free images is fitted anew, and its threshold is."""
+    if not source.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"{run} takes the network of {source}, and there is no {source.checkpoint}: run {source.name} first, with "
+            "the same --work_dir."
+        )
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in run.row.config_files])
+    for key, value in _overrides(run, cases).items():
+        parser[key] = value
+    parser.get_parsed_content("initialize")
+    checkpoint = parser.get_parsed_content("train#handler#checkpoint")
+    state = load_state(source.checkpoint, f"remove {source.folder} and run {source.name} again")
+    resized = {name: own for name, own in checkpoint.network.named_buffers() if own.shape != state[name].shape}
+    checkpoint.network.load_state_dict({**state, **resized})
+    parser.get_parsed_content("validate#evaluator").run()
+    checkpoint.model_path.parent.mkdir(exist_ok=True)
+    torch.save(checkpoint.network.state_dict(), checkpoint.model_path)
+    checkpoint.settings.save(checkpoint.model_path, checksum(checkpoint.model_path))
+    save_thresholds(checkpoint.thresholds(), checkpoint.thresholds_path)
+    shutil.copyfile(beside(source.checkpoint, "record"), checkpoint.record_path)
 
 
 def run_training(config_files: Sequence[Path], overrides: Mapping[str, Any], log: Path) -> int:

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.accuracy.results import FORMER, OTHER_FOLDS, load_results
-from benchmarks.accuracy.rows import BLOCK_STUDY, ROWS, SEQUENCE_SYSTEMS
+from benchmarks.accuracy.rows import ANOMALY_ROWS, BLOCK_STUDY, ROWS, SEQUENCE_SYSTEMS
 from benchmarks.accuracy.runs import recipe
 from ssmctb_monai.files import whole_file
 from ssmctb_monai.metrics import METRICS
@@ -48,6 +48,12 @@ HIGHLIGHTS = {  # results in the README, by recipe, row and score, and what they
 HIGHLIGHTED_COLUMNS = [name for name in COLUMNS if name != "slice_auroc_position_matched"]
 SHORT = recipe(400)
 SEQUENCES = "docs/sequences.md"
+ANOMALIES = "docs/anomalies.md"
+SYSTEM_PAGES = {  # of short trials, by the overlay of a system
+    **dict.fromkeys((*SEQUENCE_SYSTEMS, "ssmtl"), SEQUENCES),
+    **dict.fromkeys(("nsa", "fastvit_nsa", "cutpaste", "cutpaste_classifier"), ANOMALIES),
+    "ssm": "docs/ssm.md",
+}
 UNKNOWN: Mapping[str, Any] = {"value": None, "interval": None}  # of a run that was kept before a metric was shown
 OF_EACH_SEED = ("slice_auroc", "pixel_average_precision")
 
@@ -138,14 +144,23 @@ def page_of_trials(row: str) -> str:
     """
     if any(row == f"brats2d-study_{name}" for name in BLOCK_STUDY):
         return "docs/block_study.md"
-    is_sequence = {*ROWS[row].overlays} & {*SEQUENCE_SYSTEMS, "ssmtl"}
-    return SEQUENCES if is_sequence else "docs/ablation.md"
+    if row.endswith(tuple(ANOMALY_ROWS)):
+        return ANOMALIES
+    return next((SYSTEM_PAGES[name] for name in ROWS[row].overlays if name in SYSTEM_PAGES), "docs/ablation.md")
 
 
 def _trials_on(page: str) -> Callable[[Sequence[Mapping[str, Any]]], str]:
-    return lambda results: trials(
-        [result for result in results if page_of_trials(result["row"]) == page], of_regions=page == SEQUENCES
-    )
+    def content_of(results: Sequence[Mapping[str, Any]]) -> str:
+        names = {result["row"] for result in results if page_of_trials(result["row"]) == page}
+        subtracted = {ROWS[name].reference for name in names} - names
+        chosen = [
+            result
+            for result in results
+            if result["row"] in names or (result["row"] in subtracted and result["score"] == "model")
+        ]
+        return trials(chosen, of_regions=page == SEQUENCES)
+
+    return content_of
 
 
 # What is written into a page, from the results of which recipes

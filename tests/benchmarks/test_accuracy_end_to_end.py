@@ -1,8 +1,12 @@
 """The commands as users type them, on made cases."""
 
+import json
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import results, rows, runs, table
@@ -35,6 +39,8 @@ def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     draem = rows.Row("DRAEM", "brats", "brats3d", overrides={**TINY, **WIDTHS}, reference="tiny-autoencoder")
     monkeypatch.setitem(rows.ROWS, "tiny-autoencoder", other)
     monkeypatch.setitem(rows.ROWS, "tiny-draem", draem)
+    raw = replace(draem, title="maps not smoothed", overrides={**draem.overrides, "smoothing": 0.0})
+    monkeypatch.setitem(rows.ROWS, "tiny-raw", replace(raw, reference="tiny-draem"))
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     words = ["--dataset_dir", str(tmp_path / "data"), "--work_dir", str(tmp_path / "work"), "--seeds", "0"]
     command.main(["tiny-autoencoder", *words, "--folds", "1"])
@@ -67,6 +73,13 @@ def test_rows_from_nothing_to_the_table(tmp_path, monkeypatch):
     image = results.load_results()[-1]["runs"][0]["figures"]
     assert image["image"]["pixel_auroc"] != blocks["runs"][0]["figures"]["block"]["pixel_auroc"]
     assert image["baseline_flair"] == content["runs"][0]["figures"]["baseline_flair"]
+    command.main(["tiny-raw", *words, "--folds", "1"])
+    folders = [tmp_path / "work" / name / "fold1_seed0" / "models" for name in ("tiny-draem", "tiny-raw")]
+    trained, taken = (torch.load(folder / "model.pt", weights_only=True) for folder in folders)
+    assert all(torch.equal(trained[name], taken[name]) for name in trained | taken)
+    thresholds = [json.loads((folder / "model_thresholds.json").read_text())["model"]["value"] for folder in folders]
+    assert thresholds[0] < thresholds[1]  # of smoother maps it is lower
+    assert json.loads((folders[1] / "model_settings.json").read_text())["smoothing"] == [0, 0, 0]
     lines = table.tables(results.load_results()).splitlines()
     assert len([line for line in lines if "| other system (fold 1 alone) |" in line]) == 1  # how its training went
     assert len([line for line in lines if "no network: FLAIR itself" in line]) == 1  # a difference; not all folds

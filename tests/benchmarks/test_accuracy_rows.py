@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.accuracy.dataset import prepare_cases, write_fold
-from benchmarks.accuracy.rows import ROWS, Row, settings_of
+from benchmarks.accuracy.rows import ROWS, Row, settings_of, source_of
 from benchmarks.accuracy.scores import scoring_network
 from ssmctb_monai.networks.nets import DRAEM
 
@@ -47,6 +47,15 @@ def test_row(name):
         assert row.overrides != other.overrides
         own = {key: value for key, value in row.overrides.items() if other.overrides.get(key) != value}
         assert max(len({**own, "donors": 0}), len(other.overrides)) <= 2  # one change, which may take donors
+
+
+def test_what_evaluation_alone_makes_use_of_is_not_trained_again():
+    taken = {name: source_of(name) for name in ROWS}
+    assert taken["brats2d-smoothing3"] == "brats2d"
+    assert taken["brats2d-state-gap-ssim"] == "brats2d-state-gap"
+    assert taken["brats3d-ssm-mask"] == "brats3d-ssm"
+    for name in ("brats2d", "brats2d-avoid", "brats2d-ssm-published", "brats2d-future-gap-mean-smoothing6"):
+        assert taken[name] is None
 
 
 def test_rows_have_lines_of_their_own():

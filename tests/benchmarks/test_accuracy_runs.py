@@ -134,6 +134,14 @@ def test_an_interrupted_training_goes_on(work, cases, training, left, resume):
 
 
 @pytest.mark.process
+def test_a_network_to_take_over_must_have_been_trained_here(work, cases, training, monkeypatch):
+    monkeypatch.setitem(rows.ROWS, "raw", row(reference="plain", block="none", max_epochs=2, smoothing=0.0))
+    with pytest.raises(FileNotFoundError, match="raw, fold 1, seed 0 takes the network of plain, fold 1"):
+        runs.train(Run("raw", 1, 0, work), cases)
+    assert not training.calls
+    assert not Run("raw", 1, 0, work).is_trained
+
+
 def test_output_and_exit_code_of_a_training(tmp_path):
     log = tmp_path / "training.log"
     log.write_text("before\n")
@@ -588,6 +596,9 @@ def test_trials_of_regions_leave_open_what_a_kept_run_lacks():
         ("brats3d-ssmtl-none", "sequences"),
         ("brats2d", "ablation"),
         ("brats2d-georgescu", "ablation"),
+        ("brats3d-ssm-gaussian", "ssm"),
+        ("brats2d-fastvit_nsa", "anomalies"),
+        ("brats2d-anomaly_fpi", "anomalies"),
     ],
 )
 def test_trials_have_the_page_of_their_row(row, page):
@@ -596,6 +607,15 @@ def test_trials_have_the_page_of_their_row(row, page):
         if recipes == (table.SHORT,):
             of_regions = page == "sequences"
             assert content_of(made) == (table.trials(made, of_regions) if name == f"docs/{page}.md" else "")
+
+
+def test_trials_show_what_is_subtracted_from_another_page():
+    made = [result(row, 0.5, (0.375, 0.625), missing_folds=[1, 2]) for row in ("brats2d", "brats2d-anomaly_fpi")]
+    content_of, _ = table.PAGES["docs/anomalies.md"]
+    assert content_of(made) == table.trials(made)
+    assert content_of(made[:1]) == ""
+    content_of, _ = table.PAGES["docs/ablation.md"]
+    assert content_of(made) == table.trials(made[:1])
 
 
 def test_what_is_not_defined():
