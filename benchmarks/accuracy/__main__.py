@@ -2,6 +2,7 @@
 
 python -m benchmarks.accuracy ROW [ROW ...] --dataset_dir BRATS
 python -m benchmarks.accuracy table [--check]
+python -m benchmarks.accuracy compare ROW OTHER
 python -m benchmarks.accuracy failures
 python -m benchmarks.accuracy transfer --data_dir SCANS
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmarks.accuracy import failures, table, transfer
+from benchmarks.accuracy import compare, failures, table, transfer
 from benchmarks.accuracy.dataset import FOLDS, Cases, prepare_cases
 from benchmarks.accuracy.results import keep_run, restore_runs, results_file, write_results
 from benchmarks.accuracy.rows import ROWS
@@ -26,7 +27,7 @@ from benchmarks.accuracy.scores import SCORES
 
 logger = logging.getLogger("benchmarks.accuracy")
 
-COMMANDS = {"table": table.main, "failures": failures.main, "transfer": transfer.main}
+COMMANDS = {"table": table.main, "compare": compare.main, "failures": failures.main, "transfer": transfer.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

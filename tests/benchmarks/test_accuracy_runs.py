@@ -442,6 +442,21 @@ def test_kept_runs_are_those_of_another_machine(started, work, training):
     assert not list(results.RESULTS.glob("**/*.pt"))
 
 
+def test_rows_are_compared_by_their_kept_runs(started, work, cases, capsys):
+    started("plain", "--seeds", "0", "--folds", "0", "1")
+    started("block", "--seeds", "0", "--folds", "1")
+    run = Run("block", 1, 0, work)
+    metrics(run, 0.75).save(run.metrics_file("model"))
+    results.keep_run(run, "model")
+    command.main(["compare", "block", "plain"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "block minus plain, fold1_seed0"
+    assert lines[1].split() == ["slice_auroc", "+0.250", "[+0.250,", "+0.250]"]
+    with pytest.raises(SystemExit):
+        command.main(["compare", "block", "plain:image"])
+    assert "of block there are fold1_seed0, of plain:image none" in capsys.readouterr().err
+
+
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
     runs.train(Run("block", 2, 7, work), cases)
     monkeypatch.setitem(rows.ROWS, "block", row(max_epochs=3, reference="plain"))
