@@ -22,6 +22,7 @@ NAMES = [
     "training",
     "inference",
     "scans",
+    "cases",
     "evaluation",
     "imports",
     "review",
