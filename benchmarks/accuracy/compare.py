@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         print(f"{names[0]} minus {names[1]}, {', '.join(of_seed)}")
         for name in COMPARED:
-            if (estimate := difference.get(name)) is not None:
-                low, high = estimate.interval or (float("nan"), float("nan"))
-                print(f"  {name:26} {estimate.value:+.3f} [{low:+.3f}, {high:+.3f}]")
+            estimate = difference.get(name)
+            if estimate is not None and estimate.value is not None and estimate.interval is not None:
+                print(f"  {name:26} {estimate.value:+.3f} [{estimate.interval[0]:+.3f}, {estimate.interval[1]:+.3f}]")
 
 
 def score_of(name: str) -> str:
