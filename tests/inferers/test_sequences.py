@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssmctb_monai.inferers import PlanesInferer, SequenceInferer, window_inferer
 
@@ -56,6 +57,19 @@ def test_nothing_is_computed_where_the_context_lies_outside(image):
     seen = []
     SequenceInferer((40, 40), (-4,), sw_batch_size=5)(image, lambda x: seen.append(len(x)) or network(x))
     assert sum(seen) == 2 * (33 - 4)
+
+
+@pytest.mark.parametrize(("context", "plane"), [((-16,), "sagittal"), ((-3, 2), "coronal"), ((-9, -32), "axial")])
+def test_padding_is_no_context(image, context, plane):
+    """Each volume of a batch has its own."""
+    sizes = [torch.tensor(SHAPE), torch.tensor(SHAPE) - 3]
+    volumes = [image[..., : size[0], : size[1], : size[2]] for size in sizes]
+    pads = [(7, 10, 2, 4, 9, 1), (4, 16, 6, 3, 3, 10)]
+    batch = torch.cat([F.pad(volume, pad) for volume, pad in zip(volumes, pads, strict=True)])
+    found = SequenceInferer((60, 60), context, plane, sw_batch_size=7)(batch, network)
+    for one, volume, pad in zip(found.split(1), volumes, pads, strict=True):
+        expected = F.pad(by_hand(volume, context, ("sagittal", "coronal", "axial").index(plane)), pad)
+        torch.testing.assert_close(one, expected)
 
 
 def test_windows_and_inferer_by_its_settings(image):
