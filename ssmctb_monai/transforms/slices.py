@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
-from ssmctb_monai.checks import check_context, check_positive, check_shares
+from ssmctb_monai.checks import check_context, check_positive, check_shares, check_whole
 from ssmctb_monai.transforms.brain import source_name
 
 Plane = Literal["sagittal", "coronal", "axial"]
@@ -185,9 +185,15 @@ class RandSlicesd(Randomizable, MapTransform):
         self.axes = plane_axes(planes)
         self.context = check_context(context)
         self.roi_size = tuple(roi_size)
+        if len(self.roi_size) != 2:
+            raise ValueError(f"roi_size must be two numbers, the size of a slice, got {self.roi_size}.")
+        for size in self.roi_size:
+            check_whole(1, roi_size=size)
         self.num_samples = num_samples
         self.min_brain = min_brain
-        self.margin = np.broadcast_to(margin, 3)
+        self.margin = ensure_tuple_rep(margin, 3)
+        for width in self.margin:
+            check_whole(0, margin=width)
         self.brain_key, self.label_key, self.positions_key = brain_key, label_key, positions_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
@@ -221,7 +227,7 @@ class RandSlicesd(Randomizable, MapTransform):
     def _usable(self, brain: Tensor, label: Tensor) -> list[tuple[int, np.ndarray]]:
         """The runs of each plane that may be drawn (runs, slices), of planes that have any."""
         # As floats, which PyTorch adds ten times faster than booleans
-        inside, lesion = ((torch.as_tensor(mask)[0] != 0).float() for mask in (brain, label))
+        inside, lesion = ((torch.as_tensor(mask) != 0).any(dim=0).float() for mask in (brain, label))
         usable = []
         for axis in self.axes:
             others = [other for other in range(3) if other != axis]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,13 @@ def test_a_slice_alone_is_not_its_own_context(image):
     assert SequenceInferer((40, 40), ())(image[..., :1], network).shape == (1, 1, 40, 36, 1)
 
 
-@pytest.mark.parametrize("context", [(0, -1), (-1, -1), (1.0,), "12", 1, None, [[1]]])
+def test_whole_numbers_of_numpy():
+    context = SequenceInferer((8, 8), [np.int64(-2), np.int32(1)]).context
+    assert context == (-2, 1)
+    assert {type(offset) for offset in context} == {int}
+
+
+@pytest.mark.parametrize("context", [(True,), (0, -1), (-1, -1), (1.0,), "12", 1, None, [[1]]])
 def test_ill_context(context):
     with pytest.raises(ValueError, match="context must be whole numbers"):
         SequenceInferer((8, 8), context)

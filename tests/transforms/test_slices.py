@@ -51,6 +51,12 @@ def test_no_lesion_and_no_neighbour_within_the_margin(item):
     assert {index for axis, index in planes if axis == 0} == {0, 1, 5, 6, 7, 8, 9, 10, 11}
 
 
+def test_no_lesion_in_any_channel(item):
+    item["label"] = torch.zeros(2, *SHAPE)
+    item["label"][1, 3, 3, 4] = 1
+    assert {index for _, index in drawn(item)} == {0, 1, 2, 3, 5, 6, 7}
+
+
 def test_enough_brain(item):
     item["brain"][..., 2:5] = 0
     item["brain"][0, 6:, :, 5] = 0  # half of the slice, 60 of 144 voxels
@@ -161,6 +167,12 @@ def test_faults_are_named(item):
         RandSlicesd(roi_size=(8, 8), num_samples=0)
     with pytest.raises(ValueError, match="min_brain"):
         RandSlicesd(roi_size=(8, 8), min_brain=1.5)
+    for margin in (-1, (0, 0, -1), 1.5):
+        with pytest.raises(ValueError, match="margin must be"):
+            RandSlicesd(roi_size=(8, 8), margin=margin)
+    for roi_size in ((8, 8, 1), (0, 0), (8, 8.5), (8,)):
+        with pytest.raises(ValueError, match="roi_size must be"):
+            RandSlicesd(roi_size=roi_size)
     item["image"] = MetaTensor(item["image"], meta={"filename_or_obj": "case_flair.nii.gz"})
     item["label"][:] = 1
     with pytest.raises(ValueError, match="case_flair"):
