@@ -245,7 +245,9 @@ _DEFINITIONS = {
         "AUROC, mean per case",
         "slice",
         "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al., TPAMI 2021, "
-        "arXiv:2008.12328).",
+        "arXiv:2008.12328). Cases of one class alone do not count; the public scripts of papers on videos give each a "
+        "normal frame that scores 0 and an anomalous one that scores 1, mostly after stretching its scores to [0, 1], "
+        "so that all count.",
         _per_case(_slice_auroc),
         "needs a case that has slices with and without lesions",
         needs_slices=True,
