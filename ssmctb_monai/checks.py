@@ -76,10 +76,14 @@ def check_whole(least: int, **numbers: int) -> None:
         ValueError: when one is smaller or not whole; it is named.
     """
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral):
+        if not _is_whole(number):
             raise ValueError(f"{name} must be a whole number, got {number!r}.")
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def check_context(context: Sequence[int], spatial_dims: int = 2) -> tuple[int, ...]:
@@ -100,14 +104,14 @@ def check_context(context: Sequence[int], spatial_dims: int = 2) -> tuple[int, .
         (-2, -1)
     """
     is_list = isinstance(context, Sequence) and not isinstance(context, str)
-    if not is_list or not all(type(offset) is int for offset in context) or len({0, *context}) <= len(context):
+    if not is_list or not all(map(_is_whole, context)) or len({0, *context}) <= len(context):
         raise ValueError(
             f"context must be whole numbers, the offsets of other slices from a slice, each once and none 0, got "
             f"{context!r}."
         )
     if context and spatial_dims != 2:
         raise ValueError(f"context {list(context)} is of networks in 2D: leave it out in 3D, where windows have depth.")
-    return tuple(context)
+    return tuple(map(int, context))
 
 
 def check_image(x: Tensor, spatial_dims: int, channels: int) -> None:

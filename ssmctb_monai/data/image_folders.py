@@ -181,16 +181,21 @@ def load_labels(file: PathLike) -> np.ndarray:
         The numbers, on the disk, the first axis that of the frames.
 
     Raises:
-        ValueError: The file holds no array of numbers; it is named.
+        ValueError: The file holds no array of finite numbers of at least 0; it is named.
 
     Example:
         >>> load_labels("testing/test_frame_mask/01.npy").shape  # doctest: +SKIP
         (1439,)
     """
+    problem = f"{file} holds no labels of frames, an array of numbers of at least 0 as np.save writes it."
     try:
-        return np.atleast_1d(np.load(file, mmap_mode="r"))
+        labels = np.load(file, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} holds no labels of frames, an array of numbers as np.save writes it.") from error
+        raise ValueError(problem) from error
+    is_numeric = isinstance(labels, np.ndarray) and labels.dtype.kind in "buif"
+    if not is_numeric or not (np.isfinite(labels) & (labels >= 0)).all():
+        raise ValueError(problem)
+    return np.atleast_1d(labels)
 
 
 def have_masks(items: Iterable[Mapping[str, Any]]) -> bool:

@@ -113,7 +113,8 @@ def make_trainer(
         arguments: further arguments of the trainers, by name.
 
     Returns:
-        The trainer; its output has the ``loss``, and ``parts`` of it where there is an adversary.
+        The trainer; its output has the ``loss``, and ``parts`` of it where there is an adversary. With one it refuses
+        a network whose output is no image, once it runs.
 
     Example:
         >>> trainer = make_trainer(network, optimizer, loss, device, SimpleInferer(), adversary, max_epochs=30, …)
@@ -146,6 +147,12 @@ class _AdversarialTrainer(AdversarialTrainer):
 
     def _set_images(self) -> None:
         output = self.state.output
+        if not isinstance(output[AdversarialKeys.FAKES], Tensor):
+            raise ValueError(
+                f"{type(self.state.g_network).__name__} gives a {type(output[AdversarialKeys.FAKES]).__name__} in "
+                "training, but an adversary is of networks whose output is an image: take none (in a bundle: "
+                "--adversary '$None')."
+            )
         output[AdversarialKeys.FAKES] = output[AdversarialKeys.FAKES].float()
         channels = output[AdversarialKeys.FAKES].shape[1]
         output[AdversarialKeys.REALS] = output[CommonKeys.LABEL][:, :channels]

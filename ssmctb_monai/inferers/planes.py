@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SliceInferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmctb_monai.checks import check_positive
 from ssmctb_monai.inferers.foreground import ForegroundInferer
@@ -64,8 +64,13 @@ class PlanesInferer(Inferer):
         """
         if inputs.dim() != 2 + len(PLANES):
             raise ValueError(f"Expected (batch, channels, width, depth, height), got shape {tuple(inputs.shape)}.")
-        if isinstance(network, Detector):
-            network.begin_volume()
+        return torch.cat([self._volume(inputs[index : index + 1], network) for index in range(len(inputs))])
+
+    def _volume(self, inputs: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean over the planes of one volume, of which nothing is left for the next one."""
+        for module in network.modules() if isinstance(network, nn.Module) else ():
+            if isinstance(module, Detector):
+                module.begin_volume()
         sizes = inputs.shape[2:]
         wide = [
             axis for axis in self.inferers if min(size for i, size in enumerate(sizes) if i != axis) >= self.min_size
@@ -78,7 +83,7 @@ class PlanesInferer(Inferer):
 
         Args:
             axis: axis of the volume across the slices.
-            inputs: image as it is given.
+            inputs: image of one volume.
             network: the network.
 
         Returns:

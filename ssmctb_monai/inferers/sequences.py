@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctb_monai.checks import check_context
 from ssmctb_monai.inferers.planes import PlanesInferer
-from ssmctb_monai.transforms.slices import Plane, slice_runs
+from ssmctb_monai.transforms.slices import Plane, foreground_slices, slice_runs
 
 
 class SequenceInferer(PlanesInferer):
     """Runs a 2D network over the slices of a volume, each with its context, as `RandSlicesd` draws them.
 
     Every slice is scored, also the first and the last ones: the mean is taken of the directions whose context lies
-    inside the volume; where neither does, of both, with the slices at the border in place of those beyond.
+    inside the volume; where neither does, of both, with the slices at the border in place of those beyond. The volume
+    reaches from the first to the last slice with foreground; those beyond, as of padding, get 0.
 
     Args:
         roi_size: size of the windows in a slice.
@@ -50,20 +52,23 @@ class SequenceInferer(PlanesInferer):
 
         Args:
             axis: axis of the volume across the slices.
-            inputs: image as it is given.
+            inputs: image of one volume.
             network: the network; it gets the channels of the slice first, then those of its context, slice by slice.
 
         Returns:
             The mean over the directions, of the size of the volume.
         """
         dim = axis + 2
-        directions = zip(*map(torch.from_numpy, slice_runs(inputs.shape[dim], self.context)), strict=True)
+        first, size = foreground_slices(inputs, dim)
+        volume = inputs.narrow(dim, first, size)
+        directions = zip(*map(torch.from_numpy, slice_runs(size, self.context)), strict=True)
         total, number = [], []
         for indices, counts in directions:
-            run = torch.cat([inputs.index_select(dim, each.to(inputs.device)) for each in indices.T], dim=1)
+            run = torch.cat([volume.index_select(dim, each.to(inputs.device)) for each in indices.T], dim=1)
             along_axis = counts.to(inputs.device, inputs.dtype).view(
                 [-1 if other == dim else 1 for other in range(inputs.dim())]
             )
             total.append(super().along(axis, run.mul_(along_axis), network))  # which leaves slices of 0 out
             number.append(along_axis)
-        return torch.stack(total).sum(dim=0) / torch.stack(number).sum(dim=0)
+        mean = torch.stack(total).sum(dim=0) / torch.stack(number).sum(dim=0)
+        return F.pad(mean, [*[0, 0] * (2 - axis), first, inputs.shape[dim] - first - size])

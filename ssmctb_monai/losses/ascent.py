@@ -76,4 +76,4 @@ class AscentLoss(nn.Module):
 
 def _mean(errors: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean; 0 where nothing has weight."""
-    return (errors * weights).sum() / weights.sum().clamp(min=1)
+    return (errors * weights).sum() / weights.sum().clamp_min(1e-12)

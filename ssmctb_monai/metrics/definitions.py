@@ -44,6 +44,7 @@ class MetricDefinition:
         undefined: why the metric may not be defined.
         needs_threshold: whether the metric is one at the label-free threshold.
         needs_boxes: whether the metric is one of boxes, which only ``EvaluationSettings(box_levels=…)`` counts.
+        needs_slices: whether the metric is one of slices, which the settings count where enough of them is brain.
         unit: unit, ``None`` for a share or a correlation.
         higher_is_better: ``None`` where neither is, as for a bias.
     """
@@ -55,6 +56,7 @@ class MetricDefinition:
     undefined: str
     needs_threshold: bool = False
     needs_boxes: bool = False
+    needs_slices: bool = False
     unit: str | None = None
     higher_is_better: bool | None = True
 
@@ -78,6 +80,8 @@ class MetricDefinition:
             return "no label-free threshold was given"
         if self.needs_boxes and not pooled.has_boxes:
             return "the settings left boxes out (box_levels)"
+        if self.needs_slices and not pooled.has_slices:
+            return "needs a slice with top_k voxels of brain"
         return self.undefined
 
 
@@ -207,6 +211,7 @@ _DEFINITIONS = {
         "doi:10.1148/radiology.143.1.7063747).",
         _slice_auroc,
         _CLASSES.format("slices"),
+        needs_slices=True,
     ),
     "slice_average_precision": MetricDefinition(
         "Average precision",
@@ -214,6 +219,7 @@ _DEFINITIONS = {
         "Average precision over the slices of all cases, pooled, without interpolation, as in scikit-learn.",
         lambda pooled, weights: pooled.slices.apply(average_precision, weights),
         "needs a slice with a lesion",
+        needs_slices=True,
     ),
     "slice_auroc_position_matched": MetricDefinition(
         "AUROC, position-matched",
@@ -224,6 +230,7 @@ _DEFINITIONS = {
         "position alone gives a high AUROC; here it gives little more than 0.5.",
         _position_matched_auroc,
         "needs slices with and without lesions at the same height",
+        needs_slices=True,
     ),
     "slice_position_matched_share": MetricDefinition(
         "Lesion slices with a partner",
@@ -232,14 +239,18 @@ _DEFINITIONS = {
         _matched_share,
         "needs a slice with a lesion",
         higher_is_better=None,
+        needs_slices=True,
     ),
     "slice_auroc_macro": MetricDefinition(
         "AUROC, mean per case",
         "slice",
         "Mean over the cases of the AUROC over the slices of each (macro; Georgescu et al., TPAMI 2021, "
-        "arXiv:2008.12328).",
+        "arXiv:2008.12328). Cases of one class alone do not count; the public scripts of papers on videos give each a "
+        "normal frame that scores 0 and an anomalous one that scores 1, mostly after stretching its scores to [0, 1], "
+        "so that all count.",
         _per_case(_slice_auroc),
         "needs a case that has slices with and without lesions",
+        needs_slices=True,
     ),
     "slice_false_alarm_share": MetricDefinition(
         "Lesion-free slices that fire",
@@ -249,6 +260,7 @@ _DEFINITIONS = {
         "needs a slice without a lesion",
         needs_threshold=True,
         higher_is_better=False,
+        needs_slices=True,
     ),
     "pixel_auroc": MetricDefinition(
         "AUROC",
@@ -358,6 +370,7 @@ _DEFINITIONS = {
         _criterion("regions"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
+        needs_slices=True,
     ),
     "tbdc": MetricDefinition(
         "TBDC",
@@ -367,6 +380,7 @@ _DEFINITIONS = {
         _criterion("tracks"),
         "needs a lesion of the minimum size",
         needs_threshold=True,
+        needs_slices=True,
     ),
     "rbdc_of_boxes": MetricDefinition(
         "RBDC of boxes",
@@ -379,6 +393,7 @@ _DEFINITIONS = {
         lambda pooled, weights: pooled.box_metric("regions", weights),
         _LESION,
         needs_boxes=True,
+        needs_slices=True,
     ),
     "tbdc_of_boxes": MetricDefinition(
         "TBDC of boxes",
@@ -389,6 +404,7 @@ _DEFINITIONS = {
         lambda pooled, weights: pooled.box_metric("tracks", weights),
         _LESION,
         needs_boxes=True,
+        needs_slices=True,
     ),
     "volume_auroc": MetricDefinition(
         "AUROC",
@@ -411,6 +427,7 @@ _DEFINITIONS = {
         "its highest slice.",
         lambda pooled, weights: pooled.slabs.apply(auroc, weights),
         _CLASSES.format("slabs"),
+        needs_slices=True,
     ),
     "slab_average_precision": MetricDefinition(
         "Average precision of slabs",
@@ -418,6 +435,7 @@ _DEFINITIONS = {
         "Average precision over slabs; a slab has the score of its highest slice.",
         lambda pooled, weights: pooled.slabs.apply(_average_precision_of_both, weights),
         _CLASSES.format("slabs"),
+        needs_slices=True,
     ),
     "lesion_volume_bias": MetricDefinition(
         "Lesion volume, bias",

@@ -44,6 +44,11 @@ class PooledCases:
         """Whether the boxes of the cases were counted."""
         return all(case.boxes is not None for case in self.cases)
 
+    @property
+    def has_slices(self) -> bool:
+        """Whether a slice was counted."""
+        return any(len(case.slices["score"]) for case in self.cases)
+
     def column(self, value: Callable[[CaseStatistics], float]) -> np.ndarray:
         """Returns one number a case."""
         return np.array([value(case) for case in self.cases], dtype=float)

@@ -47,10 +47,6 @@ class EvaluationSettings:
         for name, choices in (("slice_score", get_args(SliceScore)), ("slices", get_args(Slices))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
-        check_positive(
-            slab_depth=self.slab_depth,
-            top_k=self.top_k,
-            min_lesion_size=self.min_lesion_size,
-            resamples=self.resamples,
-        )
-        check_whole(0, box_levels=self.box_levels)
+        check_positive(slab_depth=self.slab_depth)
+        check_whole(1, top_k=self.top_k, min_lesion_size=self.min_lesion_size, resamples=self.resamples)
+        check_whole(0, box_levels=self.box_levels, seed=self.seed)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from monai.config import PathLike
 
 from ssmctb_monai.checks import check_file
@@ -81,7 +82,9 @@ class LabelFreeThreshold:
 
     def on_scale(self) -> LabelFreeThreshold:
         """Returns this threshold for maps on its :attr:`scale`."""
-        return replace(self, value=ScaleScores.THRESHOLD, median=None if self.median is None else ScaleScores.MEDIAN)
+        scale = self.scale
+        median = None if self.median is None else float(np.interp(self.median, scale.scores, scale.scaled))
+        return replace(self, value=ScaleScores.THRESHOLD, median=median)
 
 
 def save_thresholds(thresholds: Mapping[str, LabelFreeThreshold], path: PathLike) -> None:

@@ -29,7 +29,7 @@ class RandSliceTaskd(Randomizable, MapTransform):
 
     Args:
         keys: key of the image, shape (channels, height, width[, depth]).
-        num_hidden: number of slices that are hidden together; fewer where fewer are kept.
+        num_hidden: number of slices that are hidden together, fewer than are kept.
         num_skipped: number of slices that are left out.
         num_pieces: number of pieces that change places, at least 2.
 
@@ -71,13 +71,18 @@ class RandSliceTaskd(Randomizable, MapTransform):
                 f"{source_name(image)} has {image.shape[-1]} slices: without the {self.num_skipped} that are skipped "
                 f"these are too few for {self.num_pieces} pieces; lower num_skipped or take a larger roi_size."
             )
+        if size <= self.num_hidden:
+            raise ValueError(
+                f"{source_name(image)} has {image.shape[-1]} slices: of the {size} that are kept num_hidden "
+                f"{self.num_hidden} would leave none to restore them from; lower it or num_skipped {self.num_skipped}, "
+                "or take a larger roi_size."
+            )
         kept = self.R.randint(self.num_skipped + 1) + np.arange(size)
         order, hidden = kept, np.zeros(size, dtype=bool)
         answers = np.full(3, -1.0, dtype=np.float32)
         question = self.R.randint(4) - 1  # -1: to restore
         if question < 0:
-            number = min(self.num_hidden, size)
-            hidden[self.R.randint(size - number + 1) :][:number] = True
+            hidden[self.R.randint(size - self.num_hidden + 1) :][: self.num_hidden] = True
         else:
             answers[question] = self.R.randint(2)
             if answers[question]:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
-from ssmctb_monai.checks import check_context, check_positive, check_shares
+from ssmctb_monai.checks import check_context, check_positive, check_shares, check_whole
 from ssmctb_monai.transforms.brain import source_name
 
 Plane = Literal["sagittal", "coronal", "axial"]
@@ -80,11 +80,32 @@ def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     return indices, is_inside | (~is_inside.any(axis=0) & has_others)
 
 
+def foreground_slices(image: Tensor, axis: int) -> tuple[int, int]:
+    """Finds where the foreground of an image begins and ends along an axis; beyond lies padding or background.
+
+    Args:
+        image: image of any shape, 0 in the background.
+        axis: axis across the slices.
+
+    Returns:
+        Index of the first slice with foreground and number of slices up to the last one; all slices where there is no
+        foreground.
+
+    Example:
+        >>> foreground_slices(torch.tensor([[0, 3, 0, 1, 0]]), axis=1)
+        (1, 3)
+    """
+    filled = image.movedim(axis, 0).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    return (filled[0], filled[-1] + 1 - filled[0]) if filled else (0, image.shape[axis])
+
+
 class CheckContextd(MapTransform):
     """Refuses volumes in which no slice has another one for its context, before a network sees them.
 
+    Slices count from the first to the last one with foreground, not those that a volume was padded by.
+
     Args:
-        keys: keys of the volumes, shape (channels, width, depth, height) in RAS orientation.
+        keys: keys of the volumes, shape (channels, width, depth, height) in RAS orientation, 0 in the background.
         context: offsets of the context slices.
         planes: ``"axial"``, ``"coronal"`` and ``"sagittal"``, one or several.
 
@@ -112,7 +133,7 @@ class CheckContextd(MapTransform):
         for key in self.key_iterator(data):
             for axis in self.axes:
                 try:
-                    slice_runs(data[key].shape[axis + 1], self.context)
+                    slice_runs(foreground_slices(data[key], axis + 1)[1], self.context)
                 except ValueError as error:
                     raise ValueError(f"{source_name(data[key])}: {error}") from error
         return dict(data)
@@ -122,7 +143,8 @@ class RandSlicesd(Randomizable, MapTransform):
     """Draws slices without lesions from a volume: first the plane, then one of its slices with enough brain.
 
     With ``context`` a sample is a run of slices in one of the two directions (:func:`slice_runs`), as channels: those
-    of the slice come first, then those of its context, slice by slice. No slice of the run holds a lesion.
+    of the slice come first, then those of its context, slice by slice. No slice of the run holds a lesion. The volume
+    reaches from the first to the last slice with brain, so that padding is no context.
 
     Args:
         keys: keys of the volumes to take slices of, shape (channels, width, depth, height) in RAS orientation.
@@ -163,9 +185,15 @@ class RandSlicesd(Randomizable, MapTransform):
         self.axes = plane_axes(planes)
         self.context = check_context(context)
         self.roi_size = tuple(roi_size)
+        if len(self.roi_size) != 2:
+            raise ValueError(f"roi_size must be two numbers, the size of a slice, got {self.roi_size}.")
+        for size in self.roi_size:
+            check_whole(1, roi_size=size)
         self.num_samples = num_samples
         self.min_brain = min_brain
-        self.margin = np.broadcast_to(margin, 3)
+        self.margin = ensure_tuple_rep(margin, 3)
+        for width in self.margin:
+            check_whole(0, margin=width)
         self.brain_key, self.label_key, self.positions_key = brain_key, label_key, positions_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
@@ -199,15 +227,17 @@ class RandSlicesd(Randomizable, MapTransform):
     def _usable(self, brain: Tensor, label: Tensor) -> list[tuple[int, np.ndarray]]:
         """The runs of each plane that may be drawn (runs, slices), of planes that have any."""
         # As floats, which PyTorch adds ten times faster than booleans
-        inside, lesion = ((torch.as_tensor(mask)[0] != 0).float() for mask in (brain, label))
+        inside, lesion = ((torch.as_tensor(mask) != 0).any(dim=0).float() for mask in (brain, label))
         usable = []
         for axis in self.axes:
             others = [other for other in range(3) if other != axis]
             share = inside.sum(dim=others).numpy() / np.prod(self.roi_size)
             has_lesion = np.convolve(lesion.sum(dim=others) > 0, np.ones(2 * self.margin[axis] + 1))
             free = has_lesion[self.margin[axis] :][: len(share)] == 0
-            indices, counts = slice_runs(len(share), self.context)
-            runs = indices[counts & (share >= self.min_brain) & free[indices].all(axis=-1)]
+            first, size = foreground_slices(inside, axis)
+            indices, counts = slice_runs(size, self.context)
+            indices += first
+            runs = indices[counts & (share[indices[..., 0]] >= self.min_brain) & free[indices].all(axis=-1)]
             if len(runs):
                 usable.append((axis, runs))
         return usable

@@ -141,11 +141,20 @@ def test_labels_of_videos_that_lack_or_do_not_fit(tmp_path):
         prepare_image_datalist(root, tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", np.array([None])])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array", np.array([None]), ["0", "1"], [0, np.nan], [np.inf, 0], [0, -1], [1j, 0], {"a": np.zeros(12)}],
+)
 def test_labels_of_videos_that_are_none(tmp_path, content):
     root = draw_videos(tmp_path / "avenue", labels="none")
     file = root / "testing/frame_labels_drawn.npy"
-    file.write_bytes(content) if isinstance(content, bytes) else np.save(file, content)
+    with file.open("wb") as opened:
+        if isinstance(content, bytes):
+            opened.write(content)
+        elif isinstance(content, dict):
+            np.savez(opened, **content)
+        else:
+            np.save(opened, content)
     with pytest.raises(ValueError, match=r"frame_labels_drawn.npy holds no labels of frames, an array of numbers"):
         prepare_image_datalist(root, tmp_path / "a.json")
 

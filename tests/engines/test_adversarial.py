@@ -107,6 +107,18 @@ def test_no_adversary():
     assert_equal(network, own)
 
 
+def test_outputs_that_are_no_image():
+    class Both(Predictor):
+        def forward(self, x):
+            return super().forward(x), x
+
+    _, optimizer, adversary = parts_of_a_training()
+    trainer = trainer_of(Both(nn.Conv2d(2, 1, 3, padding=1)), optimizer, adversary)
+    trainer.state.recon_loss_function = lambda prediction, target: (prediction[0] - target[:, :1]).square().mean()
+    with pytest.raises(ValueError, match=r"Both gives a tuple in training, .* take none \(in a bundle: --adversary"):
+        trainer.run()
+
+
 def test_mixed_precision():
     network, optimizer, adversary = parts_of_a_training()
     before = copy.deepcopy(network.state_dict())

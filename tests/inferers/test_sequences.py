@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssmctb_monai.inferers import PlanesInferer, SequenceInferer, window_inferer
 
@@ -58,6 +60,19 @@ def test_nothing_is_computed_where_the_context_lies_outside(image):
     assert sum(seen) == 2 * (33 - 4)
 
 
+@pytest.mark.parametrize(("context", "plane"), [((-16,), "sagittal"), ((-3, 2), "coronal"), ((-9, -32), "axial")])
+def test_padding_is_no_context(image, context, plane):
+    """Each volume of a batch has its own."""
+    sizes = [torch.tensor(SHAPE), torch.tensor(SHAPE) - 3]
+    volumes = [image[..., : size[0], : size[1], : size[2]] for size in sizes]
+    pads = [(7, 10, 2, 4, 9, 1), (4, 16, 6, 3, 3, 10)]
+    batch = torch.cat([F.pad(volume, pad) for volume, pad in zip(volumes, pads, strict=True)])
+    found = SequenceInferer((60, 60), context, plane, sw_batch_size=7)(batch, network)
+    for one, volume, pad in zip(found.split(1), volumes, pads, strict=True):
+        expected = F.pad(by_hand(volume, context, ("sagittal", "coronal", "axial").index(plane)), pad)
+        torch.testing.assert_close(one, expected)
+
+
 def test_windows_and_inferer_by_its_settings(image):
     given = {"sw_batch_size": 3, "overlap": 0.5, "mode": "gaussian"}
     found = window_inferer(2, (24, 24, 1), "axial", (-1,), sw_batch_size=3)(image, network)
@@ -76,7 +91,13 @@ def test_a_slice_alone_is_not_its_own_context(image):
     assert SequenceInferer((40, 40), ())(image[..., :1], network).shape == (1, 1, 40, 36, 1)
 
 
-@pytest.mark.parametrize("context", [(0, -1), (-1, -1), (1.0,), "12", 1, None, [[1]]])
+def test_whole_numbers_of_numpy():
+    context = SequenceInferer((8, 8), [np.int64(-2), np.int32(1)]).context
+    assert context == (-2, 1)
+    assert {type(offset) for offset in context} == {int}
+
+
+@pytest.mark.parametrize("context", [(True,), (0, -1), (-1, -1), (1.0,), "12", 1, None, [[1]]])
 def test_ill_context(context):
     with pytest.raises(ValueError, match="context must be whole numbers"):
         SequenceInferer((8, 8), context)

@@ -36,6 +36,12 @@ def test_channels_and_soft_masks():
     assert loss.parts["abnormal"] == pytest.approx((0.5 * 0.1 + 0.7) / 1.5)
 
 
+def test_mean_of_soft_masks_of_less_than_a_voxel():
+    loss = AscentLoss()
+    loss((line(0.4, 0.4, 0.4), torch.zeros(1, 1, 1, 3)), (torch.zeros(1, 1, 1, 3), line(0.25, 0.25, 0.0)))
+    assert loss.parts["abnormal"] == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.2])
 def test_descent_on_normal_and_ascent_on_abnormal_voxels(weight):
     """Towards the image and away from it."""

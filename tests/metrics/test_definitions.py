@@ -390,13 +390,15 @@ def test_one_class(case, defined):
 
 def test_no_slice_counts():
     """A brain smaller than top_k everywhere: nothing of slices, the rest as ever, and no warning."""
-    evaluation = AnomalyEvaluation({"model": 0.5}, EvaluationSettings(top_k=100, min_lesion_size=1))
+    evaluation = AnomalyEvaluation({"model": 0.5}, EvaluationSettings(top_k=100, min_lesion_size=1, box_levels=4))
     for index, case in enumerate(CASES):
         evaluation.add(f"case {index}", {"model": case.anomaly_map}, case.label, case.brain)
     with np.errstate(all="raise"):
         estimates = evaluation.estimates("model")
     undefined = {name for name, estimate in estimates.items() if estimate.value is None}
+    assert undefined == {name for name, metric in METRICS.items() if metric.needs_slices}
     assert undefined >= {name for name, metric in METRICS.items() if metric.level == "slice"} | {"rbdc", "slab_auroc"}
+    assert {estimates[name].reason for name in undefined} == {"needs a slice with top_k voxels of brain"}
     assert estimates["pixel_auroc"].value == pytest.approx(PLAIN_METRICS["pixel_auroc"](CASES))
 
 

@@ -29,6 +29,12 @@ def test_sizes_below_1(name):
         EvaluationSettings(**{name: 0})
 
 
+@pytest.mark.parametrize("name", ["top_k", "min_lesion_size", "box_levels", "resamples", "seed"])
+def test_numbers_that_are_not_whole(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 2.5"):
+        EvaluationSettings(**{name: 2.5})
+
+
 @pytest.mark.parametrize(
     ("name", "choices"), [("slice_score", ["top_k_mean", "max", "filtered_max", "mean"]), ("slices", ["brain", "all"])]
 )

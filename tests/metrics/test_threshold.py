@@ -69,6 +69,10 @@ def test_scale_of_maps():
     scaled = threshold.scale(torch.tensor([0.0, 0.1, 0.2]))
     assert scaled.tolist() == pytest.approx([0, threshold.on_scale().median, threshold.on_scale().value])
     assert threshold.on_scale().scale(scaled).tolist() == pytest.approx(scaled.tolist())  # it is there already
+    for median in (0.0, 0.2, 0.6):
+        threshold = LabelFreeThreshold(0.2, 0.01, "made", median)
+        assert threshold.on_scale().median == pytest.approx(float(threshold.scale(torch.tensor(median))))
+    assert LabelFreeThreshold(0.2, 0.01, "made").on_scale().median is None
 
 
 # ----------------------------------------------------------------------------------------------------------------- file

@@ -75,7 +75,7 @@ def test_all_places_are_hidden(samples):
 
 
 def test_same_seed_same_tasks():
-    draws = [RandSliceTaskd(num_skipped=4).set_random_state(3) for _ in range(2)]
+    draws = [RandSliceTaskd(num_hidden=8, num_skipped=4).set_random_state(3) for _ in range(2)]
     image = torch.rand(2, 4, 4, 30)
     for _ in range(5):
         first, again = (draw({"image": image}) for draw in draws)
@@ -94,3 +94,7 @@ def test_faults_are_named():
     image = MetaTensor(torch.rand(1, 4, 4, 18), meta={"filename_or_obj": "case_flair.nii.gz"})
     with pytest.raises(ValueError, match=r"case_flair\.nii\.gz has 18 slices: without the 16 that are skipped"):
         RandSliceTaskd()({"image": image})
+    short = RandSliceTaskd(num_hidden=6, num_skipped=12)
+    with pytest.raises(ValueError, match=r"case_flair\.nii\.gz has 18 slices: .* num_hidden 6 .* larger roi_size"):
+        short({"image": image})
+    short({"image": torch.rand(1, 4, 4, 19)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 
 from ssmctb_monai.transforms import CheckContextd, RandSlicesd
@@ -48,6 +49,12 @@ def test_no_lesion_and_no_neighbour_within_the_margin(item):
     assert {index for _, index in drawn(item, margin=(5, 5, 0))} == {0, 1, 2, 3, 5, 6, 7}
     planes = drawn(item, planes=("axial", "sagittal"), margin=1)
     assert {index for axis, index in planes if axis == 0} == {0, 1, 5, 6, 7, 8, 9, 10, 11}
+
+
+def test_no_lesion_in_any_channel(item):
+    item["label"] = torch.zeros(2, *SHAPE)
+    item["label"][1, 3, 3, 4] = 1
+    assert {index for _, index in drawn(item)} == {0, 1, 2, 3, 5, 6, 7}
 
 
 def test_enough_brain(item):
@@ -110,6 +117,15 @@ def test_no_slice_is_all_of_its_own_context(item):
     }
 
 
+def test_padding_is_no_context(item):
+    """Brain from the third to the seventh slice."""
+    item["brain"][..., :2] = item["brain"][..., 7:] = 0
+    assert runs_drawn(item, (-2,)) == {(i, i - 2) for i in range(4, 7)} | {(i, i + 2) for i in range(2, 5)}
+    assert runs_drawn(item, (-4,)) == {(6, 2), (2, 6)} | {(i, j) for i in range(3, 6) for j in (2, 6)}
+    with pytest.raises(ValueError, match=r"No slice has another one at context \[-5\], of 5 in all"):
+        runs_drawn(item, (-5,))
+
+
 def test_no_slice_of_a_run_has_a_lesion(item):
     item["label"][0, 3, 3, 4] = 1e-3
     assert runs_drawn(item, (-2,)) == {(2, 0), (3, 1), (5, 3), (7, 5), (0, 2), (1, 3), (3, 5), (5, 7)}
@@ -132,6 +148,7 @@ def test_channels_of_a_run(item):
 
 def test_volumes_that_have_no_context():
     image = MetaTensor(torch.ones(1, 6, 5, 1), meta={"filename_or_obj": "thin.nii.gz"})
+    image = F.pad(image, (2, 1, 0, 0, 3, 3))
     for planes, context, size in (("axial", [-1], 1), ("coronal", [5, -7], 5), (["sagittal", "axial"], [2], 1)):
         with pytest.raises(ValueError, match=rf"thin.nii.gz: No slice has another one at context .*, of {size} in all"):
             CheckContextd("image", context=context, planes=planes)({"image": image})
@@ -150,6 +167,12 @@ def test_faults_are_named(item):
         RandSlicesd(roi_size=(8, 8), num_samples=0)
     with pytest.raises(ValueError, match="min_brain"):
         RandSlicesd(roi_size=(8, 8), min_brain=1.5)
+    for margin in (-1, (0, 0, -1), 1.5):
+        with pytest.raises(ValueError, match="margin must be"):
+            RandSlicesd(roi_size=(8, 8), margin=margin)
+    for roi_size in ((8, 8, 1), (0, 0), (8, 8.5), (8,)):
+        with pytest.raises(ValueError, match="roi_size must be"):
+            RandSlicesd(roi_size=roi_size)
     item["image"] = MetaTensor(item["image"], meta={"filename_or_obj": "case_flair.nii.gz"})
     item["label"][:] = 1
     with pytest.raises(ValueError, match="case_flair"):

@@ -16,6 +16,7 @@ from ssmctb_monai.networks.blocks.encoder import Encoder, convolution
 from ssmctb_monai.networks.blocks.factory import Block
 from ssmctb_monai.networks.error_maps import ErrorKind, error_map
 from ssmctb_monai.networks.nets.slice_predictor import SlicePredictor
+from ssmctb_monai.networks.perturbation import perturbed
 
 
 class Memory(nn.Module):
@@ -241,6 +242,8 @@ class MemoryAutoencoder(SlicePredictor):
         sums, number = torch.zeros(2, dtype=torch.float64), 0
         for run, brain in batches:
             inside = brain > 0
+            if self.perturbation > 0:
+                run = perturbed(self, run, self.perturbation)  # as the map scores it
             differences = self._differences(run, self.encoder(self.context_of(run)))
             sums += torch.stack([each[inside].double().sum() for each in differences]).cpu()
             number += int(inside.sum())

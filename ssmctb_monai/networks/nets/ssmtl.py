@@ -44,7 +44,7 @@ class SSMTL(Detector):
         num_heads: number of heads of each.
         block: ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of the
             trunk's penultimate convolution, its norm and activation; ``"none"`` or ``None`` for no block.
-        num_hidden: number of slices that are hidden together.
+        num_hidden: largest number of slices that are hidden together, at most half of an image.
         question_share: share of the three questions in the map, in [0, 1]; 0: the error of the restoration alone.
 
     Raises:
@@ -125,14 +125,18 @@ class SSMTL(Detector):
             The reconstruction, of the shape of ``x``.
 
         Raises:
-            ValueError: when ``x`` has another number of dimensions or channels.
+            ValueError: when ``x`` has another number of dimensions or channels, or one slice alone.
         """
         check_image(x, self.spatial_dims, self.in_channels)
+        size = x.shape[-1]
+        if size < 2:
+            raise ValueError(f"A stack of one slice has no others to restore it from, got shape {list(x.shape)}.")
         padded = self.padded(x)
-        places = torch.arange(padded.shape[-1], device=x.device).clamp(max=x.shape[-1] - 1)  # padding repeats the last
-        turn = places.div(self.num_hidden, rounding_mode="floor")
+        places = torch.arange(padded.shape[-1], device=x.device).clamp(max=size - 1)  # padding repeats the last
+        number = max(2, -(-size // self.num_hidden))
+        turn = (places * number).div(size, rounding_mode="floor")
         reconstruction = torch.zeros_like(padded)
-        for index in range(-(-x.shape[-1] // self.num_hidden)):
+        for index in range(number):
             hidden = turn == index
             restored = self.decoder(self._trunk(padded.masked_fill(hidden, 0.0)))
             reconstruction = torch.where(hidden, restored.to(x.dtype), reconstruction)

@@ -80,7 +80,7 @@ def size_of(network: nn.Module, odd: bool) -> list[int]:
     for module in network.modules():
         if hasattr(module, "img_size"):
             return list(module.img_size)
-    return [33, 9, 5][: network.spatial_dims] if odd else [32] * network.spatial_dims
+    return ([33, 9, 5] if odd else [32, 32, 48])[: network.spatial_dims]
 
 
 def image_for(network: Detector, odd: bool = True, batch: int = 2) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ssmctb_monai.losses import MemoryLoss
 from ssmctb_monai.networks.blocks import SSMCTB
 from ssmctb_monai.networks.nets import MemoryAutoencoder, memory_autoencoder
 from ssmctb_monai.networks.nets.memory_autoencoder import Memory, regular_score
+from ssmctb_monai.networks.perturbation import perturbed
 
 GOLDEN = np.load(Path(__file__).parents[2] / "data/golden/video_terms.npz")
 
@@ -115,6 +116,17 @@ def test_map_adds_error_and_distance_relative_to_normal_ones(network):
         network.fit([(run, torch.zeros(3, 1, 16, 16))])
 
 
+def test_means_are_those_of_perturbed_runs(network):
+    """As the map scores them."""
+    run = torch.rand(2, 3, 16, 16)
+    network.train()(run)  # batch statistics
+    network.eval().perturbation = 0.02
+    moved = perturbed(network, run, 0.02)
+    network.fit([(run, torch.ones(2, 1, 16, 16))])
+    error = (network.reconstruct(moved).clamp(0, 1) - moved[:, :1]).abs()
+    assert float(network.normal_means[0]) == pytest.approx(float(error.mean().detach()), rel=1e-5)
+
+
 def test_items_have_norm_1_also_as_averages(network):
     network.eval()
     run = torch.rand(1, 3, 16, 16)
@@ -177,6 +189,8 @@ def test_volumes_are_told_apart_by_the_inferer(network):
     with torch.no_grad():
         first = inferer(volume, network)
         assert torch.equal(inferer(volume, network), first)
+        assert torch.equal(inferer(volume, nn.Sequential(network)), first)
+        assert torch.equal(inferer(torch.cat([1 - volume, volume]), network)[1:], first)
 
 
 def test_processes_share_the_update(monkeypatch, memory):

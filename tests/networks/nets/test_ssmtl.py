@@ -34,6 +34,22 @@ def test_padding_does_not_show_the_last_slice_that_is_hidden(network):
     assert torch.equal(network.reconstruct(image)[..., -1], network.reconstruct(other)[..., -1])
 
 
+@pytest.mark.parametrize(("depth", "groups"), [(9, (3, 3, 3)), (5, (3, 2)), (4, (2, 2)), (3, (2, 1)), (2, (1, 1))])
+def test_slices_are_hidden_in_equal_groups_and_never_all(network, monkeypatch, depth, groups):
+    hidden = []
+    trunk = network._trunk
+    monkeypatch.setattr(network, "_trunk", lambda x: hidden.append(x[0, 0, 0, :depth] == 0) or trunk(x))
+    restored = network.reconstruct(image := torch.rand(1, 1, 8, depth) + 0.1)
+    assert tuple(int(each.sum()) for each in hidden) == groups
+    assert (torch.stack(hidden).sum(dim=0) == 1).all()
+    assert not torch.allclose(restored, network.reconstruct(1 - image))
+
+
+def test_one_slice_alone_cannot_be_restored(network):
+    with pytest.raises(ValueError, match=r"one slice .* \[1, 1, 8, 1\]"):
+        network(torch.rand(1, 1, 8, 1))
+
+
 def test_map_is_the_mean_of_the_tasks(network):
     image = torch.rand(2, 1, 8, 12)
     with torch.no_grad():
