@@ -90,6 +90,14 @@ class AnomalySource(SeededTogether, ABC):
             Image of the same shape to take the anomaly from.
         """
 
+    def shows_in(self, image: Tensor) -> bool:
+        """Tells whether the source can show in an image, which may lack modalities.
+
+        Args:
+            image: shape (channels, …).
+        """
+        return True
+
 
 class AnomalyBlend(SeededTogether, ABC):
     """How an anomaly is put into an image; what is random in it is drawn by ``randomize``, before the source.

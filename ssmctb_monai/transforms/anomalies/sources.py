@@ -90,11 +90,17 @@ class OffsetSource(AnomalySource):
             raise ValueError(f"{name} is given for {len(values)} channels, but the image has {channels}.")
         return np.broadcast_to(values, shape)
 
+    def _presence(self, image: Tensor) -> np.ndarray:
+        return self._per_channel("presence", len(image)) * has_modality(image).cpu().numpy()
+
+    def shows_in(self, image: Tensor) -> bool:
+        """Tells whether one of the channels that may have an offset is there."""
+        return bool(self._presence(image).any())
+
     def __call__(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
         """Draws a source, as `AnomalySource` describes it."""
         channels = len(image)
-        presence, brighter = self._per_channel("presence", channels), self._per_channel("brighter", channels)
-        presence = presence * has_modality(image).cpu().numpy()
+        presence, brighter = self._presence(image), self._per_channel("brighter", channels)
         if not presence.any():
             raise ValueError(f"presence is 0 in every modality that the image has: {self.presence}.")
         signs = np.zeros(channels)
@@ -112,6 +118,8 @@ class OffsetSource(AnomalySource):
 
 class NestedSource(AnomalySource):
     """A source with another one in its middle, as oedema has an enhancing rim or a core within.
+
+    Where the image lacks all modalities that show the middle, the outer source is all there is.
 
     Args:
         outer: source of the anomaly.
@@ -133,9 +141,15 @@ class NestedSource(AnomalySource):
         self.inner = inner
         self.depth = depth
 
+    def shows_in(self, image: Tensor) -> bool:
+        """Tells whether the outer source can show."""
+        return self.outer.shows_in(image)
+
     def __call__(self, image: Tensor, region: Tensor, donors: Sequence[Tensor]) -> Tensor:
         """Draws a source, as `AnomalySource` describes it."""
         source = self.outer(image, region, donors)
+        if not self.inner.shows_in(image):
+            return source
         padded = F.pad(region, [1, 1] * region.dim()).cpu().numpy()  # the border of the image is one, too
         distance = torch.from_numpy(distance_transform_edt(padded)).to(image.device)
         distance = distance[(slice(1, -1),) * region.dim()]

@@ -134,6 +134,17 @@ def test_a_rim_within_oedema():
         NestedSource(oedema, rim, depth=(0.5, 1.5))
 
 
+def test_a_rim_that_shows_in_a_modality_that_the_image_lacks():
+    """The oedema alone is left, and of a rim with a core, too."""
+    oedema = OffsetSource([0.2, 0.2], brighter=1.0, presence=[1, 0], texture=0.0)
+    rim = OffsetSource([0.3, 0.3], brighter=1.0, presence=[0, 1], texture=0.0)
+    image = torch.stack([torch.full((25, 25), 0.5), torch.zeros(25, 25)])
+    for inner in (rim, NestedSource(rim, rim)):
+        flair, t1ce = source_of(NestedSource(oedema, inner), image)
+        torch.testing.assert_close(flair, torch.full((25, 25), 0.7))
+        assert (t1ce == 0).all()
+
+
 # ------------------------------------------------------------------------------------------------------ texture, places
 
 
