@@ -10,7 +10,7 @@ anywhere, so that each file has to hold all that it needs. The parts lie once in
   What differs by dimension stands in it below ``2d`` and ``3d``; what it has from another one, whose name is at
   ``extends``, is left out. One with a dimension at ``only`` is written for its bundle alone.
 - ``overlays/NAME.json`` is written as it stands.
-- ``docs/README.md`` is a template of Jinja for ``docs/README.md``.
+- ``docs/README.md`` is a template of Jinja for ``docs/README.md``, which also has the record of the shipped network.
 
 A value ``%sources#ID`` becomes a copy of what the bundle has at that id.
 """
@@ -67,7 +67,8 @@ def all_contents() -> Iterator[tuple[Path, str]]:
                     yield configs / path.name, as_json(filled(content, sources)) + "\n"
         template = (ROOT / "sources/docs/README.md").read_text("utf-8")
         environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        text = environment.from_string(template).render(bundle=bundle, dims=int(dims[0]), config=sources)
+        record = json.loads((ROOT / bundle / "models/model_record.json").read_text("utf-8"))
+        text = environment.from_string(template).render(bundle=bundle, dims=int(dims[0]), config=sources, record=record)
         yield ROOT / bundle / "docs/README.md", text
 
 

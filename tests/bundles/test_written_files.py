@@ -14,6 +14,13 @@ def test_files_are_those_of_the_sources():
     assert outdated == []
 
 
+@pytest.mark.parametrize(("bundle", "minutes"), [("brats2d", 51), ("brats3d", 36)])
+def test_docs_say_how_long_the_shipped_network_was_trained(bundle, minutes):
+    """3035 and 2189 s, by its record."""
+    text = (command.ROOT / bundle / "docs/README.md").read_text(encoding="utf-8")
+    assert f"({minutes} minutes on one CPU core" in text
+
+
 def test_check_writes_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "same.json").write_text("{}\n")
     (tmp_path / "other.json").write_text("{}\n")
