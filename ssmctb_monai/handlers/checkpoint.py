@@ -57,8 +57,8 @@ class TrainingCheckpoint:
 
     Raises:
         FileNotFoundError: when there is no ``training.pt`` to resume from.
-        ValueError: when ``training.pt`` is damaged, or was made with another configuration, network, optimizer or, by
-            as many processes, number of batches an epoch.
+        ValueError: when ``training.pt`` is damaged, or was made with other cases, another configuration, network,
+            optimizer or, by as many processes, number of batches an epoch.
         RuntimeError: when the loss is not finite, or processes have different numbers of batches an epoch.
         KeyboardInterrupt: after Ctrl-C.
     """

@@ -52,14 +52,25 @@ class TrainingRecord:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed training goes on with."""
-        return {"history": self.history, "seconds": self.seconds}
+        return {"history": self.history, "seconds": self.seconds, "cases": self.cases}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the record of an earlier run.
 
         Args:
-            state: what :meth:`state_dict` returned.
+            state: what :meth:`state_dict` returned; that of an earlier version has no cases.
+
+        Raises:
+            ValueError: when that run was trained on other cases.
         """
+        before, now = set(state.get("cases", self.cases)), set(self.cases)
+        if before != now:
+            parts = [
+                f"cases {', '.join(sorted(names))} are {what}"
+                for names, what in ((before - now, "missing"), (now - before, "new"))
+                if names
+            ]
+            raise ValueError(f"{' and '.join(parts)}: resume with those that training began with.")
         self.history, self.seconds = list(state["history"]), state["seconds"]
 
     def started(self, engine: Engine) -> None:

@@ -53,6 +53,7 @@ def make(
     recorded=False,
     exec_at_start=False,
     save_interval=1,
+    cases=("Made_002", "Made_001"),
 ):
     """A tiny linear trainer; also the network's weights by epoch."""
     torch.manual_seed(0)
@@ -88,7 +89,7 @@ def make(
     if recorded:
         progress = TrainingProgress(trainer.loss_function)
         progress.attach(trainer)
-        record = TrainingRecord(evaluator, progress, ["Made_002", "Made_001"], seed=7)
+        record = TrainingRecord(evaluator, progress, cases, seed=7)
         record.attach(trainer)
     save_dict = {"network": network, "optimizer": optimizer, "lr_scheduler": scheduler, **(extra or {})}
     given = None if thresholds is None else lambda: thresholds(trainer.state.epoch)
@@ -493,6 +494,27 @@ def test_history_goes_on_when_training_resumes(tmp_path):
     assert [entry["figures"]["figure"] for entry in record["history"]] == metrics
     assert {**record, "seconds": 0} == {**unbroken, "seconds": 0}
     assert before["history"] == record["history"][:2]
+
+
+def test_a_run_does_not_go_on_with_other_cases(tmp_path):
+    """Another split as large would train on test patients, and the record would not say so."""
+    run(tmp_path, [0.5], 1, recorded=True, cases=["Made_001", "Made_002"])
+    trainer, weights = make(tmp_path, [0.5], 2, resume=True, recorded=True, cases=["Made_003", "Made_002"])
+    with pytest.raises(ValueError, match=r"training\.pt .*: cases Made_001 are missing and cases Made_003 are new"):
+        trainer.run()
+    assert not weights
+    run(tmp_path, [0.5], 2, resume=True, recorded=True, cases=["Made_002", "Made_001"])
+    assert record_in(tmp_path)["epochs"] == 2
+
+
+def test_a_run_that_kept_no_cases_goes_on(tmp_path):
+    """As of an earlier version."""
+    run(tmp_path, [0.5], 1, recorded=True)
+    last = load(tmp_path / "training.pt")
+    del last["record"]["cases"]
+    torch.save(last, tmp_path / "training.pt")
+    run(tmp_path, [0.5], 2, resume=True, recorded=True)
+    assert record_in(tmp_path)["epochs"] == 2
 
 
 def test_record_of_a_run_without_a_validation(tmp_path):
