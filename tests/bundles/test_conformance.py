@@ -414,3 +414,12 @@ def test_overrides_in_the_docs_exist(bundle):
     known += [parser_of(file.with_name("train.json"), file) for file in bundle.glob("configs/images2d.json")]
     assert len(names) > 10
     assert [name for name in sorted(names) if not any(can_be_set(parser, name) for parser in known)] == []
+
+
+def test_overrides_in_the_docs_stand_where_they_are_kept(bundle):
+    """What passes by the option that an argument refers to is not kept in the checkpoint, and so not compared."""
+    text, parser = (bundle / "docs" / "README.md").read_text(encoding="utf-8"), parser_of(bundle / "train.json")
+    names = re.findall(r"--(\w+(?:#\w+)+)", "\n".join(re.findall(r"^\| (`--.*?) \|", text, re.M)))
+    assert len(names) > 5
+    references = {f"@{id}" for id in parser["train"]["fixed"]}
+    assert [name for name in names if name in parser and str(parser[name]) in references] == []
