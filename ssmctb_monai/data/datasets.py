@@ -133,17 +133,18 @@ class PreparedDataset(PersistentDataset):
 class LesionFreeDataset(PreparedDataset):
     """Cases to crop lesion-free regions from; the same seed, epoch and case give the same crops and anomalies.
 
-    Cases without a lesion-free position are left out, with a count. Every sample's random transforms are seeded by
-    seed, epoch and index, so that neither the number of workers nor an interruption between two epochs changes them.
+    Cases of which nothing lesion-free can be drawn are left out, with a count. Every sample's random transforms are
+    seeded by seed, epoch and index, so that neither the number of workers nor an interruption between two epochs
+    changes them.
 
     Args:
         data: items with a ``case_id``, such as those of `load_datalist`.
-        transform: transforms that end with random ones; before these, `LesionFreePositionsd` must have run.
+        transform: transforms that end with random ones; what draws from a case, as `RandLesionFreeCropd` and
+            `RandSlicesd` do, says by ``can_draw`` whether it can.
         cache_dir: folder of the cache.
         num_workers: number of threads that fill the cache.
         skip_invalid: whether to leave out and log cases that cannot be prepared, instead of raising.
         seed: seed of all samples.
-        positions_key: key of the positions that `LesionFreePositionsd` stores.
         donors: number of cases, drawn for every epoch, whose crops are handed to `RandAnomalyd` as donors of the other
             cases' anomalies; they go through the same transforms up to there. 0: none.
 
@@ -166,14 +167,13 @@ class LesionFreeDataset(PreparedDataset):
         num_workers: int = 2,
         skip_invalid: bool = False,
         seed: int = 0,
-        positions_key: str = "lesion_free_positions",
         donors: int = 0,
     ) -> None:
         self.seed = seed
-        self.positions_key = positions_key
         self.donors = donors
         super().__init__(data, transform, cache_dir, num_workers, skip_invalid)
-        is_usable = [len(self._cachecheck(item)[self.positions_key]) > 0 for item in self.data]
+        draws = [transform.can_draw for transform in self.transform.transforms if hasattr(transform, "can_draw")]
+        is_usable = [all(can_draw(item) for can_draw in draws) for item in map(self._cachecheck, self.data)]
         if not any(is_usable):
             raise ValueError(
                 f"None of {len(data)} cases has a lesion-free position: choose a smaller roi_size, margin or min_brain."

@@ -346,6 +346,14 @@ class RandLesionFreeCropd(Randomizable, MapTransform):
         """
         self.crop.randomize(data)
 
+    def can_draw(self, data: Mapping[Hashable, Any]) -> bool:
+        """Tells whether there is a position to draw.
+
+        Args:
+            data: item with positions.
+        """
+        return len(data[self.positions_key]) > 0
+
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """Crops ``num_samples`` times.
 

@@ -224,6 +224,14 @@ class RandSlicesd(Randomizable, MapTransform):
             items.append({**handed_on, **slices})
         return items
 
+    def can_draw(self, data: Mapping[Hashable, Any]) -> bool:
+        """Tells whether there is a slice to draw.
+
+        Args:
+            data: item with brain and lesion mask.
+        """
+        return bool(self._usable(data[self.brain_key], data[self.label_key]))
+
     def _usable(self, brain: Tensor, label: Tensor) -> list[tuple[int, np.ndarray]]:
         """The runs of each plane that may be drawn (runs, slices), of planes that have any."""
         # As floats, which PyTorch adds ten times faster than booleans

@@ -36,6 +36,7 @@ from ssmctb_monai.transforms import (
     RandAnomaly,
     RandAnomalyd,
     RandLesionFreeCropd,
+    RandSlicesd,
 )
 
 
@@ -281,6 +282,21 @@ def test_cases_without_positions_are_left_out_with_a_count(tmp_path, caplog):
     assert [dataset[index][0]["case_id"] for index in range(len(dataset))] == ["a", "c", "e"]
     assert "2 of 5 cases" in caplog.text
     assert "b, d" in caplog.text
+
+
+def test_cases_without_a_slice_of_the_planes_are_left_out(tmp_path, caplog):
+    """A rod of lesion leaves no slice across it: in b across the axial ones, in c across the coronal ones."""
+    cases = [{**case(name), **dict.fromkeys(("image", "brain"), np.ones((1, 6, 6, 6), np.uint8))} for name in "abc"]
+    for item, lesion in zip(cases, (np.s_[:0], np.s_[0, 2, 2, :], np.s_[0, 2, :, 2]), strict=True):
+        item["label"] = np.zeros((1, 6, 6, 6), np.uint8)
+        item["label"][lesion] = 1
+    left = {}
+    for planes in ("axial", "coronal", "sagittal"):
+        draw = RandSlicesd(roi_size=(6, 6), planes=planes)
+        dataset = LesionFreeDataset(cases, Compose([LesionFreePositionsd(roi_size=(6, 6, 1)), ENSURE, draw]), tmp_path)
+        left[planes] = [dataset[index][0]["case_id"] for index in range(len(dataset))]
+    assert left == {"axial": ["a", "c"], "coronal": ["a", "b"], "sagittal": ["a", "b", "c"]}
+    assert "1 of 3 cases have no lesion-free position and are left out: c." in caplog.text
 
 
 def test_nothing_is_logged_where_all_cases_are_used(tmp_path, caplog):
