@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssmctb_monai.checks import check_positive
 from ssmctb_monai.inferers.foreground import ForegroundInferer
 from ssmctb_monai.networks.nets.detector import Detector
-from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes
+from ssmctb_monai.transforms.slices import PLANES, Plane, plane_axes, wide_axes
 
 
 class PlanesInferer(Inferer):
@@ -71,11 +71,7 @@ class PlanesInferer(Inferer):
         for module in network.modules() if isinstance(network, nn.Module) else ():
             if isinstance(module, Detector):
                 module.begin_volume()
-        sizes = inputs.shape[2:]
-        wide = [
-            axis for axis in self.inferers if min(size for i, size in enumerate(sizes) if i != axis) >= self.min_size
-        ]
-        chosen = wide or list(self.inferers)[:1]
+        chosen = wide_axes(list(self.inferers), inputs.shape[2:], self.min_size)
         return torch.stack([self.along(axis, inputs, network) for axis in chosen]).mean(dim=0)
 
     def along(self, axis: int, inputs: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:

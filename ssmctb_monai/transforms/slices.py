@@ -43,6 +43,24 @@ def plane_axes(planes: Sequence[str] | str) -> list[int]:
     return [PLANES.index(name) for name in names]
 
 
+def wide_axes(axes: Sequence[int], size: tuple[int, ...], min_size: int) -> list[int]:
+    """Leaves out planes whose slices are too thin to make much of.
+
+    Args:
+        axes: axes across the slices, those of `plane_axes`.
+        size: number of voxels of the volume along each axis.
+        min_size: number of voxels that a slice must measure along both axes.
+
+    Returns:
+        The axes whose slices are wide enough; the first one where there is none.
+
+    Example:
+        >>> wide_axes([1, 2], (96, 96, 20), min_size=32)
+        [2]
+    """
+    return [axis for axis in axes if min(size[:axis] + size[axis + 1 :]) >= min_size] or list(axes[:1])
+
+
 def slice_runs(size: int, context: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Finds for every slice along an axis the run of slices that it is seen with.
 
@@ -153,6 +171,8 @@ class RandSlicesd(Randomizable, MapTransform):
         context: offsets of the context slices.
         num_samples: number of slices, drawn independently; the result is a list, as with MONAI's random crops.
         min_brain: share of ``roi_size`` that is brain in a slice, in [0, 1].
+        min_size: number of voxels that a slice must measure along both axes; planes of thinner ones are left out, as by
+            `PlanesInferer`; the first one counts where all are thinner.
         margin: number of slices to each side that must hold no lesion, too, for each axis of the volume.
         brain_key: key of the brain mask, which is that of the slice alone.
         label_key: key of the lesion mask, empty where lesions were erased; it is not handed on.
@@ -174,13 +194,14 @@ class RandSlicesd(Randomizable, MapTransform):
         context: Sequence[int] = (),
         num_samples: int = 1,
         min_brain: float = 0.1,
+        min_size: int = 32,
         margin: Sequence[int] | int = 0,
         brain_key: str = "brain",
         label_key: str = "label",
         positions_key: str = "lesion_free_positions",
     ) -> None:
         super().__init__(keys)
-        check_positive(num_samples=num_samples)
+        check_positive(num_samples=num_samples, min_size=min_size)
         check_shares(min_brain=min_brain)
         self.axes = plane_axes(planes)
         self.context = check_context(context)
@@ -191,6 +212,7 @@ class RandSlicesd(Randomizable, MapTransform):
             check_whole(1, roi_size=size)
         self.num_samples = num_samples
         self.min_brain = min_brain
+        self.min_size = min_size
         self.margin = ensure_tuple_rep(margin, 3)
         for width in self.margin:
             check_whole(0, margin=width)
@@ -237,7 +259,7 @@ class RandSlicesd(Randomizable, MapTransform):
         # As floats, which PyTorch adds ten times faster than booleans
         inside, lesion = ((torch.as_tensor(mask) != 0).any(dim=0).float() for mask in (brain, label))
         usable = []
-        for axis in self.axes:
+        for axis in wide_axes(self.axes, inside.shape, self.min_size):
             others = [other for other in range(3) if other != axis]
             share = inside.sum(dim=others).numpy() / np.prod(self.roi_size)
             has_lesion = np.convolve(lesion.sum(dim=others) > 0, np.ones(2 * self.margin[axis] + 1))

@@ -22,7 +22,7 @@ def item():
 
 def drawn(item, **options):
     """Plane axis and index of each slice, from the numbers in it."""
-    options = {"roi_size": (12, 12), "num_samples": 200, "min_brain": 0.0, **options}
+    options = {"roi_size": (12, 12), "num_samples": 200, "min_brain": 0.0, "min_size": 1, **options}
     found = []
     for sample in RandSlicesd(**options).set_random_state(0)(item):
         values = sample["image"][sample["image"] > 0].long() - 1
@@ -40,6 +40,15 @@ def test_every_plane_and_slice_is_drawn(item):
     share = [sum(axis == wanted for axis, _ in found) / 600 for wanted in range(3)]
     assert all(0.25 < part < 0.42 for part in share)
     assert {axis for axis, _ in drawn(item, planes="coronal")} == {1}
+
+
+@pytest.mark.parametrize(
+    ("min_size", "planes", "expected"),
+    [(9, ("coronal", "axial"), {2}), (8, ("coronal", "axial"), {1, 2}), (11, ("coronal", "axial"), {1})],
+)
+def test_planes_of_thin_slices_are_left_out(item, min_size, planes, expected):
+    """Coronal slices measure 12 x 8, axial ones 12 x 10; where all are thin, the first plane counts."""
+    assert {axis for axis, _ in drawn(item, planes=planes, min_size=min_size)} == expected
 
 
 def test_no_lesion_and_no_neighbour_within_the_margin(item):
@@ -84,7 +93,7 @@ def test_seeded_and_plain(item):
         [
             s["image"]
             for s in RandSlicesd(
-                roi_size=(12, 12), min_brain=0, num_samples=5, planes=("axial", "coronal")
+                roi_size=(12, 12), min_brain=0, num_samples=5, planes=("axial", "coronal"), min_size=1
             ).set_random_state(3)(item)
         ]
         for _ in range(2)
@@ -165,6 +174,8 @@ def test_faults_are_named(item):
         RandSlicesd(roi_size=(8, 8), planes="oblique")
     with pytest.raises(ValueError, match="num_samples"):
         RandSlicesd(roi_size=(8, 8), num_samples=0)
+    with pytest.raises(ValueError, match="min_size"):
+        RandSlicesd(roi_size=(8, 8), min_size=0)
     with pytest.raises(ValueError, match="min_brain"):
         RandSlicesd(roi_size=(8, 8), min_brain=1.5)
     for margin in (-1, (0, 0, -1), 1.5):
