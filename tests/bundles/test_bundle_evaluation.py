@@ -399,6 +399,11 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     assert list(parser.get_parsed_content("handlers")[1].maps) == METHODS[:2]
     first, second = (item["image"].flatten(1).any(1).tolist() for item in parser.get_parsed_content("dataset"))
     assert (first, second) == ([True, False], [True, True])
+    lacking = {**given, "datalist_file": str(tmp_path / "flair.json")}
+    evaluating(tmp_path / "out", **lacking).run()
+    report = read(tmp_path / "out")
+    assert (list(report["methods"]), report["failed_cases"]) == (METHODS[:2], [])
+    assert all(method["threshold"] for method in report["methods"].values())
 
 
 def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
