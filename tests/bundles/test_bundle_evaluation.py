@@ -404,6 +404,8 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     report = read(tmp_path / "out")
     assert (list(report["methods"]), report["failed_cases"]) == (METHODS[:2], [])
     assert all(method["threshold"] for method in report["methods"].values())
+    evaluating(tmp_path / "out", **lacking, lesion_free_section="test", run_id="thresholding").run()
+    assert list(load_thresholds(tmp_path / "out" / "thresholds.json")) == METHODS[:2]
 
 
 def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
@@ -417,6 +419,18 @@ def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
     }
     for name, threshold in found.items():
         assert threshold.value == pytest.approx(expected[name].value, abs=1e-4)
+
+
+def test_label_free_thresholds_in_spite_of_broken_cases(evaluating, tmp_path, two_cases):
+    content = json.loads(Path(two_cases).read_text())
+    broken, _ = content["test"]
+    del broken["image"]["t1ce"]
+    Path(two_cases).write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as error:
+        evaluating(tmp_path, datalist_file=two_cases, lesion_free_section="test", run_id="thresholding").run()
+    assert f"{broken['case_id']}:\n  - no t1ce image in the datalist" in messages(error.value)
+    assert f"{tmp_path}/thresholds.json is of the others" in messages(error.value)
+    assert "of 1 cases" in load_thresholds(tmp_path / "thresholds.json")["model"].source
 
 
 def test_validation_part(evaluating, tmp_path):
