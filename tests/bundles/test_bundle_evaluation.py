@@ -433,6 +433,13 @@ def test_label_free_thresholds_in_spite_of_broken_cases(evaluating, tmp_path, tw
     assert "of 1 cases" in load_thresholds(tmp_path / "thresholds.json")["model"].source
 
 
+def test_cases_that_the_checkpoint_was_trained_on(evaluating, trained, tmp_path):
+    file = str(trained.folder / "ckpt" / "model.pt")
+    for section, note in (("test", ""), ("training", f". {file} was trained on 2 of these 2 cases")):
+        description = evaluating(tmp_path, section=section).parser.get_parsed_content("handlers")[1].description
+        assert description.partition(".json")[2] == note
+
+
 def test_validation_part(evaluating, tmp_path):
     evaluating(tmp_path / "out", section="validation").run()
     assert [row["case_id"] for row in table(tmp_path / "out" / "cases.csv")][:2] == ["Made_002", "Made_006"]
