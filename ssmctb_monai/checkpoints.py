@@ -335,6 +335,26 @@ def thresholds_of(ckpt_files: Sequence[PathLike]) -> Path:
     return beside(ckpt_files[0], "thresholds")
 
 
+def warn_of_trained_cases(ckpt_files: Sequence[PathLike], case_ids: Sequence[str]) -> list[str]:
+    """Warns of cases to test that a checkpoint was trained on, by the record beside it.
+
+    Args:
+        ckpt_files: the checkpoints; one without a record is passed over.
+        case_ids: names of the cases.
+
+    Returns:
+        What a report says of it, of each checkpoint that was trained on some of them.
+    """
+    notes = []
+    for file in ckpt_files:
+        record = beside(file, "record")
+        trained = set(read_json(record).get("cases", ())) if record.is_file() else set()
+        if known := [case_id for case_id in case_ids if case_id in trained]:
+            notes.append(f"{file} was trained on {len(known)} of these {len(case_ids)} cases")
+            logger.warning("%s, so that it may look better than it is: %s.", notes[-1], ", ".join(known))
+    return notes
+
+
 def load_state(path: Path, advice: str) -> Any:
     """Reads what ``torch.save`` wrote, on the CPU and without running code.
 

@@ -17,6 +17,7 @@ from ssmctb_monai.checkpoints import (
     load_ensemble,
     load_settings,
     make_network,
+    warn_of_trained_cases,
 )
 from ssmctb_monai.files import checksum
 from ssmctb_monai.inferers import PlanesInferer, window_inferer
@@ -314,3 +315,17 @@ def test_missing_checkpoint(tmp_path):
         FileNotFoundError, match=rf"below {tmp_path}/trained, and {tmp_path}/models/model\.pt is shipped"
     ):
         check_checkpoint(tmp_path / "model.pt", bundle_root=tmp_path)
+
+
+def test_cases_that_a_checkpoint_was_trained_on(tmp_path, caplog):
+    files = [tmp_path / name for name in ("first.pt", "second.pt", "old.pt", "bare.pt")]
+    for file, content in zip(files, ({"cases": ["a", "b"]}, {"cases": ["c", "d", "e"]}, {}), strict=False):
+        beside(file, "record").write_text(json.dumps(content))
+    assert warn_of_trained_cases(files, ["x", "y"]) == []
+    assert not caplog.records
+    assert warn_of_trained_cases(files, ["x", "e", "y", "c"]) == [f"{files[1]} was trained on 2 of these 4 cases"]
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == (
+        "WARNING",
+        f"{files[1]} was trained on 2 of these 4 cases, so that it may look better than it is: e, c.",
+    )

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ssmctb_monai import __version__
-from ssmctb_monai.data.checks import report_invalid
+from ssmctb_monai.data.checks import InvalidCasesError, report_invalid
 from ssmctb_monai.data.series import is_series_file
 from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned
 from ssmctb_monai.progress import Progress
@@ -285,6 +285,18 @@ class ValidCases(IterableDataset):
                 logger.debug("The error in full:", exc_info=error)
             else:
                 yield prepared
+
+    def raise_problems(self, advice: str) -> None:
+        """Raises what is wrong with the cases met so far, all together, so that the exit status tells.
+
+        Args:
+            advice: what to do, or what was done with the other cases.
+
+        Raises:
+            InvalidCasesError: when there are such cases.
+        """
+        if self.problems:
+            raise InvalidCasesError({case_id: [problem] for case_id, problem in self.problems.items()}, advice)
 
     def _prepare(self, item: Mapping[str, Any]) -> Any:
         if problems := item.get("problems"):

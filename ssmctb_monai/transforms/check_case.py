@@ -66,8 +66,8 @@ class CheckCased(MapTransform):
                 raise ValueError(f"{name} has shape {tuple(array.shape[1:])}, but a volume has three axes.")
             if has_gaps(array, None if key == self.brain_key else brain):
                 raise ValueError(f"{name} holds NaN or infinite values: repair or leave out this case.")
-            if not np.isfinite(array).all():
-                array = _filled(array, 0 if key == self.label_key else None)
+            if brain is not None and not np.isfinite(array).all():
+                array = np.where(np.isfinite(array), array, 0 if key == self.label_key else _lowest(array, brain))
                 item[key] = volume = convert_to_dst_type(array, volume)[0]
             if key == self.label_key and len(array) != 1:
                 raise ValueError(f"{name} has {len(array)} channels, but a segmentation has one.")
@@ -90,9 +90,7 @@ class CheckCased(MapTransform):
         return item
 
 
-def _filled(array: np.ndarray, value: float | None) -> np.ndarray:
-    """Replaces what is not finite by a value, or by the lowest one of the channel."""
-    finite = np.isfinite(array)
-    axes = tuple(range(1, array.ndim))
-    lowest = np.min(array, axis=axes, where=finite, initial=np.inf, keepdims=True) if value is None else value
-    return np.where(finite, array, lowest)
+def _lowest(array: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Returns the lowest value of each channel in the brain; anywhere where there is none."""
+    inside = brain if brain.any() else np.isfinite(array)
+    return np.min(array, axis=tuple(range(1, array.ndim)), where=inside, initial=np.inf, keepdims=True)

@@ -227,10 +227,10 @@ class ScaleScores(Transform):
             scores: any shape, in [0, 1].
 
         Returns:
-            Scores of the same shape in [0, 1], float32.
+            Scores of the same shape in [0, 1], float32; NaN where they are NaN.
         """
         values = convert_to_numpy(scores)
         scaled = np.zeros(values.shape, np.float32)
-        inside = values > 0  # most of a scan is background
+        inside = ~(values <= 0)  # most of a scan is background; NaN stays NaN, for what takes the map to refuse
         scaled[inside] = np.interp(values[inside], self.scores, self.scaled)
         return convert_to_dst_type(scaled, scores)[0]

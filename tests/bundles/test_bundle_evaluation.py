@@ -399,6 +399,13 @@ def test_modalities_that_are_left_out_or_lacking(evaluating, trained, tmp_path, 
     assert list(parser.get_parsed_content("handlers")[1].maps) == METHODS[:2]
     first, second = (item["image"].flatten(1).any(1).tolist() for item in parser.get_parsed_content("dataset"))
     assert (first, second) == ([True, False], [True, True])
+    lacking = {**given, "datalist_file": str(tmp_path / "flair.json")}
+    evaluating(tmp_path / "out", **lacking).run()
+    report = read(tmp_path / "out")
+    assert (list(report["methods"]), report["failed_cases"]) == (METHODS[:2], [])
+    assert all(method["threshold"] for method in report["methods"].values())
+    evaluating(tmp_path / "out", **lacking, lesion_free_section="test", run_id="thresholding").run()
+    assert list(load_thresholds(tmp_path / "out" / "thresholds.json")) == METHODS[:2]
 
 
 def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
@@ -412,6 +419,25 @@ def test_label_free_thresholds_by_a_command(evaluating, trained, tmp_path):
     }
     for name, threshold in found.items():
         assert threshold.value == pytest.approx(expected[name].value, abs=1e-4)
+
+
+def test_label_free_thresholds_in_spite_of_broken_cases(evaluating, tmp_path, two_cases):
+    content = json.loads(Path(two_cases).read_text())
+    broken, _ = content["test"]
+    del broken["image"]["t1ce"]
+    Path(two_cases).write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as error:
+        evaluating(tmp_path, datalist_file=two_cases, lesion_free_section="test", run_id="thresholding").run()
+    assert f"{broken['case_id']}:\n  - no t1ce image in the datalist" in messages(error.value)
+    assert f"{tmp_path}/thresholds.json is of the others" in messages(error.value)
+    assert "of 1 cases" in load_thresholds(tmp_path / "thresholds.json")["model"].source
+
+
+def test_cases_that_the_checkpoint_was_trained_on(evaluating, trained, tmp_path):
+    file = str(trained.folder / "ckpt" / "model.pt")
+    for section, note in (("test", ""), ("training", f". {file} was trained on 2 of these 2 cases")):
+        description = evaluating(tmp_path, section=section).parser.get_parsed_content("handlers")[1].description
+        assert description.partition(".json")[2] == note
 
 
 def test_validation_part(evaluating, tmp_path):

@@ -18,7 +18,7 @@ from monai.utils import set_determinism
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ssmctb_monai.checkpoints import Settings, make_network
+from ssmctb_monai.checkpoints import Settings, beside, make_network
 from ssmctb_monai.data.readers import read_volume
 from ssmctb_monai.files import checksum
 from ssmctb_monai.networks.nets import DRAEM
@@ -309,6 +309,21 @@ def test_threshold_of_the_checkpoint(inference, bundle, tmp_path):
     np.testing.assert_array_equal(mask, raw_mask)
     np.testing.assert_array_equal(mask, scaled_map >= 0.5)
     np.testing.assert_allclose(scaled_map, np.interp(raw_map, [0, 0.4, 0.71, 1], [0, 0.05, 0.5, 1]), atol=1e-4)
+
+
+def test_a_broken_network_finds_no_brain_healthy(inference, bundle, tmp_path):
+    """Also where its maps are scaled, so that what is healthy is near 0."""
+    write_nifti(tmp_path / "scan.nii.gz", *volume("smaller than a window"))
+    state = torch.load(bundle.ckpt_file, weights_only=True)
+    torch.save({name: value * torch.nan for name, value in state.items()}, tmp_path / "nan.pt")
+    settings = json.loads(beside(bundle.ckpt_file, "settings").read_text())
+    Settings(**settings).save(tmp_path / "nan.pt", checksum(tmp_path / "nan.pt"))
+    threshold = {"model": {"value": 0.71, "false_positive_rate": 0.01, "source": "made", "median": 0.4}}
+    beside(tmp_path / "nan.pt", "thresholds").write_text(json.dumps(threshold))
+    with pytest.raises(RuntimeError) as error:
+        inference(tmp_path / "scan.nii.gz", ckpt_file=str(tmp_path / "nan.pt"))
+    assert "scan has no result: " in messages(error.value)
+    assert "NaN" in table(tmp_path)["scan"]["problem"]
 
 
 def test_without_thresholds(inference, bundle, tmp_path):

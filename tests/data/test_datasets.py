@@ -586,6 +586,15 @@ def test_items_with_problems_are_reported_and_not_prepared():
     assert prepare.count == 1
 
 
+def test_problems_are_raised_together_where_there_are_any():
+    cases = ValidCases(named("abcdef"), Prepare())
+    cases.raise_problems("none yet")
+    assert len(list(cases)) == 3
+    with pytest.raises(InvalidCasesError, match=r"The others are done\.$") as error:
+        cases.raise_problems("The others are done.")
+    assert error.value.problems == {name: [problem] for name, problem in PROBLEMS.items()}
+
+
 def test_errors_of_the_loop_itself_are_not_swallowed():
     cases = ValidCases(named("ac"), Prepare())
     iterator = iter(cases)

@@ -188,15 +188,19 @@ def test_real_cases(real_data):
 
 
 def test_gaps_outside_of_a_given_brain_are_background():
+    """Of the image the brain's lowest value, which resampling mixes into its rim, not that of the air."""
     image, label = with_voxel(np.nan, background=5), with_voxel(-np.inf, background=1)
-    image[0, 0, 0, 0] = -3
+    image[0, 0, 0, :2] = -3, -1000
     brain = with_voxel(0)
+    brain[0, 0, 0, 1] = 0
     item = CheckCased()(
         {**sound(), "image": volume("flair", image), "label": volume("seg", label), "brain": volume("brain", brain)}
     )
     assert item["image"][0, 1, 2, 3] == -3
-    assert item["image"].sum() == 5 * 118 - 3 - 3
+    assert item["image"].sum() == 5 * 117 - 3 - 3 - 1000
     assert item["label"][0, 1, 2, 3] == 0
     assert source_name(item["image"]).endswith("case_7_flair.nii.gz")
     with pytest.raises(ValueError, match=r"case_7_flair.*NaN or infinite"):
         CheckCased()({**sound(), "image": volume("flair", image), "brain": volume("brain", np.ones_like(brain))})
+    empty = CheckCased()({**sound(), "image": volume("flair", image), "brain": volume("brain", 0 * brain)})
+    assert empty["image"][0, 1, 2, 3] == -1000  # for `BrainMaskd` to say what is wrong

@@ -148,6 +148,13 @@ def test_scale_flags_what_the_threshold_flags(threshold):
     assert (ordered.diff() > 0).all()
 
 
+def test_scores_that_are_none_do_not_become_healthy():
+    """Else a broken network would find every brain healthy; what takes the maps refuses them."""
+    scores = torch.tensor([[float("nan"), -0.5, 0.0, 0.2]])
+    expected = torch.tensor([[float("nan"), 0.0, 0.0, 0.5]])
+    torch.testing.assert_close(ScaleScores(threshold=0.2)(scores), expected, equal_nan=True)
+
+
 def test_scale_keeps_metadata():
     affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
     scaled = ScaleScores(0.3)(MetaTensor(torch.rand(1, 4, 4, 4), affine=affine))
