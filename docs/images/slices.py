@@ -11,8 +11,8 @@ from ssmctb_monai.data import make_demo_dataset
 from ssmctb_monai.transforms import BrainMaskd, RobustScaleIntensityd
 
 
-def healthy_cases(spacing: float | None = None) -> Iterator[dict[str, Tensor]]:
-    """Loads the demo patients without a lesion: image, label and brain, the image scaled.
+def cases(spacing: float | None = None) -> Iterator[dict[str, Tensor]]:
+    """Loads the demo patients: image, label and brain, the image scaled.
 
     Args:
         spacing: voxel size in mm, as a default the scan's own.
@@ -24,8 +24,27 @@ def healthy_cases(spacing: float | None = None) -> Iterator[dict[str, Tensor]]:
     load = Compose([*steps, BrainMaskd(), RobustScaleIntensityd()])
     for folder in sorted(path for path in Path(make_demo_dataset()).iterdir() if path.is_dir()):
         case = load({"image": folder / f"{folder.name}_flair.nii.gz", "label": folder / f"{folder.name}_seg.nii.gz"})
-        if not case["label"].any():
-            yield {key: case[key].as_tensor() for key in (*keys, "brain")}
+        yield {key: case[key].as_tensor() for key in (*keys, "brain")}
+
+
+def healthy_cases(spacing: float | None = None) -> Iterator[dict[str, Tensor]]:
+    """Loads those without a lesion.
+
+    Args:
+        spacing: as of `cases`.
+    """
+    return (case for case in cases(spacing) if not case["label"].any())
+
+
+def lesion_slice(spacing: float | None = None) -> dict[str, Tensor]:
+    """Returns the axial slice with the largest lesion of the first patient who has one.
+
+    Args:
+        spacing: as of `cases`.
+    """
+    case = next(case for case in cases(spacing) if case["label"].any())
+    index = int(case["label"].flatten(0, 2).sum(0).argmax())
+    return {key: values[..., index] for key, values in case.items()}
 
 
 def healthy_slices(number: int, spacing: float | None = None) -> list[dict[str, Tensor]]:
