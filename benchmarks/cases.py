@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from benchmarks.measure import Row, compare, in_fresh_process
+from benchmarks.measure import Row, growth
 
 FEW, MANY = 100, 1000
 
 
 def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
-        few, many = (write_cases(Path(name) / str(count), count) for count in (FEW, MANY))
-        yield _row("found, split by patient, checked and cached; once more from the cache", prepare, few, many)
-    yield _row("evaluated, all metrics, with intervals from 100 resamples", evaluate, FEW, MANY)
-
-
-def _row(what: str, run: Callable, few: object, many: object) -> Row:
-    seconds, share = compare(lambda: run(many), lambda: run(few), rounds=1, min_seconds=0, warm_up=False)
-    memory, other = (in_fresh_process(run, argument)[1] for argument in (many, few))
-    note = "ratio of the times of a case"
-    return Row(
-        f"{MANY} small cases {what}",
-        f"{FEW} of them",
-        seconds,
-        share * FEW / MANY,
-        "≤ 1.1",
-        memory,
-        memory / other,
-        note,
-    )
+        few, many = ((write_cases(Path(name) / str(count), count), count) for count in (FEW, MANY))
+        yield growth(
+            "small cases found, split by patient, checked and cached; once more from the cache", prepare, few, many
+        )
+    what = "small cases evaluated, all metrics, with intervals from 100 resamples"
+    yield growth(what, evaluate, (FEW, FEW), (MANY, MANY))
 
 
 def write_cases(folder: Path, count: int) -> Path:

@@ -116,6 +116,32 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> tuple[
     return results.get()
 
 
+def growth(what: str, run: Callable[[Any], object], few: tuple[Any, int], many: tuple[Any, int]) -> Row:
+    """Compares time and peak memory of many with those of few.
+
+    Args:
+        what: what is done with each.
+        run: importable function of the few or the many.
+        few: the few, and their number.
+        many: the same of the many.
+
+    Returns:
+        A row with the ratio of the times of one of them.
+    """
+    seconds, share = compare(lambda: run(many[0]), lambda: run(few[0]), rounds=1, min_seconds=0, warm_up=False)
+    memory, other = (in_fresh_process(run, argument)[1] for argument in (many[0], few[0]))
+    return Row(
+        f"{many[1]} {what}",
+        f"{few[1]} of them",
+        seconds,
+        share * few[1] / many[1],
+        "≤ 1.1",
+        memory,
+        memory / other,
+        note="ratio of the times of one of them",
+    )
+
+
 def _report(function: Callable[..., Any], arguments: tuple, results: multiprocessing.Queue) -> None:
     result = function(*arguments)
     results.put((result, _status("VmHWM")))  # ru_maxrss would start from the parent's

@@ -14,7 +14,7 @@ from monai.data import ThreadDataLoader
 from monai.engines import SupervisedEvaluator
 from monai.transforms import CopyItemsd, LoadImaged
 
-from benchmarks.measure import Row, compare, in_fresh_process
+from benchmarks.measure import Row, growth
 from ssmctb_monai.data import SimpleITKReader, ValidCases, find_scans
 from ssmctb_monai.handlers import SaveResults
 from ssmctb_monai.reports import ScanResults
@@ -25,19 +25,8 @@ COUNT = 1000
 
 def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
-        few, many = (write_scans(Path(name) / str(count), count) for count in (COUNT, 4 * COUNT))
-        seconds, share = compare(lambda: infer(many), lambda: infer(few), rounds=1, min_seconds=0, warm_up=False)
-        memory, other = (in_fresh_process(infer, folder)[1] for folder in (many, few))
-        yield Row(
-            f"{4 * COUNT} small scans found, checked, read and written; a rerun finds all done",
-            f"{COUNT} of them",
-            seconds,
-            share / 4,
-            "≤ 1.1",
-            memory,
-            memory / other,
-            note="ratio of the times of a scan",
-        )
+        few, many = ((write_scans(Path(name) / str(count), count), count) for count in (COUNT, 4 * COUNT))
+        yield growth("small scans found, checked, read and written; a rerun finds all done", infer, few, many)
 
 
 def write_scans(folder: Path, count: int) -> Path:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.accuracy import results
-from benchmarks.accuracy.runs import recipe
+from benchmarks.accuracy.runs import existing_runs
 from benchmarks.accuracy.scores import method_name
 from ssmctb_monai.metrics import ResampledMetrics, difference_over_folds
 
@@ -64,6 +63,7 @@ def kept_runs(name: str, iterations: int | None) -> dict[str, ResampledMetrics]:
     Returns:
         Metrics and their resamples, by ``foldF_seedK``.
     """
-    folder: Path = results.RESULTS / recipe(iterations) / name.partition(":")[0]
-    file = f"{score_of(name).replace(':', '-')}.npz"
-    return {path.parent.name: ResampledMetrics.load(path) for path in sorted(folder.glob(f"fold*_seed*/{file}"))}
+    score = score_of(name)
+    runs = existing_runs(name.partition(":")[0], results.RESULTS, iterations)
+    files = {run.folder.name: run.metrics_file(score) for run in runs}
+    return {run: ResampledMetrics.load(file) for run, file in files.items() if file.is_file()}

@@ -5,12 +5,9 @@ From the repository's root:
     python docs/images/anomalies.py
 """
 
-from io import BytesIO
-
 import matplotlib.pyplot as plt
 import torch
-from PIL import Image
-from slices import healthy_slices
+from slices import healthy_slices, save_grey
 
 from ssmctb_monai import transforms as t
 
@@ -47,7 +44,4 @@ for (image_axes, label_axes), (name, anomaly) in zip(axes.reshape(-1, 2), KINDS.
         part.imshow(torch.rot90(shown[0, rows, columns]), cmap="gray", vmin=0, vmax=1)
         part.axis("off")
     image_axes.set_title(name, loc="left", fontsize=10)
-file = BytesIO()
-figure.savefig(file, dpi=80)
-few_colours = Image.open(file).convert("L").quantize(64, dither=Image.Dither.NONE)
-few_colours.save("docs/images/anomalies.png", optimize=True)
+save_grey(figure, "anomalies", dpi=80)

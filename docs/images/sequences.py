@@ -5,13 +5,10 @@ From the repository's root:
     python docs/images/sequences.py
 """
 
-from io import BytesIO
-
 import matplotlib.pyplot as plt
 import torch
 from monai.transforms import CropForegroundd
-from PIL import Image
-from slices import healthy_cases
+from slices import healthy_cases, save_grey
 
 from ssmctb_monai.transforms import RandSlicesd, RandSliceTaskd
 
@@ -60,7 +57,4 @@ for (name, question), part in zip(TASKS.items(), axes[-1], strict=False):
 clean = task_of(stack, None)["image_clean"]
 show(axes[-1, -1], clean[0, :, middle], "\nthe stack as it was", is_given=True)
 axes[-1, 0].set_ylabel("ssmtl:\nstacks, from the front", fontsize=9)
-file = BytesIO()
-figure.savefig(file, dpi=90)
-few_colours = Image.open(file).convert("L").quantize(64, dither=Image.Dither.NONE)
-few_colours.save("docs/images/sequences.png", optimize=True)
+save_grey(figure, "sequences", dpi=90)

@@ -1,10 +1,13 @@
-"""Slices for the pictures of the docs."""
+"""Slices for the pictures of the docs, and how these are saved."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
+from PIL import Image
 from torch import Tensor
 
 from ssmctb_monai.data import make_demo_dataset
@@ -59,3 +62,17 @@ def healthy_slices(number: int, spacing: float | None = None) -> list[dict[str, 
         middle = int(case["brain"][0].any(0).any(0).nonzero().float().median())
         slices.append({key: case[key][..., middle] for key in ("image", "brain")})
     return slices
+
+
+def save_grey(figure: Figure, name: str, dpi: int) -> None:
+    """Saves a picture in few shades of grey, which take little space.
+
+    Args:
+        figure: the picture.
+        name: name of the file beside this one.
+        dpi: dots per inch.
+    """
+    file = BytesIO()
+    figure.savefig(file, dpi=dpi)
+    few_colours = Image.open(file).convert("L").quantize(64, dither=Image.Dither.NONE)
+    few_colours.save(f"docs/images/{name}.png", optimize=True)

@@ -6,13 +6,11 @@ From the repository's root, with the folder of a trained network, such as that o
 """
 
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from PIL import Image
-from slices import lesion_slice
+from slices import lesion_slice, save_grey
 from torch import Tensor
 
 from ssmctb_monai.checkpoints import load_settings, load_state, make_network
@@ -31,12 +29,14 @@ uncovered = torch.zeros_like(image)
 passes: list[list[Tensor]] = []
 with torch.no_grad():
     for index in range(network.num_passes):
-        visible = [torch.maximum(network._masks(image, index, which), uncovered)[:, :1] for which in range(3)]
+        visible = [
+            torch.maximum(network._masks(image, index, which), uncovered)[:, :1] for which in range(len(network.cells))
+        ]
         errors, restored = network._pass(image, index, uncovered)
         passes.append([image * uncovered, *(image * mask for mask in visible), restored * brain, errors * brain])
         uncovered = torch.maximum(uncovered, network._clearly_normal(gaussian_smooth(errors, network.sigma)))
 passes[0][0] = image
-sides = [f"cells of {2 * cell[0]} mm" for cell in network.cells]
+sides = [f"cells of {settings.spacing[0] * cell[0]:g} mm" for cell in network.cells]
 titles = [["input", *sides, "restored", "error"], ["uncovered", *sides, "restored", "error: the map"]]
 rows, columns = (slice(int(index.min()), int(index.max()) + 1) for index in brain[0, 0].nonzero().T)
 highest = max(float(parts[-1].max()) for parts in passes)
@@ -50,7 +50,4 @@ for number, (line, parts, texts) in enumerate(zip(axes, passes, titles, strict=T
         part.imshow(shown, cmap="gray", vmin=0, vmax=highest if text.startswith("error") else 1)
     line[0].contour(torch.rot90(case["label"][0, 0, rows, columns]) > 0, [0.5], colors="white", linewidths=0.8)
     line[0].set_ylabel(f"pass {number + 1}", fontsize=10)
-buffer = BytesIO()
-figure.savefig(buffer, dpi=100)
-few_colours = Image.open(buffer).convert("L").quantize(64, dither=Image.Dither.NONE)
-few_colours.save("docs/images/ssm.png", optimize=True)
+save_grey(figure, "ssm", dpi=100)

@@ -5,14 +5,11 @@ From the repository's root:
     python docs/images/systems.py
 """
 
-from io import BytesIO
-
 import matplotlib.pyplot as plt
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
-from PIL import Image
-from slices import healthy_slices
+from slices import healthy_slices, save_grey
 
 from ssmctb_monai.networks.cell_masks import rand_cell_masks
 
@@ -75,7 +72,4 @@ for (system, (title, seed)), parts in zip(SYSTEMS.items(), axes.T, strict=True):
             part.imshow(torch.rot90(shown[0, rows, columns]), cmap="gray", vmin=0, vmax=1)
 for part, text in zip(axes[:, 0], ROWS.values(), strict=True):
     part.set_ylabel(text, fontsize=10)
-file = BytesIO()
-figure.savefig(file, dpi=100)
-few_colours = Image.open(file).convert("L").quantize(64, dither=Image.Dither.NONE)
-few_colours.save("docs/images/systems.png", optimize=True)
+save_grey(figure, "systems", dpi=100)

@@ -264,7 +264,7 @@ class RandSlicesd(Randomizable, MapTransform):
             share = inside.sum(dim=others).numpy() / np.prod(self.roi_size)
             has_lesion = np.convolve(lesion.sum(dim=others) > 0, np.ones(2 * self.margin[axis] + 1))
             free = has_lesion[self.margin[axis] :][: len(share)] == 0
-            first, size = foreground_slices(inside, axis)
+            first, size = foreground_slices(torch.as_tensor(share)[None], axis=1)  # cheaper than of all voxels
             indices, counts = slice_runs(size, self.context)
             indices += first
             runs = indices[counts & (share[indices[..., 0]] >= self.min_brain) & free[indices].all(axis=-1)]
