@@ -30,6 +30,7 @@ class Row:
         memory: peak memory in GiB.
         memory_ratio: share of the reference's peak memory.
         note: what else there is to say.
+        before: ratio, or without one time, of the same row in another table.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Row:
     memory: float | None = None
     memory_ratio: float | None = None
     note: str = ""
+    before: str = ""
 
     def __str__(self) -> str:
         duration = "" if self.seconds is None else f"{1e3 * self.seconds:.1f} ms"
@@ -48,11 +50,28 @@ class Row:
         ratio = "" if self.ratio is None else f"{self.ratio:.3g}" if self.goal.startswith("≥") else f"{self.ratio:.3f}"
         memory = "" if self.memory is None else f"{self.memory:.2f} GiB"
         memory += "" if self.memory_ratio is None else f", {self.memory_ratio:.2f} of the reference's"
-        cells = (self.what, self.reference, duration, ratio, self.goal, memory, self.note)
+        cells = (self.what, self.reference, duration, self.before, ratio, self.goal, memory, self.note)
         return "| " + " | ".join(cells) + " |"
 
 
-HEAD = "| what | reference | time | ratio | goal | peak memory | |\n|---|---|---|---|---|---|---|"
+HEAD = "| what | reference | time | before | ratio | goal | peak memory | |\n|---|---|---|---|---|---|---|---|"
+
+
+def ratios_of(table: Path) -> dict[str, str]:
+    """Reads the ratios of a table that was printed before, and the times of its rows without ratio.
+
+    Args:
+        table: file with the printed table.
+
+    Returns:
+        Ratio or time by what was measured.
+    """
+    lines = [line for line in table.read_text().splitlines() if line.startswith("| ")]
+    if not lines or "what" not in lines[0]:
+        raise ValueError(f"{table} holds no table that python -m benchmarks printed.")
+    head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    named = [dict(zip(head, row, strict=False)) for row in rows]
+    return {row["what"]: row["ratio"] or row["time"] for row in named}
 
 
 def interleaved(runs: list[Run], rounds: int = 5, min_seconds: float = 0.4, warm_up: bool = True) -> list[list[float]]:
