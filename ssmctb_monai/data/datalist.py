@@ -185,7 +185,7 @@ def prepare_datalist(
     if unknown := sorted(table.keys() - {case.case_id for case in cases}):
         logger.warning("%s names cases that are not in %s: %s.", patients, root, ", ".join(unknown[:5]))
     warn_of_shared_stems({case.case_id: case.patient_id for case in cases if case.case_id not in table})
-    cases = _join_owners(cases)
+    cases = join_owners(cases)
     problems = check_cases(cases, modalities)
     report_invalid(problems, skip_invalid)
     valid = [case for case in cases if case.case_id not in problems]
@@ -293,8 +293,19 @@ def _check_patients(datalist_file: Path, root: Path, table: Mapping[str, str]) -
         )
 
 
-def _join_owners(cases: Sequence[BratsCase]) -> list[BratsCase]:
-    """Makes those who share an image one patient, so that no part of a split has what another one has."""
+def join_owners(cases: Sequence[BratsCase]) -> list[BratsCase]:
+    """Makes those who share an image one patient, so that no part of a split has what another one has.
+
+    Args:
+        cases: the cases; those that share an image are logged.
+
+    Returns:
+        The cases in their order, with the patients that they are of.
+
+    Example:
+        >>> [case.patient_id for case in join_owners(cases)]  # doctest: +SKIP
+        ['P1', 'P1', 'P2']
+    """
     files = {(case.case_id, path): case.patient_id for case in cases for path in case.images.values()}
     patients = {case.case_id: case.patient_id for case in cases}
     for (case_id, path), others in _shared(files).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from monai.config import PathLike
 
 from ssmctb_monai.checks import check_choice
 from ssmctb_monai.data.brats import COLOURS, BratsCase, dataset_folder
-from ssmctb_monai.data.datalist import split_patients
+from ssmctb_monai.data.datalist import join_owners, split_patients
 from ssmctb_monai.files import write_json
 
 __all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "find_images", "frame_files", "have_masks", "prepare_image_datalist"]
@@ -65,7 +65,8 @@ def prepare_image_datalist(
       ``frame_labels….npy`` for the frames of all test videos in the order of their names. A video is a volume, its
       frames are the slices.
 
-    Normal images of ``train`` are the training and the validation part, those of ``test`` the test part.
+    Normal images of ``train`` are the training and the validation part, images of ``test`` the test part. An image of
+    ``train`` whose patient or whose copy is in ``test`` is left out, and logged; who shares an image is one patient.
 
     Args:
         dataset_dir: folder of the images.
@@ -96,9 +97,9 @@ def prepare_image_datalist(
         layout = _layout_of(root)
     images = list({"mvtec": _mvtec, "oct": _oct, "frames": _frames}[layout](root))
     _check_names((image.name, image.path) for image in images)
-    test = [image for image in images if image.path.relative_to(root).parts[0] in ("test", "testing")]
-    normal = {image.name: image for image in images if image not in test}
-    if not normal:
+    in_test = {image.name: image.path.relative_to(root).parts[0] in ("test", "testing") for image in images}
+    test = [image for image in images if in_test[image.name]]
+    if len(test) == len(images):
         raise ValueError(f"There are no images in {root / TRAINING[layout]}.")
     if without := [image for image in test if layout == "mvtec" and image.anomalous and image.mask is None]:
         listed = ", ".join(str(image.path) for image in without[:5])
@@ -109,10 +110,21 @@ def prepare_image_datalist(
             )
         logger.warning("%d anomalous images without mask are left out: %s.", len(without), listed)
         test = [image for image in test if image not in without]
-    cases = [BratsCase(image.name, image.patient, {}, None, None, {}) for image in normal.values()]
+    kept = {image.name: image for image in [*(image for image in images if not in_test[image.name]), *test]}
+    owners = join_owners(
+        [BratsCase(image.name, image.patient, {"image": image.path}, None, None, {}) for image in kept.values()]
+    )
+    tested = {case.patient_id for case in owners if in_test[case.case_id]}
+    if also_tested := [case for case in owners if not in_test[case.case_id] and case.patient_id in tested]:
+        listed = ", ".join(case.case_id for case in also_tested[:5])
+        logger.warning("%d training images are left out, whose patient is in test, too: %s.", len(also_tested), listed)
+    cases = [case for case in owners if case.patient_id not in tested]
+    if not cases:
+        raise ValueError(f"Of each image in {root / TRAINING[layout]} the patient is in the test part, too.")
     parts = split_patients(cases, validation=validation, test=0, seed=seed)
-    sections = {name: [normal[case.case_id] for case in parts[name]] for name in ("training", "validation")}
-    sections["test"] = test
+    kept = {case.case_id: replace(kept[case.case_id], patient=case.patient_id) for case in owners}
+    sections = {name: [kept[case.case_id] for case in parts[name]] for name in ("training", "validation")}
+    sections["test"] = [kept[image.name] for image in test]
     counts = ", ".join(f"{name} {len(part)}" for name, part in sections.items())
     description = f"Images in the layout {layout}, split with seed {seed}: {counts}"
     entries = {name: [_entry(image, root) for image in part] for name, part in sections.items()}
@@ -234,9 +246,9 @@ def _mvtec(root: Path) -> Iterator[_Image]:
     for file in _files(root / "train/good"):
         yield _Image(file, name := _name(file, root), name, anomalous=False)
     for folder in _folders(root / "test"):
+        masks = {path.stem: path for path in _files(root / "ground_truth" / folder.name)}
         for file in _files(folder):
-            masks = root / "ground_truth" / folder.name
-            mask = next((path for path in _files(masks) if path.stem == f"{file.stem}_mask"), None)
+            mask = masks.get(f"{file.stem}_mask")
             yield _Image(file, name := _name(file, root), name, folder.name != "good", mask)
 
 

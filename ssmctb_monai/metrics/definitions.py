@@ -44,6 +44,7 @@ class MetricDefinition:
         undefined: why the metric may not be defined.
         needs_threshold: whether the metric is one at the label-free threshold.
         needs_boxes: whether the metric is one of boxes, which only ``EvaluationSettings(box_levels=…)`` counts.
+        needs_volumes: whether the metric is one of the lesions' volumes.
         needs_slices: whether the metric is one of slices, which the settings count where enough of them is brain.
         unit: unit, ``None`` for a share or a correlation.
         higher_is_better: ``None`` where neither is, as for a bias.
@@ -56,9 +57,15 @@ class MetricDefinition:
     undefined: str
     needs_threshold: bool = False
     needs_boxes: bool = False
+    needs_volumes: bool = False
     needs_slices: bool = False
     unit: str | None = None
     higher_is_better: bool | None = True
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it matters where anomalies are, not only which slices have some."""
+        return self.level in ("pixel", "lesion") or self.needs_volumes
 
     def values(self, pooled: PooledCases, weights: np.ndarray) -> np.ndarray:
         """Computes the metric.
@@ -445,6 +452,7 @@ _DEFINITIONS = {
         _volume_bias,
         "needs a case",
         needs_threshold=True,
+        needs_volumes=True,
         unit="ml",
         higher_is_better=None,
     ),
@@ -455,6 +463,7 @@ _DEFINITIONS = {
         _volume_correlation,
         "needs cases of different volumes",
         needs_threshold=True,
+        needs_volumes=True,
     ),
 }
 

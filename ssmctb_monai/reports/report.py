@@ -115,6 +115,7 @@ def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
         Rows of names, volumes in ml, metrics of the case, and what was found in it; ``None`` where not defined.
     """
     rows = []
+    has_masks = any(METRICS[name].needs_masks for name in evaluation.metrics)
     for method, cases in evaluation.statistics.items():
         left_out = np.full(len(cases), np.nan)
         metrics = {
@@ -122,14 +123,14 @@ def case_rows(evaluation: AnomalyEvaluation) -> list[dict[str, Any]]:
         }
         for index, case in enumerate(cases):
             flagged = case.flagged
-            lesions = flagged.findings.lesions if flagged else None
+            lesions = flagged.findings.lesions if flagged and has_masks else None
             rows.append(
                 {
                     "method": method,
                     "case_id": case.case_id,
                     "patient_id": case.patient_id,
                     "brain_ml": case.brain_volume,
-                    "lesion_ml": case.lesion_volume,
+                    "lesion_ml": case.lesion_volume if has_masks else None,
                     "predicted_ml": (flagged.normal + flagged.lesion) * case.voxel_volume if flagged else None,
                     **{name: _defined(values[index]) for name, values in metrics.items()},
                     "lesions": lesions.targets if lesions else None,

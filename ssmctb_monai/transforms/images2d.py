@@ -12,6 +12,8 @@ from monai.config import PathLike
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import ensure_tuple
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 from skimage.io import imread
 from torch.nn.functional import interpolate
@@ -25,7 +27,8 @@ class LoadImages2Dd(Transform):
 
     The whole image counts as brain. Where there is no mask, nothing is an anomaly in a normal image, and all of it in
     an anomalous one: figures of the image are right, those of pixels not. An image may have any size: its longer side
-    measures ``extent``, so that `Spacingd` resamples to a size that a network takes. Of 8 bits, black and white are the
+    measures ``extent`` pixels once `Spacingd` has resampled it to a spacing of 1, and what is too fine for these pixels
+    is smoothed away before. Of 8 bits, black and white are the
     ends of the range of intensities that `RobustScaleIntensityd` scales to [0, 1]: what is in a picture may be small
     before an even background, and quartiles then tell nothing of it.
 
@@ -34,7 +37,7 @@ class LoadImages2Dd(Transform):
 
     Args:
         num_channels: 1 for grey, 3 for red, green and blue; the image may be either, with transparency or without.
-        extent: length of the longer side, in units of the spacing.
+        extent: number of pixels of the longer side at a spacing of 1, at least 2.
 
     Raises:
         ValueError: when an argument is outside its range, a file holds no image in 2D, or frames or their masks differ
@@ -50,8 +53,8 @@ class LoadImages2Dd(Transform):
 
     def __init__(self, num_channels: int = 3, extent: float = 256.0) -> None:
         check_choice(("1", "3"), num_channels=str(num_channels))
-        if extent <= 0:
-            raise ValueError(f"extent must be positive, got {extent}.")
+        if extent < 2:
+            raise ValueError(f"extent must be at least 2, got {extent}.")
         self.num_channels = num_channels
         self.extent = extent
 
@@ -73,7 +76,7 @@ class LoadImages2Dd(Transform):
             image, has_bytes = self._video(Path(path))
         else:
             pixels = _read(path)
-            image, has_bytes = self._coloured(pixels)[None], pixels.dtype == np.uint8
+            image, has_bytes = self._antialiased(self._coloured(pixels))[None], pixels.dtype == np.uint8
         if "label" in data:
             mask = self._mask(Path(data["label"]), image.shape[:3])
         else:
@@ -132,8 +135,17 @@ class LoadImages2Dd(Transform):
             return rgb2gray(colours)[..., None]
         return np.broadcast_to(colours, (*colours.shape[:2], self.num_channels))
 
+    def _step(self, size: tuple[int, ...]) -> float:
+        """Distance of the pixels of an image, whose outermost ones lie on those of the extent."""
+        return (self.extent - 1) / max(1, max(size) - 1)
+
+    def _antialiased(self, image: np.ndarray) -> np.ndarray:
+        """Smoothed as scikit-image's ``resize`` does it before an image becomes smaller."""
+        sigma = max(0.0, (1 / self._step(image.shape[:2]) - 1) / 2)
+        return gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
+
     def _volume(self, image: np.ndarray, path: PathLike) -> MetaTensor:
-        step = self.extent / max(image.shape[1:3])
+        step = self._step(image.shape[1:3])
         volume = torch.from_numpy(np.ascontiguousarray(image.transpose(3, 2, 1, 0), dtype=np.float32))
         affine = torch.diag(torch.tensor([-step, -step, 1.0, 1.0], dtype=torch.float64))
         return MetaTensor(volume, affine=affine, meta={"filename_or_obj": str(path)})
@@ -143,10 +155,15 @@ def _read(path: PathLike) -> np.ndarray:
     """Pixels without transparency, shape (height, width, 1 or 3)."""
     try:
         image = imread(str(path))
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 4:
+            with Image.open(path) as picture:
+                image = np.asarray(picture.convert("RGB"))  # of four inks, or of colours with transparency
     except Exception as error:  # of many kinds
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     if image.ndim == 2:
         image = image[..., None]
+    if image.dtype == bool:
+        image = 255 * image.astype(np.uint8)
     if image.ndim != 3 or image.shape[-1] > 4:
         raise ValueError(f"{path} has shape {image.shape}, but an image has two axes and at most four channels.")
     return image[..., : 3 if image.shape[-1] >= 3 else 1]

@@ -18,7 +18,7 @@ from ssmctb_monai.data import prepare_image_datalist
 CONFIGS = BUNDLES[0] / "configs"
 SSM = {"system#network#channels": [4, 8, 8], "system#network#cell_sizes": [4, 8], "system#network#uncovering_size": 4}
 FUTURE = {"system#network#channels": [4, 8]}
-SMALL = {"image_size": 64, "roi_size": [64, 64, 1], "num_samples": 2, "batch_size": 2, "max_epochs": 1, "device": "cpu"}
+SMALL = {"roi_size": [64, 64, 1], "num_samples": 2, "batch_size": 2, "max_epochs": 1, "device": "cpu"}
 CASES = {  # how to draw, systems, sizes, channels; test cases, whether they have masks, slices of each, their folder
     "mvtec with draem": (draw_mvtec, (), WIDTHS, ["red", "green", "blue"], 4, True, 1, "test"),
     "oct with ssm": (draw_oct, ("ssm",), SSM, ["grey"], 8, False, 1, "test"),
@@ -37,7 +37,7 @@ def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     root = draw(folder / "images", training=8)
     places = {name: str(path) for name, path in folders(folder).items()}
-    given = {"dataset_dir": str(root), "modalities": modalities, "image_size": 64, "roi_size": [64, 64, 1]}
+    given = {"dataset_dir": str(root), "modalities": modalities, "roi_size": [64, 64, 1]}
     with workflows() as make:
         make(files("train", systems), "train", **{**SMALL, **small, **places, **given}).run()
     count, has_masks, slices, test = expected
@@ -63,8 +63,10 @@ def test_evaluation(trained, workflow, tmp_path):
     figures = report["methods"]["model"]["figures"]
     assert 0 <= figures["slice_auroc"]["value"] <= 1
     assert (figures["slice_auroc_macro"]["value"] is not None) == (trained.shape[-1] > 1)
-    for name in ("pixel_average_precision", "rbdc_of_boxes", "tbdc_of_boxes"):
+    for name in ("pixel_average_precision", "rbdc_of_boxes", "tbdc_of_boxes", "lesion_volume_bias"):
         assert (figures[name]["value"] is not None) == trained.has_masks
+    with (tmp_path / "cases.csv").open(newline="", encoding="utf-8") as file:
+        assert {bool(row["lesion_ml"]) for row in csv.DictReader(file)} == {trained.has_masks}
     assert (tmp_path / "report.html").is_file()
     (name, *_) = sorted((tmp_path / "maps").iterdir())
     assert nibabel.load(name).shape == trained.shape

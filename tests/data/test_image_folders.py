@@ -57,6 +57,27 @@ def test_oct(oct_folder, tmp_path):
     assert item["channels"] == [0]
 
 
+def test_a_patient_of_the_test_part_is_not_trained_on(oct_folder, tmp_path, caplog):
+    before = sections_of(oct_folder, tmp_path / "before", validation=1)
+    (training, *_) = before["training"]
+    shutil.copy(before["test"][-1]["image"][0], oct_folder / f"test/CNV/CNV-{training['patient_id']}-9.jpeg")
+    after = sections_of(oct_folder, tmp_path / "after", validation=1)
+    trained = {item["patient_id"] for name in SECTIONS[:2] for item in after[name]}
+    assert training["patient_id"] not in trained
+    assert len(after["test"]) == len(before["test"]) + 1
+    assert "training images are left out, whose patient is in test, too" in caplog.text
+
+
+def test_copies_are_of_one_patient(mvtec, oct_folder, tmp_path):
+    shutil.copy(mvtec / "train/good/000.png", mvtec / "train/good/099.png")
+    shutil.copy(mvtec / "train/good/001.png", mvtec / "test/good/098.png")
+    sections = sections_of(mvtec, tmp_path, validation=2)
+    owners = {item["case_id"]: item["patient_id"] for name in SECTIONS for item in sections[name]}
+    assert owners["train_good_099"] == owners["train_good_000"]
+    assert "train_good_001" not in owners
+    assert "test_good_098" in owners
+
+
 def test_a_datalist_stays_as_it_is(mvtec, tmp_path):
     file = prepare_image_datalist(mvtec, tmp_path / "datalist.json", validation=0.5)
     before = read_json(file)

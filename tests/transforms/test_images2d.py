@@ -38,7 +38,7 @@ def test_axes_channels_and_mask(image):
         assert loaded["label"].nonzero().tolist() == [[0, 4, 1, 0]]
         assert loaded["brain"].shape == (1, 6, 4, 1)
         assert loaded["brain"].all()
-        assert loaded["image"].affine.diagonal().tolist() == [-2, -2, 1, 1]
+        assert loaded["image"].affine.diagonal().tolist() == [-11 / 5, -11 / 5, 1, 1]
         assert "channels" not in loaded
 
 
@@ -84,15 +84,50 @@ def test_an_image_without_mask_is_anomalous_as_a_whole_or_not_at_all(image, anom
 
 
 def test_way_to_the_network_and_back(image):
-    """To a longer side of 12 pixels, and back onto the pixels of the image."""
+    """To a longer side of 16 pixels, and back onto the pixels of the image."""
     folder, pixels = image
-    item = LoadImages2Dd(num_channels=3, extent=12)({"image": str(folder / "rgb.png")})
+    item = LoadImages2Dd(num_channels=3, extent=16)({"image": str(folder / "rgb.png")})
     there = Compose([Orientationd("image", "RAS", labels=None), Spacingd("image", (1, 1, 1))])(dict(item))
-    assert there["image"].shape == (3, 12, 8, 1) or there["image"].shape == (3, 11, 7, 1)
+    assert there["image"].shape == (3, 16, 10, 1)
     back = ResampleToMatchd("image", key_dst="brain", mode="bilinear", padding_mode="border")(
         {"image": there["image"], "brain": item["brain"]}
     )["image"]
     np.testing.assert_allclose(back[..., 0], pixels[..., :3].transpose(2, 1, 0), atol=1)
+
+
+@pytest.mark.parametrize("size", [(7, 12), (40, 17), (33, 64), (101, 100)])
+def test_the_longer_side_measures_the_extent(tmp_path, size):
+    """So that an image is one window of the network, whichever size it has."""
+    imsave(tmp_path / "image.png", np.zeros(size, dtype=np.uint8), check_contrast=False)
+    item = LoadImages2Dd(num_channels=1, extent=32)({"image": str(tmp_path / "image.png")})
+    resampled = Compose([Orientationd("image", "RAS", labels=None), Spacingd("image", (1, 1, 1))])(item)["image"]
+    assert max(resampled.shape[1:]) == 32
+
+
+def test_a_thin_line_stays_wherever_it_lies(tmp_path):
+    """A line of one pixel in an image of eight times the extent."""
+    seen = []
+    for place in range(120, 128):
+        pixels = np.zeros((256, 256), dtype=np.uint8)
+        pixels[:, place] = 255
+        imsave(tmp_path / "line.png", pixels, check_contrast=False)
+        item = LoadImages2Dd(num_channels=1, extent=32)({"image": str(tmp_path / "line.png")})
+        assert item["label"].sum() == 0
+        seen.append(Spacingd("image", (1, 1, 1))(item)["image"].max().item())
+    assert min(seen) > 0.5 * max(seen) > 0
+
+
+def test_kinds_of_pixels(tmp_path):
+    """Of four inks and of one bit."""
+    colours = np.zeros((4, 6, 3), dtype=np.uint8)
+    colours[..., 0] = 255
+    Image.fromarray(colours).convert("CMYK").save(tmp_path / "inks.tif")
+    loaded = LoadImages2Dd(num_channels=3)({"image": str(tmp_path / "inks.tif")})["image"]
+    np.testing.assert_array_equal(loaded[..., 0], colours.transpose(2, 1, 0))
+    Image.fromarray(colours[..., 0] > 0).save(tmp_path / "bit.png")
+    item = LoadImages2Dd(num_channels=1)({"image": str(tmp_path / "bit.png")})
+    assert (item["image"] == 255).all()
+    assert item["intensity_ranges"].tolist() == [[127.5, 255.0]]
 
 
 def test_refusals(image):
@@ -102,8 +137,8 @@ def test_refusals(image):
         LoadImages2Dd()({"image": str(folder / "broken.png")})
     with pytest.raises(ValueError, match="num_channels must be one of 1, 3"):
         LoadImages2Dd(num_channels=2)
-    with pytest.raises(ValueError, match="extent must be positive"):
-        LoadImages2Dd(extent=0)
+    with pytest.raises(ValueError, match="extent must be at least 2"):
+        LoadImages2Dd(extent=1)
 
 
 # -------------------------------------------------------------------------------------------------------------- videos

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution
@@ -188,7 +189,8 @@ class SSM(Detector):
         block: ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of the
             penultimate convolution; ``"none"`` or ``None`` for no block.
         restoration: ``"unet"``, or ``"gaussian"`` for the mean of what is visible around, which has neither channels
-            nor block: what a network must beat.
+            nor block: what a network must beat. It goes to TorchScript, not to ONNX, whose runtime has no convolution in
+            double precision.
         num_passes: number of passes at evaluation; 1 for no refinement.
         score: error of the restoration, ``"msgms"`` as published, of the mean over modalities, or ``"l1"``, ``"l2"`` or
             ``"ssim"``, see :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"mask"``: that of the predicted
@@ -381,7 +383,7 @@ class SSM(Detector):
         values = torch.cat(found)
         if not len(values):
             raise ValueError("There is no voxel of lesion-free brain to take the threshold of normal errors from.")
-        self.normal_error.copy_(torch.quantile(values, self.normal_quantile))
+        self.normal_error.fill_(float(np.quantile(values.numpy(), self.normal_quantile)))  # torch's takes 16 million
 
     def _refine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Errors (batch, 1, …) and restoration (batch, in_channels, …) of the last pass."""
@@ -397,7 +399,7 @@ class SSM(Detector):
         """Errors and restoration, over all cell sizes."""
         errors, restoration = torch.zeros_like(x[:, :1]), torch.zeros_like(x)
         for which, weight in enumerate(self.weights):
-            masks = torch.maximum(self._masks(x, index, which), uncovered)
+            masks = torch.maximum(self._masks(x, index, which), uncovered.to(x.dtype))
             restored, predicted = self._restore(x, masks)
             if self.score == "mask":
                 error = (predicted - masks).square().mean(dim=1, keepdim=True)

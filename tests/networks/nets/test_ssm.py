@@ -239,6 +239,16 @@ def test_sizes_are_in_units_of_the_spacing():
     assert network.uncovering_cell == [8, 8, 4]
 
 
+@torch.no_grad()
+def test_a_network_in_bfloat16_refines_as_one_in_float32():
+    network = small(smoothing=2.0, uncovering_size=6, score="l1", cell_sizes=(4, 12))
+    network.normal_error.fill_(0.2)
+    image = torch.rand(1, 1, 48, 48)
+    expected = network(image)
+    found = network.bfloat16()(image.bfloat16()).float()
+    assert (found - expected).abs().mean() < 0.02 < expected.abs().mean()
+
+
 @pytest.mark.process
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore")
