@@ -150,8 +150,8 @@ class LesionFreeDataset(PreparedDataset):
 
     Raises:
         InvalidCasesError: when cases cannot be prepared; all are named.
-        ValueError: when no case has a lesion-free position, or there are fewer than two cases or no `RandAnomalyd`
-            for donors.
+        ValueError: when no case has a lesion-free position, or there are fewer than two patients or no
+            `RandAnomalyd` for donors.
 
     Example:
         >>> dataset = LesionFreeDataset(load_datalist(...), transform, "cache", seed=0)
@@ -187,10 +187,11 @@ class LesionFreeDataset(PreparedDataset):
             )
         self.data = [item for item, used in zip(self.data, is_usable, strict=True) if used]
         self._taker = self.transform.get_index_of_first(lambda transform: hasattr(transform, "donors_key"))
-        if donors and (donors < 2 or len(self.data) < 2 or self._taker is None):
+        self._patients = [item.get("patient_id", item["case_id"]) for item in self.data]
+        if donors and (donors < 2 or len(set(self._patients)) < 2 or self._taker is None):
             raise ValueError(
-                f"donors take at least two cases and a RandAnomalyd among the transforms, got donors={donors} and "
-                f"{len(self.data)} cases: leave donors at 0, or add what is missing."
+                f"donors take at least two patients and a RandAnomalyd among the transforms, got donors={donors} and "
+                f"cases of {len(set(self._patients))} patients: leave donors at 0, or add what is missing."
             )
         self.set_epoch(0)
 
@@ -204,7 +205,7 @@ class LesionFreeDataset(PreparedDataset):
         self._pool = self._draw_donors() if self.donors else {}
 
     def _draw_donors(self) -> dict[int, list[Tensor]]:
-        """Crops of some cases, by the index of their case."""
+        """Crops of a case each of some patients, by the index of the case."""
         # A stream of its own: of the numbers alone, that of the first sample.
         seed = np.random.SeedSequence([self.seed, self.epoch], spawn_key=(0,)).generate_state(1)[0]
         draw = np.random.RandomState(seed)
@@ -212,7 +213,10 @@ class LesionFreeDataset(PreparedDataset):
         beside = copy.copy(self)
         beside.transform = Compose(self.transform.transforms[: self._taker]).set_random_state(state=draw)
         pool = {}
-        for index in draw.permutation(len(self.data))[: self.donors].tolist():
+        cases: dict[str, int] = {}
+        for index in draw.permutation(len(self.data)).tolist():
+            cases.setdefault(self._patients[index], index)
+        for index in list(cases.values())[: self.donors]:
             crops = beside._post_transform(self._cachecheck(self.data[index]))
             pool[index] = [crop[taker.keys[0]] for crop in (crops if isinstance(crops, list) else [crops])]
         return pool
@@ -231,7 +235,8 @@ class LesionFreeDataset(PreparedDataset):
         self.transform.set_random_state(seed=int(sample_seed))
         item = self._cachecheck(self.data[index])
         if self.donors:
-            others = [crop for case, crops in self._pool.items() if case != index for crop in crops]
+            own = self._patients[index]
+            others = [crop for case, crops in self._pool.items() if self._patients[case] != own for crop in crops]
             item = {**item, self.transform.transforms[self._taker].donors_key: others}
         return self._post_transform(item)
 

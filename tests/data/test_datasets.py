@@ -422,6 +422,23 @@ def test_donors_are_crops_of_other_cases_whatever_the_workers(tmp_path):
     assert by_case(other, [3, 2, 1, 0], 0) != reference
 
 
+def test_donors_are_of_other_patients(tmp_path):
+    """Of two patients with two cases each."""
+    cases = [{**case(name), "patient_id": name[0]} for name in ("a1", "a2", "b1", "b2")]
+    for level, item in enumerate(cases, start=1):
+        item["image"] = np.full_like(item["image"], level / 10)
+    dataset = LesionFreeDataset(cases, donor_transforms(DonorSource(opacity=(1.0, 1.0))), tmp_path, donors=4)
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        for index in range(4):
+            for crop in dataset[index]:
+                donor = round(10 * float(crop["image"][crop["anomaly_mask"] > 0].median())) - 1
+                assert donor // 2 != index // 2
+    one_patient = [{**item, "patient_id": "a"} for item in cases]
+    with pytest.raises(ValueError, match="at least two patients"):
+        LesionFreeDataset(one_patient, donor_transforms(DonorSource()), tmp_path, donors=2)
+
+
 def test_donors_change_nothing_else(tmp_path):
     """Samples whose sources take nothing from donors are the same with them."""
     cases = [case(name) for name in "abc"]
@@ -436,7 +453,7 @@ def test_ill_donors(tmp_path):
         ([case("a")], lesion_free_transforms()),
         ([case("a"), case("b")], Compose([LesionFreePositionsd(roi_size=8), ENSURE])),
     ):
-        with pytest.raises(ValueError, match="at least two cases and a RandAnomalyd"):
+        with pytest.raises(ValueError, match="at least two patients and a RandAnomalyd"):
             LesionFreeDataset(cases, transform, tmp_path, donors=2)
     with pytest.raises(RuntimeError) as error:
         LesionFreeDataset([case("a"), case("b")], donor_transforms(DonorSource()), tmp_path)[0]

@@ -159,8 +159,9 @@ class CutPasteClassifier(Detector):
         Returns:
             Distances, shape (batch).
         """
-        centred = embeddings - self.mean
-        return ((centred @ self.precision) * centred).sum(dim=1).clamp(min=0).sqrt()
+        with torch.autocast(embeddings.device.type, enabled=False):  # the precision has large and small entries
+            centred = embeddings.float() - self.mean.float()
+            return ((centred @ self.precision.float()) * centred).sum(dim=1).clamp(min=0).sqrt()
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """Scores each image as a whole.

@@ -189,8 +189,8 @@ class SSM(Detector):
         block: ``"sspcab"``, ``"ssmctb"`` or a callable from a number of channels to a module, put in place of the
             penultimate convolution; ``"none"`` or ``None`` for no block.
         restoration: ``"unet"``, or ``"gaussian"`` for the mean of what is visible around, which has neither channels
-            nor block: what a network must beat. It goes to TorchScript, not to ONNX, whose runtime has no convolution in
-            double precision.
+            nor block: what a network must beat. It goes to TorchScript, not to ONNX, whose runtime has no convolution
+            in double precision.
         num_passes: number of passes at evaluation; 1 for no refinement.
         score: error of the restoration, ``"msgms"`` as published, of the mean over modalities, or ``"l1"``, ``"l2"`` or
             ``"ssim"``, see :func:`~ssmctb_monai.networks.error_maps.error_map`; or ``"mask"``: that of the predicted

@@ -51,8 +51,10 @@ class LogisticLabel(AnomalyLabel):
     """How likely an observer sees the change: a logistic function of its absolute difference, averaged over modalities.
 
     Schlüter et al., *Natural Synthetic Anomalies*, ECCV 2022, https://arxiv.org/abs/2109.15222: 1 / (1 + exp(-k (D -
-    x₀))) of the difference D, which median filters have smoothed; 0 where nothing has changed. The paper has k and x₀
-    for each kind of image, in grey values from 0 to 255; the defaults here are its most frequent ones, divided by 255.
+    x₀))) of the difference D, which a median filter has smoothed; 0 where the median of what has changed says that
+    nothing has. The paper smooths D over a disk of radius 5 at 224 x 224; the same window serves both here, which on
+    slices of 96 x 96 is about as large a part. The paper has k and x₀ for each kind of image, in grey values from 0 to
+    255; the defaults here are its most frequent ones, divided by 255.
 
     Args:
         slope: k, steepness of the function.

@@ -49,9 +49,10 @@ class PatchShape(AnomalyShape):
         sizes = np.array(inside.shape)
         middle = drawn_voxel(inside, self.R)
         sides = self.sides(len(sizes)) * sizes
+        sides = np.maximum(sides, 1)  # voxels
         turn = self.turn(len(sizes))
         if turn is None:
-            sides = np.clip(np.round(sides), 1, sizes)
+            sides = np.minimum(np.round(sides), sizes)
             middle = np.clip(middle - sides // 2, 0, sizes - sides) + (sides - 1) / 2
             turn = np.eye(len(sizes))
         distance = turned_places(inside, middle, 2 / sides[:, None] * turn).abs().amax(0)

@@ -84,7 +84,7 @@ def poisson_blend(
         inside: where the image may change, shape (height, width[, depth]); no step across its border counts.
 
     Returns:
-        Image of the same shape.
+        Image of the same shape, of at least single precision.
 
     Raises:
         ValueError: when shapes do not fit together, or the image is too small.
@@ -100,6 +100,7 @@ def poisson_blend(
         )
     if min(mask.shape) < 3:
         raise ValueError(f"The images must have at least 3 voxels along each axis, got {tuple(mask.shape)}.")
+    destination, source = (image.to(torch.promote_types(image.dtype, torch.float32)) for image in (destination, source))
     counted = mask > 0
     change = torch.zeros((), device=destination.device)  # divergence of the guidance field, minus that of the image
     for axis, step in enumerate(ensure_tuple_rep(spacing, dims)):

@@ -25,8 +25,9 @@ class RandNaturalAnomaly(RandAnomaly):
 
     Schlüter et al., *Natural Synthetic Anomalies for self-supervised anomaly detection and localization*, ECCV 2022,
     https://arxiv.org/abs/2109.15222, in 2D and 3D: a `GammaPatchShape` with a `DonorSource`, a `PoissonBlend` and a
-    `LogisticLabel`. Objects of a patch are here those of the brain: a patch begins with a voxel of the brain, and its
-    source lies on the donor's. The paper has source gradients for objects and mixed ones for textures and X-rays.
+    `LogisticLabel`. Objects of a patch are here those of the brain: a patch begins with a voxel of the brain, and at
+    least 0.7 of its source are the donor's tissue, where one of 20 draws is so. The paper has source gradients for
+    objects and mixed ones for textures and X-rays. Unlike there, sides and content are magnified by draws of their own.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
@@ -36,7 +37,7 @@ class RandNaturalAnomaly(RandAnomaly):
         factor: least and largest share of the source.
         ellipsoids: number of ellipsoids that a shape consists of; 0: boxes.
         spacing: size of a voxel in mm.
-        count: least and largest number of anomalies.
+        count: least and largest number of anomalies; between them it is binomial, with a chance of 1/2.
 
     Raises:
         ValueError: when an argument is outside its range.
@@ -68,13 +69,18 @@ class RandNaturalAnomaly(RandAnomaly):
             count,
         )
 
+    def _number(self) -> int:
+        least, largest = self.count
+        return least + self.R.binomial(largest - least, 0.5)
+
 
 class RandForeignPatch(RandAnomaly):
     """Foreign Patch Interpolation (FPI): a patch of another case at the same place, mixed with the image by a factor.
 
     Tan et al., *Detecting outliers with foreign patch interpolation*, MELBA 2022, https://arxiv.org/abs/2011.04197: a
-    `UniformPatchShape` with a `DonorSource`; the label is the factor. With gradients it is Poisson Image Interpolation
-    (PII), Tan et al., *Detecting outliers with Poisson image interpolation*, MICCAI 2021,
+    `UniformPatchShape` with a `DonorSource`; the label is the factor. The place is the same in the images that are
+    given, so of crops and slices only where all are cut alike. With gradients it is Poisson Image Interpolation (PII),
+    Tan et al., *Detecting outliers with Poisson image interpolation*, MICCAI 2021,
     https://arxiv.org/abs/2107.02622.
 
     Args:
@@ -186,12 +192,20 @@ class RandCutPasteClassd(SeededTogether, MapTransform):
             data: item.
 
         Returns:
-            The item with its image, the clean one and the class.
+            The item with its image, the clean one and the class; 0, too, where the brain mask is empty.
+
+        Raises:
+            ValueError: when the image has a batch axis: each image has a class of its own.
         """
         item = dict(data)
         drawn = self.R.randint(3)
+        brain = item.get(self.brain_key)
+        if brain is not None and not brain.any():
+            drawn = 0
         for key in self.key_iterator(item):
+            if item[key].dim() != self.kinds[0].spatial_dims + 1:
+                raise ValueError(f"An item has one image of shape (channels, …), got shape {tuple(item[key].shape)}.")
             item[self.clean_key] = item[key]
             if drawn > 0:
-                item[key], _, _ = self.kinds[drawn - 1](item[key], item.get(self.brain_key))
+                item[key], _, _ = self.kinds[drawn - 1](item[key], brain)
         return {**item, self.class_key: torch.tensor(drawn)}

@@ -120,6 +120,10 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
             corrupted, label = corrupted[0], label[0]
         return convert_to_dst_type(corrupted, image)[0], image, label
 
+    def _number(self) -> int:
+        """Draws the number of anomalies of an image."""
+        return self.R.randint(self.count[0], self.count[1] + 1)
+
     def _corrupt(self, clean: Tensor, inside: Tensor, donors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Corrupts one image; returns it and the label."""
         image = clean
@@ -127,7 +131,7 @@ class RandAnomaly(SeededTogether, RandomizableTransform):
         self.randomize(None)
         if self._do_transform and inside.any():
             present = has_modality(clean).view(-1, *[1] * inside.dim())
-            for _ in range(self.R.randint(self.count[0], self.count[1] + 1)):
+            for _ in range(self._number()):
                 level = self.shapes[self.R.randint(len(self.shapes))](clean, inside)
                 region = (level >= 0) & inside
                 self.blend.randomize(None)

@@ -25,6 +25,7 @@ from ssmctb_monai.transforms.modalities import has_modality
 # water, bright on T2 and FLAIR and dark on T1; FLAIR suppresses free fluid alone. On T1ce what takes up contrast is
 # bright, and oedema and necrosis are dark or do not show.
 LESION_CONTRAST = {"flair": (0.9, 0.0), "t1": (0.1, 0.6), "t1ce": (0.2, 0.4), "t2": (0.8, 0.1)}
+_DRAWS = 20  # of a place, until enough of it is tissue
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -231,7 +232,8 @@ class AnotherPlaceSource(_MixedSource):
 class DonorSource(_MixedSource):
     """Tissue of another case, flipped at random; without background.
 
-    In a modality that the donor lacks it is the image itself.
+    At least 0.7 of the anomaly are tissue, where one of 20 draws is so; the rest is filled in. In a modality that the
+    donor lacks it is the image itself.
 
     Args:
         opacity: least and largest share of the donor in a mixture with the image, drawn uniformly.
@@ -239,7 +241,8 @@ class DonorSource(_MixedSource):
             the donor is scaled in each channel; ``None``: it stays as it is.
         zoom: least and largest magnification of the donor, to which a draw of mean 1 and standard deviation 0.5 is
             limited.
-        same_place: whether the tissue is that of the same place, neither flipped nor magnified, as it stands.
+        same_place: whether the tissue is that of the same place, neither flipped nor magnified, as it stands. Of crops
+            and slices it is the same place of the crop: cut them where the image was cut.
 
     Raises:
         ValueError: when an argument is outside its range, or there is no other image to draw from.
@@ -280,7 +283,7 @@ class DonorSource(_MixedSource):
         present = has_modality(donor)
         if not self.same_place:
             zoom = 1.0 if self.zoom is None else float(np.clip(self.R.normal(1, 0.5), *self.zoom))
-            donor = _moved(donor, region, self.R, zoom=zoom)
+            donor = _moved(donor, region, self.R, zoom=zoom, least_tissue=0.7)
         elif donor.shape != image.shape:
             raise ValueError(
                 f"A donor has shape {tuple(donor.shape)}, the image {tuple(image.shape)}: places are the same "
@@ -323,7 +326,12 @@ class FolderSource(_MixedSource):
 
 
 def _moved(
-    image: Tensor, region: Tensor, random: np.random.RandomState, least_shift: float = 0.0, zoom: float = 1.0
+    image: Tensor,
+    region: Tensor,
+    random: np.random.RandomState,
+    least_shift: float = 0.0,
+    zoom: float = 1.0,
+    least_tissue: float = 0.0,
 ) -> Tensor:
     """Flips an image at random and shifts it so that its tissue covers an anomaly.
 
@@ -331,14 +339,17 @@ def _moved(
         image: shape (channels, …).
         region: the anomaly, shape (…), which may differ from the image's; bool, not empty.
         random: random state.
-        least_shift: least shift along an axis at least, as a share of the image's size; where there is tissue as far.
+        least_shift: least distance along an axis at least of what is put in a place from where it was, before it was
+            flipped, as a share of the image's size; where there is tissue as far.
         zoom: magnification.
+        least_tissue: least share of the anomaly that tissue covers; the largest of some draws, where none has it.
 
     Returns:
         Image of the region's shape; beyond its border it goes on at its other side, and its background, which is 0 in
         all channels, is filled with each channel's mean elsewhere, or anomalies would have holes.
     """
-    image = image.flip([axis for axis in range(1, image.dim()) if random.rand() < 0.5])
+    flipped = [random.rand() < 0.5 for _ in region.shape]
+    image = image.flip([axis for axis, is_flipped in enumerate(flipped, start=1) if is_flipped])
     is_tissue = (image != 0).any(0)
     mean = (image.flatten(1).sum(1, dtype=torch.float32) / is_tissue.count_nonzero().clamp_min(1)).to(image.dtype)
     filled = torch.where(is_tissue, image, mean.reshape(-1, *[1] * region.dim()))
@@ -346,14 +357,30 @@ def _moved(
         magnified = [max(1, round(zoom * have)) for have in is_tissue.shape]
         filled = F.interpolate(filled[None], magnified, mode="bilinear" if region.dim() == 2 else "trilinear")[0]
         is_tissue = F.interpolate(is_tissue[None, None].to(image.dtype), magnified, mode="nearest-exact")[0, 0] > 0
-    here = drawn_voxel(region, random)
-    if least_shift and (is_far_tissue := is_tissue & _is_far(is_tissue, here, least_shift)).any():
-        is_tissue = is_far_tissue
-    there = drawn_voxel(is_tissue, random) if is_tissue.any() else here
-    for axis, (first, size) in enumerate(zip((there - here).tolist(), region.shape, strict=True), start=1):
+    voxels, best, best_share = region.nonzero(), np.zeros(region.dim(), int), -1.0
+    for _ in range(_DRAWS if is_tissue.any() else 0):
+        here, there_is = drawn_voxel(region, random), is_tissue
+        if least_shift:
+            original = np.where(flipped, np.array(region.shape) - 1 - here, here)
+            is_far_tissue = is_tissue & _is_far(is_tissue, original, least_shift)
+            there_is = is_far_tissue if is_far_tissue.any() else is_tissue
+        shift = drawn_voxel(there_is, random) - here
+        share = _covered(is_tissue, voxels + torch.from_numpy(shift).to(voxels))
+        if share > best_share:
+            best, best_share = shift, share
+        if share >= least_tissue:
+            break
+    for axis, (first, size) in enumerate(zip(best.tolist(), region.shape, strict=True), start=1):
         index = (torch.arange(size, device=image.device) + first) % filled.shape[axis]
         filled = filled.index_select(axis, index)
     return filled
+
+
+def _covered(is_tissue: Tensor, places: Tensor) -> float:
+    """Share of places (voxels, axes) that are tissue; beyond the border there is none."""
+    sizes = torch.tensor(is_tissue.shape, device=places.device)
+    inside = places[((places >= 0) & (places < sizes)).all(1)]
+    return is_tissue[inside.unbind(1)].sum().item() / len(places)
 
 
 def _is_far(image: Tensor, here: np.ndarray, least_shift: float) -> Tensor:

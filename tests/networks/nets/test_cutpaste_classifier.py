@@ -45,6 +45,21 @@ def test_scores_of_scikit_learn():
         assert torch.equal(other(tested), scores)  # the density is part of the state
 
 
+def test_distances_are_as_precise_under_autocast():
+    """Features that depend on each other, so that the precision has large entries."""
+    network = classifier()
+    features = network.mean.shape[0]
+    random = np.random.default_rng(0)
+    mixed = random.normal(size=(200, 4)) @ random.normal(size=(4, features))
+    mixed += 1e-2 * random.normal(size=(200, features))
+    samples = torch.from_numpy(mixed).float()
+    network.mean.copy_(samples.mean(0))
+    network.precision.copy_(torch.linalg.inv(ledoit_wolf_covariance(samples.double())))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network.distance(samples)
+    torch.testing.assert_close(found, network.distance(samples), rtol=1e-5, atol=0)
+
+
 def test_before_the_density_is_fitted():
     network = classifier().eval()
     x = torch.rand(3, 1, 40, 30)

@@ -135,3 +135,11 @@ def test_sides_of_foreign_patches():
 def test_ill_arguments(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
+
+
+def test_scars_of_small_images_are_a_voxel_wide():
+    """So that turned ones do not pass between the voxels."""
+    inside = torch.ones(32, 32, 32, dtype=torch.bool)
+    scars = ScarShape(length=(8 / 32, 8 / 32))
+    levels = [scars.set_random_state(seed)(torch.zeros(1, 32, 32, 32), inside) for seed in range(60)]
+    assert min(int((level >= 0).sum()) for level in levels) >= 3

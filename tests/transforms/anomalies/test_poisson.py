@@ -179,6 +179,15 @@ def test_arguments_reach_the_equation():
     assert all((one - other).abs().max() > 0.05 for one, other in itertools.combinations(results, 2))
 
 
+def test_whole_numbers_do_not_wrap_around():
+    image, source = (torch.randint(0, 256, (1, 20, 20), generator=torch.Generator().manual_seed(i)) for i in range(2))
+    mask = torch.zeros(20, 20)
+    mask[5:15, 5:15] = 1
+    expected = poisson_blend(image.float(), source.float(), mask)
+    for kind in (torch.uint8, torch.int16):
+        torch.testing.assert_close(poisson_blend(image.to(kind), source.to(kind), mask), expected)
+
+
 def test_factor_is_drawn():
     blend = PoissonBlend(factor=(0.2, 0.6)).set_random_state(0)
     drawn = []

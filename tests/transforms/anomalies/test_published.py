@@ -109,6 +109,22 @@ def test_classes_of_cut_paste():
         RandCutPasteClassd(2, ["a", "b"])
 
 
+def test_number_of_natural_anomalies_is_binomial():
+    transform = RandNaturalAnomaly(2, count=(1, 3)).set_random_state(0)
+    drawn = torch.tensor([transform._number() for _ in range(2000)])
+    shares = torch.bincount(drawn) / len(drawn)
+    torch.testing.assert_close(shares, torch.tensor([0, 0.25, 0.5, 0.25]), atol=0.03, rtol=0)
+
+
+def test_without_brain_there_is_no_class_of_an_anomaly():
+    image = torch.rand(1, 32, 32)
+    transform = RandCutPasteClassd(2).set_random_state(0)
+    items = [transform({"image": image, "brain": torch.zeros(1, 32, 32)}) for _ in range(10)]
+    assert all(item["anomaly_class"] == 0 and torch.equal(item["image"], image) for item in items)
+    with pytest.raises(ValueError, match=r"one image of shape \(channels, …\), got shape \(4, 1, 32, 32\)"):
+        transform({"image": torch.rand(4, 1, 32, 32)})
+
+
 def test_ill_arguments():
     with pytest.raises(ValueError, match="gradients"):
         RandNaturalAnomaly(2, gradients="interpolated")

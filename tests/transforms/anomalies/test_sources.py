@@ -201,6 +201,34 @@ def test_another_place_covers_the_anomaly_with_tissue_from_far_away():
             )
 
 
+def test_another_place_is_far_also_where_it_is_flipped():
+    """A flipped image has the place itself on the other side."""
+    size = 40
+    places = torch.arange(1.0, size + 1)[None, :, None].expand(1, size, 3).clone()
+    places[:, :, [0, 2]] = 0
+    region = torch.zeros(size, 3, dtype=torch.bool)
+    region[5, 1] = True
+    ways = set()
+    for seed in range(60):
+        found = float(source_of(AnotherPlaceSource(OPAQUE), places, seed, region)[0, 5, 1])
+        way = abs(found - 6)
+        assert min(way, size - way) >= size / 4 - 1
+        ways.add(way)
+    assert len(ways) > 10
+
+
+def test_tissue_of_a_donor_covers_most_of_an_anomaly():
+    """A donor whose brain is a third of it; what is filled in has the mean."""
+    donor = torch.zeros(1, 48, 48)
+    donor[0, 10:38, 14:34] = torch.linspace(0.2, 0.8, 28)[:, None]
+    region = torch.zeros(48, 48, dtype=torch.bool)
+    region[20:30, 18:28] = True
+    mean = donor[donor > 0].mean()
+    for seed in range(40):
+        content = DonorSource(OPAQUE).set_random_state(seed)(torch.rand(1, 48, 48), region, [donor])
+        assert ((content[0][region] - mean).abs() < 1e-6).float().mean() <= 0.3
+
+
 def test_another_place_has_no_holes_of_background():
     image = torch.zeros(2, 20, 20)
     image[0, 5:15, 5:15] = 0.2
