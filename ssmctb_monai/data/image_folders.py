@@ -97,9 +97,11 @@ def prepare_image_datalist(
         layout = _layout_of(root)
     images = list({"mvtec": _mvtec, "oct": _oct, "frames": _frames}[layout](root))
     _check_names((image.name, image.path) for image in images)
-    in_test = {image.name: image.path.relative_to(root).parts[0] in ("test", "testing") for image in images}
-    test = [image for image in images if in_test[image.name]]
-    if len(test) == len(images):
+    train: list[_Image] = []
+    test: list[_Image] = []
+    for image in images:
+        (test if image.path.relative_to(root).parts[0] in ("test", "testing") else train).append(image)
+    if not train:
         raise ValueError(f"There are no images in {root / TRAINING[layout]}.")
     if without := [image for image in test if layout == "mvtec" and image.anomalous and image.mask is None]:
         listed = ", ".join(str(image.path) for image in without[:5])
@@ -110,21 +112,18 @@ def prepare_image_datalist(
             )
         logger.warning("%d anomalous images without mask are left out: %s.", len(without), listed)
         test = [image for image in test if image not in without]
-    kept = {image.name: image for image in [*(image for image in images if not in_test[image.name]), *test]}
-    owners = join_owners(
-        [BratsCase(image.name, image.patient, {"image": image.path}, None, None, {}) for image in kept.values()]
-    )
-    tested = {case.patient_id for case in owners if in_test[case.case_id]}
-    if also_tested := [case for case in owners if not in_test[case.case_id] and case.patient_id in tested]:
-        listed = ", ".join(case.case_id for case in also_tested[:5])
-        logger.warning("%d training images are left out, whose patient is in test, too: %s.", len(also_tested), listed)
-    cases = [case for case in owners if case.patient_id not in tested]
-    if not cases:
-        raise ValueError(f"Of each image in {root / TRAINING[layout]} the patient is in the test part, too.")
-    parts = split_patients(cases, validation=validation, test=0, seed=seed)
-    kept = {case.case_id: replace(kept[case.case_id], patient=case.patient_id) for case in owners}
-    sections = {name: [kept[case.case_id] for case in parts[name]] for name in ("training", "validation")}
-    sections["test"] = [kept[image.name] for image in test]
+    patients = {case.case_id: case.patient_id for case in join_owners([_case(image) for image in (*train, *test)])}
+    train, test = ([replace(image, patient=patients[image.name]) for image in part] for part in (train, test))
+    tested = {image.patient for image in test}
+    if left_out := [image.name for image in train if image.patient in tested]:
+        listed = ", ".join(left_out[:5])
+        logger.warning("%d training images are left out, whose patient is in test, too: %s.", len(left_out), listed)
+    normal = {image.name: image for image in train if image.patient not in tested}
+    if not normal:
+        raise ValueError(f"Of all images in {root / TRAINING[layout]} the patients are in the test part, too.")
+    parts = split_patients([_case(image) for image in normal.values()], validation=validation, test=0, seed=seed)
+    sections = {name: [normal[case.case_id] for case in parts[name]] for name in ("training", "validation")}
+    sections["test"] = test
     counts = ", ".join(f"{name} {len(part)}" for name, part in sections.items())
     description = f"Images in the layout {layout}, split with seed {seed}: {counts}"
     entries = {name: [_entry(image, root) for image in part] for name, part in sections.items()}
@@ -299,6 +298,10 @@ def _files(folder: Path, deep: bool = False) -> list[Path]:
 def _name(file: Path, root: Path) -> str:
     path = file.relative_to(root)
     return "_".join((path if file.is_dir() else path.with_suffix("")).parts)
+
+
+def _case(image: _Image) -> BratsCase:
+    return BratsCase(image.name, image.patient, {"image": image.path}, None, None, {})
 
 
 def _entry(image: _Image, root: Path) -> dict[str, Any]:
