@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -25,6 +26,7 @@ from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
 GZIP = b"\x1f\x8b"
+_VOXEL_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(?P<file>[^\r\n]+)", re.MULTILINE)
 SAMPLE = 16384  # bytes
 LONGEST_NAME = 255  # bytes that file systems allow
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
@@ -288,16 +290,37 @@ def raise_from_environment(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
+def voxel_file(path: Path) -> Path:
+    """Returns the file that holds the voxels of a volume: of a MetaImage or NRRD header the one that it names.
+
+    Args:
+        path: file of a volume.
+
+    Returns:
+        The file, else ``path``: where the voxels are in it, or in a list of files.
+
+    Example:
+        >>> voxel_file(Path("P1/flair.nii.gz"))
+        PosixPath('P1/flair.nii.gz')
+    """
+    if path.suffix.lower() not in (".mhd", ".nhdr") or not path.is_file():
+        return path
+    with path.open("rb") as file:
+        named = _VOXEL_FILE.search(file.read(2**16))
+    data = path.parent / named["file"].strip().decode(errors="surrogateescape") if named else path
+    return data if data.is_file() else path
+
+
 def content_keys(paths: Iterable[Path]) -> dict[Path, Hashable]:
     """Returns for each file what those of the same content share, by whichever name and gzip's level of compression.
 
-    Only files that may be copies are read in full: of the others a few bytes tell that they differ, gzip's own checksum
-    or samples.
+    The content of a header without voxels is that of their file. Only files that may be copies are read in full: of the
+    others a few bytes tell that they differ, gzip's own checksum or samples.
 
     Args:
         paths: files; one that is empty, a folder or not there is like no other.
     """
-    real = {path: Path(os.path.realpath(path)) for path in paths}
+    real = {path: Path(os.path.realpath(voxel_file(path))) for path in paths}
     quick = {path: _quick_key(path) for path in set(real.values())}
     counts = Counter(quick.values())
     keys = {path: key if counts[key] == 1 else (key, _content_checksum(path)) for path, key in quick.items()}

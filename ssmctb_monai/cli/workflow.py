@@ -89,6 +89,9 @@ def run_workflow(config: str, run_id: str, bundle: Bundle, overlays: Sequence[Pa
         monai.bundle.run(run_id, config_file=files, **options)
 
 
+_PLAIN = (ValueError, OSError, ImportError)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Ends the command with the reason alone where something from outside cannot be used, and 130 after Ctrl-C."""
@@ -100,9 +103,12 @@ def plain_errors() -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except Exception as error:
         reason: BaseException = error
-        while reason.__cause__ is not None:
+        # Those of MONAI around it say which expression or transform failed
+        while reason.__cause__ is not None and (
+            not isinstance(reason, _PLAIN) or str(reason).startswith("applying transform ")
+        ):
             reason = reason.__cause__
-        if isinstance(reason, ValueError | OSError | ImportError):
+        if isinstance(reason, _PLAIN):
             raise click.ClickException(str(reason)) from error
         raise
 

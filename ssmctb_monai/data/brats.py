@@ -330,7 +330,14 @@ def _with_labels(cases: Sequence[BratsCase], spare: Sequence[Path]) -> list[Brat
         if found := next((stem[:end] for end in ends if stem[:end] in by_name), None):
             return found
         session = _BIDS.match(stem)
-        groups = [by_session.get(session[0].lower(), set()) if session else set(), by_folder.get(name.parent, set())]
+        first, folder = re.split("[-_. ]", stem)[0].lower(), name.parent.name.lower()
+        beside = {
+            case_id
+            for case_id in by_folder.get(name.parent, set())
+            # In a folder of several patients, a name that begins like that of another one may be of that
+            if first.isalpha() or first in case_id.lower() or folder in case_id.lower() or case_id.lower() in folder
+        }
+        groups = [by_session.get(session[0].lower(), set()) if session else set(), beside]
         return next((next(iter(group)) for group in groups if len(group) == 1), None)
 
     candidates: dict[str, list[Path]] = {}

@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import InvalidCasesError, report_invalid
 from ssmctb_monai.data.series import is_series_file
-from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned
+from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned, voxel_file
 from ssmctb_monai.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
     paths = [path for path in paths if path.is_absolute()]  # no name that happens to be that of a file
     paths = [path.parent if is_series_file(path) else path for path in paths]
-    found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    found = [
+        file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else {path: 0, voxel_file(path): 0})
+    ]
     files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
     return pickle_hashing([item, files, __version__])
 

@@ -88,6 +88,7 @@ def read_volume(path: PathLike, series_id: str | None = None) -> Volume:
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
             image = read_nifti(path)
             array = np.asanyarray(image.dataobj)
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)  # PyTorch takes no other
             volume = Volume(array, np.array(image.affine), spatial_dims=min(array.ndim, 3))
         else:
             volume = _read_itk(path)

@@ -141,6 +141,15 @@ def find_scans(
         items = [_file_item(root, names, optional)]
     elif _holds_dicom(root.glob("[!.]*")):
         items = [_study_item(root, root.parent, _described(root), names, optional)]
+        results = exclude and Path(exclude).expanduser().absolute()
+        if others := [folder for folder in sorted(root.glob("[!.]*")) if folder.is_dir() and folder != results]:
+            logger.warning(
+                "%s holds DICOM files itself and is one study; %d folders in it are not looked at: %s. Where they hold "
+                "others, move these files into a folder of their own.",
+                root,
+                len(others),
+                _first_five(others, root),
+            )
     else:
         items = _folder_items(root, names, optional, Path(exclude).expanduser() if exclude else None)
     logger.info(

@@ -51,7 +51,8 @@ class Series:
             return _from_itk(sitk.ReadImage(self.files[0]))[..., list(self.frames)]
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(self.files)
-        if len({(header.get("RescaleSlope", 1), header.get("RescaleIntercept", 0)) for header in self.headers}) > 1:
+        kinds = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation")
+        if any(len({header.get(kind) for header in self.headers}) > 1 for kind in kinds):
             reader.SetOutputPixelType(sitk.sitkFloat32)  # else all slices get the type of the first
         return _from_itk(reader.Execute())
 

@@ -13,6 +13,7 @@ _NRRD_HEADER = re.compile(rb"\ANRRD.*?(?:\r?\n\r?\n|\Z)", re.DOTALL)
 _META_GEOMETRY = re.compile(rb"^(?:ElementSpacing|ElementSize)\s*=", re.MULTILINE)
 _NRRD_GEOMETRY = re.compile(rb"^(?:space directions|spacings)\s*:", re.MULTILINE)
 _NRRD_FILE = re.compile(rb"^data ?file\s*:\s*(?P<file>[^\r\n]+)", re.MULTILINE)
+_NRRD_UNITS = re.compile(rb"^space units\s*:(?P<units>[^\r\n]*)", re.MULTILINE)
 _GZIP = re.compile(rb"^encoding\s*:\s*(?:gzip|gz)\s*$", re.MULTILINE)
 _COMPRESSED = re.compile(rb"^CompressedData\s*=\s*True\s*$", re.MULTILINE | re.IGNORECASE)
 
@@ -26,7 +27,7 @@ def check_stream(path: Path) -> None:
         path: file; one of another content passes.
 
     Raises:
-        ValueError: The file is damaged, or its header says no voxel sizes.
+        ValueError: The file is damaged, or its header says no voxel sizes, or none in mm.
     """
     data = path.read_bytes()
     if header := _NRRD_HEADER.match(data):
@@ -36,6 +37,11 @@ def check_stream(path: Path) -> None:
         geometry, separate, is_compressed = _META_GEOMETRY, None if local else header, _COMPRESSED.search(header[0])
     else:
         return
+    units = _NRRD_UNITS.search(header[0])
+    if units and (others := set(re.findall(rb'"([^"]*)"', units["units"])) - {b"mm", b""}):
+        raise ValueError(
+            f"its voxel sizes are in {b', '.join(sorted(others)).decode(errors='replace')}: give them in mm"
+        )
     if not geometry.search(header[0]):
         raise ValueError("its header does not say how large a voxel is: add that")
     if not is_compressed:

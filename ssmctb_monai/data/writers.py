@@ -52,6 +52,7 @@ def _like(array: np.ndarray, affine: np.ndarray, header: Any, scan: Path) -> nib
     for field in GEOMETRY_FIELDS:
         made.header[field] = header[field]
     made.header["pixdim"][:4] = header["pixdim"][:4]
+    made.header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1  # anything else counts as 1
     best = made.header.get_best_affine()
     if distance := grid_distance(best, affine, array.shape[:3]):
         raise ValueError(f"The image lies {distance:.4g} mm off {scan}: bring it back to the grid of the scan.")

@@ -112,7 +112,10 @@ class EvaluationReport:
             if is_valid and self.save_maps:
                 first = next(iter(self.maps.values()))
                 scan = getattr(item[self.image_key], "meta", {}).get("filename_or_obj")
-                write_nifti(item[first], self.unfinished / "maps" / f"{item['case_id']}.nii.gz", scan)
+                try:
+                    write_nifti(item[first], self.unfinished / "maps" / f"{item['case_id']}.nii.gz", scan)
+                except ValueError as error:  # its figures count
+                    logger.error("The map of %s is not written: %s", item["case_id"], error)
 
     def completed(self, engine: Engine) -> None:
         """Writes the report, and raises what could not be evaluated.

@@ -42,6 +42,7 @@ COLUMNS = (
     *("case_id", "anomaly_score", "threshold", "flagged_ml", "brain_ml", "slice", "slice_axis"),
     *("modalities", "image", "made_from", "problem", "warning"),
 )
+OUTDATED = "its map is of other settings or files: run inference again"
 STOPPED = "it was being written when inference was stopped: run inference again"
 BRAIN_ML = (600, 2200)  # of an adult; beyond, a part of the brain is missing, or more than the brain is there
 
@@ -99,7 +100,7 @@ class ScanResults:
             )
         if save_dicom:
             import_highdicom()
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(output_dir).expanduser()
         self.settings = {**settings, "threshold": threshold}
         self.threshold = threshold
         self.save_mask, self.save_reconstruction, self.save_dicom = save_mask, save_reconstruction, save_dicom
@@ -136,6 +137,9 @@ class ScanResults:
 
         self.scans = {scan["case_id"]: self._checked(scan) for scan in scans}
         to_do = [scan for scan in self.scans.values() if not self._is_done(scan)]
+        for name in {scan["case_id"] for scan in to_do} & self.rows.keys():
+            if not self.rows[name]["problem"]:  # what is there was made with others than the settings beside it
+                self._put({**self.rows[name], "problem": OUTDATED})
         if done := len(scans) - len(to_do):
             logger.info("%d of %d scans are done already, in %s.", done, len(scans), self.output_dir)
         return to_do
@@ -271,7 +275,7 @@ class ScanResults:
             "slice": highest if scan.orientation[axis, 1] > 0 else len(scan.brain) - 1 - highest,
             "slice_axis": axis,
             "made_from": self._made_from(self.scans[case_id]),
-            "warning": "; ".join(self._doubts(case_id, scan, statistics, brain)),
+            "warning": printable("; ".join(self._doubts(case_id, scan, statistics, brain))),
         }
 
     def _modalities(self, case_id: str) -> list[str]:

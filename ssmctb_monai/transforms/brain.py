@@ -241,6 +241,11 @@ class SelectChannelsd(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             if self.channels_key in item:
+                if max(item[self.channels_key]) >= len(image):
+                    raise ValueError(
+                        f"{source_name(image)} has {len(image)} channels, but number {max(item[self.channels_key])}, "
+                        "counted from 0, is asked for: correct its channels in the datalist."
+                    )
                 item[key] = image[list(item[self.channels_key])]
                 for channel in lacking_channels(item, self.channels_key):
                     item[key][channel] = 0

@@ -9,11 +9,13 @@ import monai.bundle
 import nibabel
 import numpy as np
 import pytest
+from click import ClickException
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from ssmctb_monai.cli import main
 from ssmctb_monai.cli.bundles import Bundle
+from ssmctb_monai.cli.workflow import plain_errors
 
 ROOT = Path(__file__).parents[2]
 BRATS_3D = {"bundle_root": "runs/brats3d"}
@@ -199,3 +201,24 @@ def test_commands_in_the_docs_are_understood(document, tmp_path, monkeypatch):
             if path.suffix:
                 path.touch()
         main.commands[name].make_context(name, words)
+
+
+@pytest.mark.parametrize(
+    "around", [None, RuntimeError("Failed to evaluate ConfigExpression"), ValueError("applying transform x")]
+)
+def test_the_error_that_names_the_file_is_shown(around):
+    """Not what is behind it, nor what MONAI puts around it."""
+
+    def fail():
+        try:
+            try:
+                json.loads("{")
+            except ValueError as error:
+                raise ValueError("datalist.json is damaged") from error
+        except ValueError as error:
+            if around is None:
+                raise
+            raise around from error
+
+    with pytest.raises(ClickException, match=r"^datalist.json is damaged$"), plain_errors():
+        fail()

@@ -328,6 +328,14 @@ def test_a_label_of_another_public_name(tmp_path, label):
     assert cases["B1"][2] == "B1/B1_seg.nii.gz"
 
 
+def test_a_label_that_may_be_of_another_patient_is_not_taken(tmp_path):
+    """In a folder of several patients, of one of whom the image is lacking."""
+    touch(tmp_path, "all/P1_flair.nii", "all/P2_tumor_mask.nii")
+    assert found(tmp_path) == {"P1": ("P1", "all/P1_flair.nii")}
+    touch(tmp_path, "all/P1_tumor_mask.nii")
+    assert found(tmp_path) == {"P1": ("P1", "all/P1_flair.nii", "all/P1_tumor_mask.nii")}
+
+
 def test_labels_in_another_folder(tmp_path):
     touch(tmp_path, "images/A1_11_FLAIR.nii", "images/A1_21_FLAIR.nii", "segm/A1_11_segm.nii", "segm/A1_21_segm.nii")
     assert {name: files[2] for name, files in found(tmp_path).items()} == {

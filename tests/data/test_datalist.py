@@ -7,12 +7,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssmctb_monai.data.brats import BratsCase, find_cases, shared_modalities
 from ssmctb_monai.data.checks import InvalidCasesError
-from ssmctb_monai.data.datalist import load_datalist, patient_folds, prepare_datalist, split_patients, write_datalist
+from ssmctb_monai.data.datalist import (
+    join_owners,
+    load_datalist,
+    patient_folds,
+    prepare_datalist,
+    split_patients,
+    write_datalist,
+)
 
 
 def make_cases(scans):
@@ -465,6 +473,22 @@ def test_copies_of_an_image_stay_together(tmp_path, dataset_dir, caplog):
         parts = [{item["case_id"] for item in part} for part in load_all(datalist, dataset_dir).values()]
         assert sum(map(len, parts)) == 11
         assert [part & together for part in parts if part & together] == [together]
+
+
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+def test_headers_are_of_one_patient_only_where_their_voxels_are(tmp_path, suffix):
+    """Volumes on one grid whose voxels are in files of their own have the same headers."""
+    for index, name in enumerate(("P1", "P2", "P3", "P4")):
+        path = tmp_path / name / f"flair.{suffix}"
+        path.parent.mkdir()
+        image = SimpleITK.GetImageFromArray(np.full((4, 5, 6), 7 * index, np.int16))
+        SimpleITK.WriteImage(image, str(path))
+    cases = join_owners(find_cases(tmp_path))
+    assert [case.patient_id for case in cases] == ["P1", "P2", "P3", "P4"]
+    SimpleITK.WriteImage(
+        SimpleITK.ReadImage(str(tmp_path / f"P2/flair.{suffix}")), str(tmp_path / f"P4/flair.{suffix}")
+    )
+    assert [case.patient_id for case in join_owners(find_cases(tmp_path))] == ["P1", "P2", "P3", "P2"]
 
 
 def test_an_image_of_two_patients_is_refused(folder):

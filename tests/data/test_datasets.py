@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from monai.data import DataLoader, DistributedSampler, ThreadDataLoader, get_track_meta
 from monai.engines import SupervisedEvaluator
@@ -698,3 +699,15 @@ def test_fingerprint_follows_the_files(tmp_path, monkeypatch):
         seen.add(fingerprint(item))
     seen.add(fingerprint({**item, "case_id": "P2"}))
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+def test_fingerprint_of_a_header_changes_with_its_voxels(tmp_path, suffix):
+    path = tmp_path / f"flair.{suffix}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(path))
+    before = fingerprint({"image": [str(path)]})
+    assert fingerprint({"image": [str(path)]}) == before
+    (voxels,) = tmp_path.glob("*raw")
+    voxels.write_bytes(bytes([1]) * voxels.stat().st_size)
+    os.utime(voxels, ns=(0, 0))
+    assert fingerprint({"image": [str(path)]}) != before

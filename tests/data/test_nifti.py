@@ -98,6 +98,7 @@ def test_nifti_2_and_the_other_byte_order(tmp_path):
         volume = read_volume(tmp_path / "a.nii.gz")
         np.testing.assert_array_equal(volume.array, VOXELS)
         np.testing.assert_array_equal(volume.affine, SFORM)
+        assert volume.array.dtype.isnative  # PyTorch takes no other
 
 
 @pytest.mark.parametrize(

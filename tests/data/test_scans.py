@@ -439,6 +439,14 @@ def test_folder_that_is_a_series(tmp_path, suffix):
     assert read_volume(item["image"][0]).array.shape == (4, 5, 3)
 
 
+def test_what_lies_below_a_series_is_said_to_be_passed_over(tmp_path, caplog):
+    folder = touch(dicom(tmp_path / "P1"), "maps/P1.nii.gz")
+    for name in ("P2", "P3_flair"):
+        dicom(folder / name)
+    assert [item["case_id"] for item in find_scans(folder, "flair", exclude=folder / "maps")] == ["P1"]
+    assert "2 folders in it are not looked at: P2, P3_flair. Where they hold others, move" in caplog.text
+
+
 def test_series_are_named_like_files(tmp_path, caplog):
     touch(tmp_path, "P2/brainmask.nii", "P4_brainmask.nii", "P5_flair.nii", "CD/DICOMDIR", "out/P6_anomaly_map.dcm")
     for name in ("P1_FLAIR", "P1_t1", "P2/flair", "P2/localizer", "study/SE1", "P4", "P7-seg"):

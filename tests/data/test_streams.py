@@ -42,3 +42,13 @@ def test_file_without_voxel_sizes_is_refused(tmp_path, name, field):
     path.write_bytes(path.read_bytes().replace(field, b"x" * len(field)))
     with pytest.raises(OSError, match=f"{name} cannot be read: .*how large a voxel is"):
         read_volume(path)
+
+
+def test_nrrd_in_other_units_is_refused(tmp_path):
+    path = write(tmp_path / "a.nrrd", compressed=False)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"kinds:", b'space units: "mm" "mm" "mm"\nkinds:', 1))
+    np.testing.assert_array_equal(read_volume(path).array, VOXELS)
+    path.write_bytes(data.replace(b"kinds:", b'space units: "cm" "cm" "cm"\nkinds:', 1))
+    with pytest.raises(OSError, match=r"a.nrrd cannot be read: its voxel sizes are in cm: give them in mm"):
+        read_volume(path)

@@ -80,3 +80,17 @@ def test_a_result_on_another_grid_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"mm off .*scan\.nii"):
         write_nifti(image, tmp_path / "map.nii", tmp_path / "scan.nii")
     assert not (tmp_path / "map.nii").exists()
+
+
+def test_a_scan_whose_handedness_is_not_said_counts_as_right_handed(tmp_path):
+    """A qfac of 0, which counts as 1."""
+    scan = nibabel.Nifti1Image(np.zeros((5, 4, 3), np.float32), None)
+    scan.set_qform(AFFINES[0], 1)
+    nibabel.save(scan, tmp_path / "scan.nii")
+    content = bytearray((tmp_path / "scan.nii").read_bytes())
+    content[76:80] = bytes(4)  # pixdim[0]
+    (tmp_path / "scan.nii").write_bytes(content)
+    volume = read_volume(tmp_path / "scan.nii")
+    image = MetaTensor(torch.rand(1, 5, 4, 3), affine=torch.from_numpy(volume.affine))
+    write_nifti(image, tmp_path / "map.nii", tmp_path / "scan.nii")
+    np.testing.assert_allclose(nibabel.load(tmp_path / "map.nii").affine, AFFINES[0])

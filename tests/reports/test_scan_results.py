@@ -433,3 +433,34 @@ def test_what_is_implausible_is_said(tmp_path, caplog, size, settings, threshold
     written = table(tmp_path / "out")["a"]["warning"]
     assert (warning in written) if warning else written == ""
     assert ("a: " + written in caplog.text) == bool(warning)
+
+
+def test_settings_of_a_stopped_rerun_are_not_those_of_older_maps(tmp_path, scans):
+    """Those that the rerun did not come to have a problem until it does."""
+    first = results(tmp_path)
+    for scan in first.pending(scans):
+        first.add(scan["case_id"], *maps())
+    second = results(tmp_path, settings={"checkpoint": "another"})
+    (scan, *_) = second.pending(scans)
+    second.add(scan["case_id"], *maps(seed=1))
+    assert json.loads((tmp_path / "out/settings.json").read_text())["checkpoint"] == "another"
+    problems = {name: row["problem"] for name, row in table(tmp_path / "out").items()}
+    assert problems == {"b": "", "a": module.OUTDATED, "c": module.OUTDATED}
+    assert names(results(tmp_path, settings={"checkpoint": "another"}).pending(scans)) == ["a", "c"]
+
+
+def test_a_doubt_about_a_path_of_odd_bytes(tmp_path, scans):
+    """Latin-1, as old archives have it."""
+    scan = {**scans[0], "image": [os.fsdecode(b"/M\xfcller/b.nii.gz")]}
+    made = results(tmp_path, threshold=0.999)
+    made.pending([scan])
+    brain = maps()
+    brain[1].meta["doubt"] = f"lies in {scan['image'][0]}"
+    made.add("b", *brain)
+    assert r"M\udcfcller" in table(tmp_path / "out")["b"]["warning"]
+    assert "maps/b.nii.gz" in files(tmp_path)
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ScanResults("~/out", {}).output_dir == tmp_path / "out"
