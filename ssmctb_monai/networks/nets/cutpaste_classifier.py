@@ -159,9 +159,9 @@ class CutPasteClassifier(Detector):
         Returns:
             Distances, shape (batch).
         """
-        with torch.autocast(embeddings.device.type, enabled=False):  # the precision has large and small entries
-            centred = embeddings.float() - self.mean.float()
-            return ((centred @ self.precision.float()) * centred).sum(dim=1).clamp(min=0).sqrt()
+        centred = embeddings.float() - self.mean
+        # No matrix product, which autocast would take in half precision: the precision has large and small entries
+        return ((centred.unsqueeze(2) * self.precision).sum(dim=1) * centred).sum(dim=1).clamp(min=0).sqrt()
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """Scores each image as a whole.
