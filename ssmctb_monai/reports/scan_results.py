@@ -275,7 +275,7 @@ class ScanResults:
             "slice": highest if scan.orientation[axis, 1] > 0 else len(scan.brain) - 1 - highest,
             "slice_axis": axis,
             "made_from": self._made_from(self.scans[case_id]),
-            "warning": printable("; ".join(self._doubts(case_id, scan, statistics, brain))),
+            "warning": self._doubts(case_id, scan, statistics, brain),
         }
 
     def _modalities(self, case_id: str) -> list[str]:
@@ -284,7 +284,7 @@ class ScanResults:
         names = ensure_tuple(self.settings.get("modalities", ()))
         return [name for place, name in enumerate(names) if place not in missing]
 
-    def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics, brain: MetaTensor) -> list[str]:
+    def _doubts(self, case_id: str, scan: OrientedCase, statistics: CaseStatistics, brain: MetaTensor) -> str:
         """What is implausible in a result; the log warns of it."""
         doubts = [f"the image {brain.meta['doubt']}"] if brain.meta.get("doubt") else []
         images = self.scans[case_id]["image"]
@@ -302,9 +302,10 @@ class ScanResults:
         if self.threshold is not None and statistics.flagged is not None and not statistics.flagged.normal:
             is_above = float(scan.anomaly_maps["map"][scan.brain].max()) < self.threshold
             doubts.append("the threshold lies above every score" if is_above else "nothing is flagged")
+        text = printable("; ".join(doubts))
         if doubts:
-            logger.warning("%s: %s.", case_id, "; ".join(doubts))
-        return doubts
+            logger.warning("%s: %s.", case_id, text)
+        return text
 
     def _store(self, row: dict[str, Any]) -> None:
         """Adds the row of a scan to the table."""
