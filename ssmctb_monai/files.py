@@ -26,7 +26,11 @@ from monai.config import PathLike
 
 UNFINISHED = ".unfinished-"
 GZIP = b"\x1f\x8b"
-_VOXEL_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(?P<file>[^\r\n]+)", re.MULTILINE)
+# In the header of a MetaImage, whose last line it is, or of an NRRD file, which ends with an empty line
+_VOXEL_FILE = re.compile(
+    rb"(?:(?!NRRD).*?^ElementDataFile\s*=|NRRD(?:(?!\r?\n\r?\n).)*?^data ?file\s*:)\s*(?P<file>[^\r\n]+)",
+    re.DOTALL | re.MULTILINE,
+)
 SAMPLE = 16384  # bytes
 LONGEST_NAME = 255  # bytes that file systems allow
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would execute
@@ -290,25 +294,27 @@ def raise_from_environment(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
-def voxel_file(path: Path) -> Path:
+def voxel_file(path: Path) -> Path | None:
     """Returns the file that holds the voxels of a volume: of a MetaImage or NRRD header the one that it names.
 
     Args:
         path: file of a volume.
 
     Returns:
-        The file, else ``path``: where the voxels are in it, or in a list of files.
+        The file; ``None`` where the header names several, or one that is not there.
 
     Example:
         >>> voxel_file(Path("P1/flair.nii.gz"))
         PosixPath('P1/flair.nii.gz')
     """
-    if path.suffix.lower() not in (".mhd", ".nhdr") or not path.is_file():
+    if path.suffix.lower() not in (".mha", ".mhd", ".nrrd", ".nhdr") or not path.is_file():
         return path
     with path.open("rb") as file:
-        named = _VOXEL_FILE.search(file.read(2**16))
-    data = path.parent / named["file"].strip().decode(errors="surrogateescape") if named else path
-    return data if data.is_file() else path
+        named = _VOXEL_FILE.match(file.read(2**16))
+    if named is None or named["file"].strip().upper() == b"LOCAL":
+        return path
+    voxels = path.parent / os.fsdecode(named["file"].strip())
+    return voxels if voxels.is_file() else None
 
 
 def content_keys(paths: Iterable[Path]) -> dict[Path, Hashable]:
@@ -320,7 +326,7 @@ def content_keys(paths: Iterable[Path]) -> dict[Path, Hashable]:
     Args:
         paths: files; one that is empty, a folder or not there is like no other.
     """
-    real = {path: Path(os.path.realpath(voxel_file(path))) for path in paths}
+    real = {path: Path(os.path.realpath(voxel_file(path) or path)) for path in paths}
     quick = {path: _quick_key(path) for path in set(real.values())}
     counts = Counter(quick.values())
     keys = {path: key if counts[key] == 1 else (key, _content_checksum(path)) for path, key in quick.items()}

@@ -43,11 +43,15 @@ def fingerprint(item: Mapping[str, Any]) -> bytes:
     paths = [Path(path) for value in item.values() for path in ensure_tuple(value) if isinstance(path, str)]
     paths = [path for path in paths if path.is_absolute()]  # no name that happens to be that of a file
     paths = [path.parent if is_series_file(path) else path for path in paths]
-    found = [
-        file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else {path: 0, voxel_file(path): 0})
-    ]
+    found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else _files_of(path))]
     files = [(file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
     return pickle_hashing([item, files, __version__])
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A volume's file, and that of its voxels where it is another one."""
+    voxels = voxel_file(path)
+    return [path] if voxels in (None, path) else [path, voxels]
 
 
 def _reason(error: BaseException) -> str:

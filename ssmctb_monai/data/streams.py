@@ -6,13 +6,14 @@ import re
 import zlib
 from pathlib import Path
 
+from ssmctb_monai.files import voxel_file
+
 __all__ = ["check_stream"]
 
-_META_HEADER = re.compile(rb"\A.*?^ElementDataFile\s*=\s*(?P<file>[^\r\n]+)\r?\n", re.DOTALL | re.MULTILINE)
+_META_HEADER = re.compile(rb"\A.*?^ElementDataFile\s*=[^\r\n]+\r?\n", re.DOTALL | re.MULTILINE)
 _NRRD_HEADER = re.compile(rb"\ANRRD.*?(?:\r?\n\r?\n|\Z)", re.DOTALL)
 _META_GEOMETRY = re.compile(rb"^(?:ElementSpacing|ElementSize)\s*=", re.MULTILINE)
 _NRRD_GEOMETRY = re.compile(rb"^(?:space directions|spacings)\s*:", re.MULTILINE)
-_NRRD_FILE = re.compile(rb"^data ?file\s*:\s*(?P<file>[^\r\n]+)", re.MULTILINE)
 _NRRD_UNITS = re.compile(rb"^space units\s*:(?P<units>[^\r\n]*)", re.MULTILINE)
 _GZIP = re.compile(rb"^encoding\s*:\s*(?:gzip|gz)\s*$", re.MULTILINE)
 _COMPRESSED = re.compile(rb"^CompressedData\s*=\s*True\s*$", re.MULTILINE | re.IGNORECASE)
@@ -31,10 +32,9 @@ def check_stream(path: Path) -> None:
     """
     data = path.read_bytes()
     if header := _NRRD_HEADER.match(data):
-        geometry, separate, is_compressed = _NRRD_GEOMETRY, _NRRD_FILE.search(header[0]), _GZIP.search(header[0])
+        geometry, is_compressed = _NRRD_GEOMETRY, _GZIP.search(header[0])
     elif b"NDims" in data[:4096] and (header := _META_HEADER.match(data)):
-        local = header["file"].strip().upper() == b"LOCAL"
-        geometry, separate, is_compressed = _META_GEOMETRY, None if local else header, _COMPRESSED.search(header[0])
+        geometry, is_compressed = _META_GEOMETRY, _COMPRESSED.search(header[0])
     else:
         return
     units = _NRRD_UNITS.search(header[0])
@@ -46,12 +46,10 @@ def check_stream(path: Path) -> None:
         raise ValueError("its header does not say how large a voxel is: add that")
     if not is_compressed:
         return
-    stream = data[header.end() :]
-    if separate:
-        file = path.parent / separate["file"].strip().decode()
-        if not file.is_file():  # a list of files, or one that ITK will miss
-            return
-        stream = file.read_bytes()
+    voxels = voxel_file(path)
+    if voxels is None:  # a list of files, or one that ITK will miss
+        return
+    stream = data[header.end() :] if voxels == path else voxels.read_bytes()
     inflate = zlib.decompressobj(wbits=47)  # gzip or zlib, either with its checksum
     try:
         inflate.decompress(stream)

@@ -28,9 +28,9 @@ class LoadImages2Dd(Transform):
     The whole image counts as brain. Where there is no mask, nothing is an anomaly in a normal image, and all of it in
     an anomalous one: figures of the image are right, those of pixels not. An image may have any size: its longer side
     measures ``extent`` pixels once `Spacingd` has resampled it to a spacing of 1, and what is too fine for these pixels
-    is smoothed away before. Of 8 bits, black and white are the
-    ends of the range of intensities that `RobustScaleIntensityd` scales to [0, 1]: what is in a picture may be small
-    before an even background, and quartiles then tell nothing of it.
+    is smoothed away before. Of 8 bits, black and white are the ends of the range of intensities that
+    `RobustScaleIntensityd` scales to [0, 1]: what is in a picture may be small before an even background, and quartiles
+    then tell nothing of it.
 
     A folder is a video, and becomes a volume of its frames. They are scaled to the extent as they are read, since a
     video of its own size would take gigabytes; so maps of videos, and figures of their pixels, are of that size.

@@ -329,11 +329,7 @@ class FolderSource(_MixedSource):
 
 
 def _moved(
-    image: Tensor,
-    region: Tensor,
-    random: np.random.RandomState,
-    least_shift: float = 0.0,
-    zoom: float = 1.0,
+    image: Tensor, region: Tensor, random: np.random.RandomState, least_shift: float = 0.0, zoom: float = 1.0
 ) -> Tensor:
     """Flips an image at random and shifts it so that its tissue covers most of an anomaly, where a draw does so.
 
