@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import secrets
@@ -124,26 +123,6 @@ def printable(name: str) -> str:
         name: name of a file, as Python lists it.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-class PrintableFormatter(logging.Formatter):
-    r"""Formats lines of a log so that every stream takes them, also with names of files that are no UTF-8.
-
-    The bundles' ``logging.conf`` names it.
-
-    Example:
-        >>> record = logging.makeLogRecord({"msg": "Reading \udcff.nii"})
-        >>> PrintableFormatter("%(message)s").format(record)
-        'Reading \\udcff.nii'
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Formats a record.
-
-        Args:
-            record: what was logged.
-        """
-        return printable(super().format(record))
 
 
 def is_file_name(name: str) -> bool:

@@ -5,8 +5,6 @@ import gzip
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -46,16 +44,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_json({"a": 2}, path)
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("bundle", ["brats2d", "brats3d"])
-def test_logs_take_names_that_are_no_utf8(bundle):
-    conf = Path(__file__).parents[1] / "bundles" / bundle / "logging.conf"
-    code = rf"import logging.config; logging.config.fileConfig({str(conf)!r}); logging.warning('P\udcff.nii')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("WARNING P\\udcff.nii\n")
-    assert "Logging error" not in done.stderr
 
 
 def test_check_file(tmp_path):

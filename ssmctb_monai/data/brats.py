@@ -16,7 +16,7 @@ from monai.config import PathLike
 from monai.utils import ensure_tuple
 
 from ssmctb_monai.data.patients import patient_of
-from ssmctb_monai.files import is_file_name
+from ssmctb_monai.files import is_file_name, printable
 
 __all__ = [
     "COLOURS",
@@ -351,7 +351,8 @@ def _with_label(case: BratsCase, candidates: Sequence[Path]) -> BratsCase:
     if case.label is not None or not candidates:
         return case
     if len(candidates) == 1:
-        logger.info("Taking %s for the segmentation of %s.", candidates[0], case.case_id)
+        named = (printable(str(candidates[0])), printable(case.case_id))
+        logger.info("Taking %s for the segmentation of %s.", *named)
         return replace(case, label=candidates[0])
     names = ", ".join(str(path) for path in candidates)
     problem = f"each of {names} may be the segmentation: rename the right one {case.case_id}_seg"
@@ -608,7 +609,8 @@ def parse_channels(folder: Path, modalities: Sequence[str] | str | None) -> Iter
             f"{folder} has nnU-Net's channels {', '.join(channels)}, but there is no {folder.parent / 'dataset.json'} "
             f"to say which is which: write one, such as {example}, or name the files CASE_flair and so on."
         )
-    logger.warning("Taking the only channel in %s as %s, since there is no dataset.json.", folder, names[0].upper())
+    name = printable(str(folder))
+    logger.warning("Taking the only channel in %s as %s, since there is no dataset.json.", name, names[0].upper())
     for path, match in files.items():
         yield CaseFile(match["case"], names[0], path)
         name = match["case"] + path.name.removeprefix(match[0])

@@ -18,7 +18,7 @@ from monai.config import PathLike
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, dataset_folder, find_cases, image_entry
 from ssmctb_monai.data.checks import check_cases, report_invalid
 from ssmctb_monai.data.patients import patient_of, read_patients, warn_of_shared_stems
-from ssmctb_monai.files import content_keys, is_file_name, read_json, write_json
+from ssmctb_monai.files import content_keys, is_file_name, printable, read_json, write_json
 
 __all__ = ["load_datalist", "patient_folds", "prepare_datalist", "split_patients", "write_datalist"]
 
@@ -313,8 +313,8 @@ def join_owners(cases: Sequence[BratsCase]) -> list[BratsCase]:
         if len(joined) > 1:
             logger.warning(
                 "%s is an image of %s, too: they count as one patient. Keep one where it is a copy by mistake.",
-                path,
-                ", ".join(others),
+                printable(str(path)),
+                printable(", ".join(others)),
             )
         patients = {name: min(joined) if patient in joined else patient for name, patient in patients.items()}
     return [replace(case, patient_id=patients[case.case_id]) for case in cases]

@@ -146,15 +146,14 @@ def find_scans(
             logger.warning(
                 "%s holds DICOM files itself and is one study; %d folders in it are not looked at: %s. Where they hold "
                 "others, move these files into a folder of their own.",
-                root,
+                printable(str(root)),
                 len(others),
                 _first_five(others, root),
             )
     else:
         items = _folder_items(root, names, optional, Path(exclude).expanduser() if exclude else None)
-    logger.info(
-        "Found %d scans in %s, of which %d cannot be used.", len(items), root, sum("problems" in item for item in items)
-    )
+    unusable = sum("problems" in item for item in items)
+    logger.info("Found %d scans in %s, of which %d cannot be used.", len(items), printable(str(root)), unusable)
     return items
 
 
@@ -394,7 +393,9 @@ def _study_item(
     images = {name: _chosen(series, name) for name in modalities if name in said}
     image, wrong = image_entry(images, {}, modalities, optional)
     if not wrong and all(images.values()):
-        logger.info("Of %d series in %s taken: %s.", len(series), folder, ", ".join(image["image"]))
+        logger.info(
+            "Of %d series in %s taken: %s.", len(series), *map(printable, (str(folder), ", ".join(image["image"])))
+        )
         return {**item, **image}
     return {**item, "image": [], "problems": [_several_series(folder, series)]}
 
@@ -450,4 +451,4 @@ def _listing(said: Iterable[str]) -> str:
 
 def _first_five(paths: Sequence[Path], root: Path) -> str:
     rest = [f"and {len(paths) - 5} more"] if len(paths) > 5 else []
-    return ", ".join([*(path.relative_to(root).as_posix() for path in paths[:5]), *rest])
+    return ", ".join([*(printable(path.relative_to(root).as_posix()) for path in paths[:5]), *rest])
