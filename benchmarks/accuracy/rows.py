@@ -214,10 +214,12 @@ ANOMALY_ROWS = minus_plain(
                     "spatial_dims": "@spatial_dims",
                     "prob": 0.75,
                     "shapes": [
-                        {"_target_": f"{PARTS}{shape}"} for shape in ("PerlinShape", "AreaPatchShape", "ScarShape")
+                        {"_target_": f"{PARTS}PerlinShape", "coverage": [0.001, 0.5]},
+                        {"_target_": f"{PARTS}AreaPatchShape"},
+                        {"_target_": f"{PARTS}ScarShape"},
                     ],
                     "sources": [
-                        {"_target_": f"{PARTS}OffsetSource", "offset": [0.03, 0.3]},
+                        OFFSET,
                         {"_target_": f"{PARTS}AnotherPlaceSource"},
                         {"_target_": f"{PARTS}TextureSource"},
                     ],
