@@ -40,7 +40,7 @@ class DRAEMLoss(nn.Module):
             raise ValueError(f"ssim_window must be odd and positive, got {ssim_window}.")
         self.spatial_dims = spatial_dims
         self.ssim_window = ssim_window
-        self.focal = FocalLoss(gamma=gamma, to_onehot_y=True, use_softmax=True, reduction="none")
+        self.focal = FocalLoss(gamma=gamma, use_softmax=True, reduction="none")
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, prediction: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
@@ -48,7 +48,7 @@ class DRAEMLoss(nn.Module):
 
         Args:
             prediction: reconstruction (batch, channels, ...) and logits (batch, 2, ...), as `DRAEM` gives in training.
-            target: clean image (batch, channels, ...) in [0, 1] and anomaly mask (batch, 1, ...), 0 or 1.
+            target: clean image (batch, channels, ...) in [0, 1] and anomaly mask (batch, 1, ...), from 0 to 1.
 
         Returns:
             Scalar in the graph.
@@ -71,10 +71,11 @@ class DRAEMLoss(nn.Module):
         # The variances in SSIM and the logarithm in the focal loss need more digits than half precision has.
         with torch.autocast(logits.device.type, enabled=False):
             reconstruction, clean, logits = reconstruction.float(), clean.float(), logits.float()
+            classes = torch.cat([1 - mask.float(), mask.float()], dim=1)
             parts = {
                 "l2": F.mse_loss(reconstruction, clean),
                 "ssim": 1 - self._ssim(reconstruction, clean),
-                "focal": self.focal(logits, mask).sum(dim=1).mean(),
+                "focal": self.focal(logits, classes).sum(dim=1).mean(),
             }
         self.parts = {name: part.detach() for name, part in parts.items()}
         return parts["l2"] + parts["ssim"] + parts["focal"]

@@ -91,6 +91,17 @@ def test_focal_part_in_3d_of_one_known_probability():
     assert float(loss.parts["focal"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_focal_part_of_a_soft_label_is_shared_among_the_classes():
+    prediction, (clean, mask) = batch(2)
+    loss, found = DRAEMLoss(2), []
+    for label in (mask, 1 - mask, 0.25 + 0.5 * mask):
+        loss(prediction, (clean, label))
+        found.append(float(loss.parts["focal"]))
+    assert found[2] == pytest.approx(0.75 * found[0] + 0.25 * found[1], rel=1e-5)
+    loss(prediction, (clean, mask.bool()))
+    assert float(loss.parts["focal"]) == pytest.approx(found[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_total_is_the_sum_of_the_parts(spatial_dims):
     loss = DRAEMLoss(spatial_dims)
