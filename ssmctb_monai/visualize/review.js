@@ -8,6 +8,9 @@ const MEANING = {
 const PATIENCE = 5000; // ms
 const PAUSE = 400; // ms after a stroke of the brush before the mask is saved
 
+/** What a message is about: a candidate by threshold and voxel, a case, which has null for both, or its mask. */
+const thing = ({ case: index, threshold, voxel }) => JSON.stringify({ case: index, threshold, voxel });
+
 function render({ model, el }) {
   let current = null; // message of the case that is shown
   let opening = false; // whether a case is on its way
@@ -155,7 +158,7 @@ function render({ model, el }) {
       onchange: () => typing && save("comment"),
     });
     press();
-    follow.set(JSON.stringify([place.case, place.threshold, place.voxel]), (verdict, text) => {
+    follow.set(thing(place), (verdict, text) => {
       state.verdict = verdict;
       press();
       if (!typing) comment.value = state.comment = text;
@@ -175,9 +178,15 @@ function render({ model, el }) {
     }
   }
 
-  /** Sends a verdict or a mask, and keeps it until Python has written it. */
+  /** Sends a verdict or a mask, and keeps it until Python has written it, or a newer one on the same thing is sent. */
   function send(message, buffers = []) {
     const number = Math.random();
+    for (const [older, item] of unsaved) {
+      if (thing(item.message) !== thing(message)) continue;
+      clearTimeout(item.timer);
+      unsaved.delete(older);
+      message = { ...item.message, ...message }; // a comment stays where a verdict follows
+    }
     const late =
       "No answer yet. The kernel is busy, or it died: then restart it, run this cell again, and decide again.";
     unsaved.set(number, { message, buffers, timer: setTimeout(() => say(`Not saved. ${late}`, true), PATIENCE) });
@@ -291,13 +300,11 @@ function render({ model, el }) {
       const mine = unsaved.get(message.number);
       clearTimeout(mine?.timer);
       unsaved.delete(message.number);
-      if ("verdict" in message) {
-        const place = JSON.stringify([message.case, message.threshold, message.voxel]);
-        follow.get(place)?.(message.verdict, message.comment);
-      }
+      if ("verdict" in message) follow.get(thing(message))?.(message.verdict, message.comment);
       const failed = [...unsaved].filter(([, item]) => item.failed);
       failed.forEach(([number]) => unsaved.delete(number));
-      failed.forEach(([, item]) => send(item.message, item.buffers)); // saving works again
+      const others = failed.filter(([, item]) => thing(item.message) !== thing(message)); // another view's is newer
+      others.forEach(([, item]) => send(item.message, item.buffers)); // saving works again
       if (mine && !unsaved.size) say(`Saved ${new Date(message.time).toLocaleTimeString()} in ${message.file}`);
     },
     failed: (message) => {

@@ -161,6 +161,26 @@ def saved(page):
     page.wait_for_function("document.querySelector('.hv-saved').textContent.startsWith('Saved')")
 
 
+def not_saved(page):
+    """Waits until a save has failed."""
+    page.wait_for_function("document.querySelector('.hv-saved').textContent.startsWith('Not saved')")
+    page.locator(".hv-saved").evaluate("node => (node.textContent = '')")
+
+
+def click(page, place, view=0):
+    """Clicks into an axial view, at fractions of its width and height."""
+    axial = page.locator("canvas[data-view=axial]").nth(view)
+    box = axial.bounding_box()
+    axial.click(position={"x": place[0] * box["width"], "y": place[1] * box["height"]})
+
+
+def painted(maps):
+    """Tells whether a brush was where k is more than 10, as at (0.3, 0.3), and whether where it is less."""
+    file = maps / "corrected_masks" / "P1.nii.gz"
+    added = (nib.load(file).get_fdata() > 0) & (nib.load(maps / "P1.nii.gz").get_fdata() < 0.5)
+    return [bool(added[..., 11:].any()), bool(added[..., :10].any())]
+
+
 def test_verdicts_are_taken_back(review, maps):
     first, second = ("P1", "accept", "", "11", "12", "6"), ("P1", "reject", "", "20", "25", "12")
     press(review, "7", "n", "8", "Shift+9")
@@ -281,6 +301,27 @@ def test_brush_corrects_an_outline(review, maps, items):
     ((content, buffers),) = answer
     assert content["volumes"] == ["map", "image", "mask"]
     assert sum(buffers[2]) == (flagged | brush).sum()
+
+
+def test_what_could_not_be_saved_is_sent_again_but_nothing_that_was_replaced(review, maps):
+    file, folder = maps / "review.csv", maps / "corrected_masks"
+    file.write_text("broken\n", encoding="utf-8")
+    folder.write_text("in the way", encoding="utf-8")
+    for keys in (["7"], ["n", "9"]):  # accept the first one, the second is unsure
+        press(review, *keys)
+        not_saved(review)
+    review.get_by_role("button", name="Brush").click()
+    click(review, (0.3, 0.3))
+    not_saved(review)
+    folder.unlink()
+    click(review, (0.77, 0.9))
+    not_saved(review)  # the verdicts, which are sent again
+    file.unlink()
+    press(review, "p", "8")
+    saved(review)
+    assert sorted(row[1] for row in rows(maps)) == ["reject", "unsure"]
+    assert review.locator("tbody tr [aria-pressed=true]").all_inner_texts() == ["✗ reject", "? unsure"]
+    assert painted(maps) == [True, True]
 
 
 def test_methods_side_by_side(page, items, tmp_path):
