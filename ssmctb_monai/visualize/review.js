@@ -18,6 +18,8 @@ function render({ model, el }) {
   const unsaved = new Map(); // verdicts that Python has not confirmed, by number
   const done = []; // what can be taken back, the last at the end: what it was, and how
   let corrected = null; // mask that is about to be sent
+  const masks = new Map(); // voxels that a brush corrects, by case: one array each, which undoing goes by
+  const view = Math.random(); // of the widget, which may have several that all get all answers
   const follow = new Map(); // what shows the verdict on a place, so that all views of the widget do
 
   const caseBox = element("select", { "aria-label": "Case", onchange: () => open(caseBox.selectedIndex) });
@@ -77,9 +79,9 @@ function render({ model, el }) {
       ["Ctrl + z", "undo the last verdict or stroke"],
     ],
     tools: [undoButton],
-    remember,
+    remember: (what, takeBack) => remember(`${what} of ${model.get("cases")[current.case].case_id}`, takeBack),
     moved: (position) => announce(current.case, position),
-    mask: (threshold) => ask({ type: "mask", case: current.case, threshold }),
+    mask: (threshold, replace) => ask({ type: "mask", case: current.case, threshold, replace }),
     layer: (index) => ask({ type: "layer", case: current.case, layer: index }),
     threshold: (threshold) => {
       const message = { type: "threshold", case: current.case, threshold };
@@ -171,7 +173,7 @@ function render({ model, el }) {
   /** Sends a message to Python. */
   function ask(message, buffers = []) {
     try {
-      model.send(message, undefined, buffers);
+      model.send({ ...message, view }, undefined, buffers);
     } catch {
       wait(false);
       complain("The kernel has died: restart it, and run this cell again. What was saved is in the file.");
@@ -202,6 +204,19 @@ function render({ model, el }) {
       corrected = { case: index, voxels, timer: setTimeout(sendMask, PAUSE) };
     };
   }
+
+  /** Takes a case's mask as it is in the file, unless a newer one is on its way there. */
+  function takeMask(index, voxels) {
+    const own = masks.get(index);
+    const sent = [...unsaved.values()].some(({ message }) => thing(message) === thing({ case: index }));
+    if (own && (sent || corrected?.case === index)) return;
+    if (own?.length === voxels?.length) own?.set(voxels);
+    else if (voxels) masks.set(index, voxels);
+    else masks.delete(index);
+  }
+
+  /** What the brush is given for a case: nothing while it has no mask. */
+  const brushed = (index) => masks.has(index) && { voxels: masks.get(index), save: saver(index) };
 
   function sendMask() {
     if (!corrected) return;
@@ -262,7 +277,10 @@ function render({ model, el }) {
     progressText.textContent = `${done} of ${cases.length} reviewed`;
   }
 
-  const volume = (view, type) => new type(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+  const volume = (data, type) => new type(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength));
+
+  /** Tells whether an answer is this view's, and on the case that is shown. */
+  const isAwaited = (message) => message.view === view && message.case === current?.case;
 
   const answers = {
     case: (message, buffers) => {
@@ -283,20 +301,26 @@ function render({ model, el }) {
       const volumes = Object.fromEntries(
         message.volumes.map((name, place) => [name, volume(buffers[place], types[name])]),
       );
-      viewer.show(message.header, volumes, volumes.mask && { voxels: volumes.mask, save: saver(message.case) });
+      takeMask(message.case, volumes.mask);
+      viewer.show(message.header, volumes, brushed(message.case));
       if (model.get("crosshair").case === message.case) followCrosshair();
       if (el.contains(document.activeElement)) viewer.focus();
     },
     layer: (message, [image]) => {
-      if (message.case === current.case) viewer.setLayer(message.layer, volume(image, Uint16Array));
+      if (isAwaited(message)) viewer.setLayer(message.layer, volume(image, Uint16Array));
     },
     mask: (message, [mask]) => {
-      if (message.case === current.case) viewer.setMask(volume(mask, Uint8Array), saver(message.case));
+      if (!isAwaited(message)) return;
+      const voxels = volume(mask, Uint8Array);
+      if (!masks.has(message.case)) {
+        masks.set(message.case, voxels);
+        viewer.setMask(brushed(message.case));
+      } else if (message.replace) viewer.replaceMask(voxels);
     },
     candidates: (message) => {
-      if (message.case === current.case) viewer.setCandidates(message);
+      if (isAwaited(message)) viewer.setCandidates(message);
     },
-    saved: (message) => {
+    saved: (message, [mask]) => {
       const mine = unsaved.get(message.number);
       clearTimeout(mine?.timer);
       unsaved.delete(message.number);
@@ -305,6 +329,10 @@ function render({ model, el }) {
       failed.forEach(([number]) => unsaved.delete(number));
       const others = failed.filter(([, item]) => thing(item.message) !== thing(message)); // another view's is newer
       others.forEach(([, item]) => send(item.message, item.buffers)); // saving works again
+      if (mask && message.view !== view) {
+        if (message.case === current?.case || masks.has(message.case)) takeMask(message.case, volume(mask, Uint8Array));
+        if (message.case === current?.case) viewer.setMask(brushed(message.case));
+      }
       if (mine && !unsaved.size) say(`Saved ${new Date(message.time).toLocaleTimeString()} in ${message.file}`);
     },
     failed: (message) => {
@@ -313,9 +341,10 @@ function render({ model, el }) {
         clearTimeout(mine.timer);
         mine.failed = true;
         say(`Not saved: ${message.problem}`, true);
-      } else if (!message.number) {
+      } else if (!message.number && message.view === view) {
         wait(false);
         caseBox.selectedIndex = current?.case ?? -1;
+        viewer.keepLayer();
         complain(message.problem);
       }
     },

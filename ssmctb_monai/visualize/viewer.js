@@ -51,7 +51,6 @@ function fromHalf(bits) {
   const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
   return bits & 0x8000 ? -size : size;
 }
-const LARGEST = 65504;
 const HALVES = Float64Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
 
 /** A grey value of the image, in its own units. */
@@ -79,14 +78,16 @@ const transform = (matrix, voxel) =>
  * @param hooks what the page does: layer(index) fetches the values of an image and calls setLayer; threshold(value) finds
  *   candidates and calls setCandidates; decorate(row, candidate, index, threshold) adds cells to a candidate's row, under
  *   columns; key(event, row) acts on a key for the marked candidate and tells whether it did, keys describes these; tools
- *   are more buttons; mask(threshold) fetches what is flagged and calls setMask, remember(what, takeBack) keeps how to
- *   undo a stroke of the brush, moved(position) follows the crosshair in mm.
+ *   are more buttons; mask(threshold, replace) fetches what the brush begins with and calls setMask, or what is flagged
+ *   and calls replaceMask, remember(what, takeBack) keeps how to undo a stroke of the brush, moved(position) follows the
+ *   crosshair in mm.
  */
 function createViewer(root, colormaps, hooks = {}) {
   let scan = null; // header of the case, see viewer.py
   let image = null; // Uint16Array, the bits of half precision, as those of the map
   let map = null; // Uint16Array
   let label = null; // Uint8Array, 0 or 1
+  let layer = 0; // index of the image, while another one may be on its way
   let cursor = [0, 0, 0];
   let crosshair = true;
   let tool = "crosshair"; // or "ruler", "brush", "eraser"
@@ -106,7 +107,7 @@ function createViewer(root, colormaps, hooks = {}) {
   const select = (title, names, change) =>
     element("label", {}, title, element("select", { onchange: change }, ...names.map((name) => new Option(name))));
   const range = (properties) => element("input", { type: "range", ...properties });
-  const layerBox = select("Image", [], () => hooks.layer?.(layerBox.lastChild.selectedIndex));
+  const layerBox = select("Image", [], () => chooseLayer(layerBox.lastChild.selectedIndex));
   const overlayBox = select("Overlay", OVERLAYS, () => recolor());
   const colormapBox = select("Colours", Object.keys(colormaps), () => recolor());
   const opacity = range({ min: 0, max: 1, step: 0.05, value: 0.6, oninput: () => recolor() });
@@ -134,7 +135,7 @@ function createViewer(root, colormaps, hooks = {}) {
   const radius = range({ min: 0.5, max: 20, step: 0.5, value: 4, oninput: () => redraw() });
   const fromThreshold = element(
     "button",
-    { type: "button", onclick: () => hooks.mask(scan.threshold), title: "The mask becomes what the threshold flags" },
+    { type: "button", onclick: () => hooks.mask(scan.threshold, true), title: "The mask becomes what the threshold flags" },
     "Mask from threshold",
   );
   const brushBox = element("span", { className: "hv-brush" }, element("label", {}, "Radius", radius), fromThreshold);
@@ -299,7 +300,7 @@ function createViewer(root, colormaps, hooks = {}) {
     toolButtons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.tool === tool));
     views.dataset.tool = tool;
     brushBox.hidden = !hooks.mask || !isBrush();
-    if (isBrush() && !mask) hooks.mask(scan.threshold);
+    if (isBrush() && !mask) hooks.mask(scan.threshold, false);
     redraw();
   }
 
@@ -519,9 +520,15 @@ function createViewer(root, colormaps, hooks = {}) {
   /** Score of a voxel by the bits that the map has for it. */
   const score = (bits) => scan.scale[0] + scan.scale[1] * HALVES[bits];
 
-  /** As many decimals as tell a ten-thousandth of the colour scale. */
-  const round = (value) => Number(value.toFixed(clamp(3 - Math.floor(Math.log10(scan.scale[1])), 0, 12)));
-  const formatScore = (value) => round(value).toString();
+  /** How far the score of a voxel may be from that of its bits. */
+  const rounding = (bits) => (Math.abs(HALVES[bits]) / 2048) * scan.scale[1];
+
+  /** As many decimals as tell a ten-thousandth of the colour scale, or what is given as well. */
+  const round = (value, least = 0) => {
+    const step = Math.max((scan.limits[1] - scan.limits[0] || scan.scale[1]) / 1000, least);
+    return Number(value.toFixed(clamp(-Math.floor(Math.log10(step)), 0, 12)));
+  };
+  const formatScore = (value, least = 0) => Number(round(value, least).toPrecision(7)).toString(); // maps are float32
 
   function setThreshold(value) {
     if (!Number.isFinite(value)) return;
@@ -542,9 +549,8 @@ function createViewer(root, colormaps, hooks = {}) {
       const value = score(bits);
       if (Number.isNaN(value)) continue;
       // No voxel of a candidate may be missing for want of precision
-      const rounding = HALVES[bits] === LARGEST ? Infinity : (Math.abs(HALVES[bits]) / 2048) * scan.scale[1];
       const place = clamp((value - low) / (high - low || 1), 0, 1);
-      const alpha = mode === "all scores" ? strength * place : value + rounding >= scan.threshold ? strength : 0;
+      const alpha = mode === "all scores" ? strength * place : value + rounding(bits) >= scan.threshold ? strength : 0;
       const start = 3 * Math.round(255 * place);
       colors[bits] =
         (Math.round(alpha) << 24) | (palette[start + 2] << 16) | (palette[start + 1] << 8) | palette[start];
@@ -589,18 +595,20 @@ function createViewer(root, colormaps, hooks = {}) {
     drawProfile();
     const feet = fromFeet(cursor[2]);
     sliceRange.value = feet;
-    const value = score(map[offset(cursor)]);
+    const bits = map[offset(cursor)];
+    const value = score(bits);
     const own = transform(scan.scan_transform, cursor).map(Math.round);
     const position = transform(scan.affine, cursor);
-    const layer = layerBox.lastChild.selectedIndex;
+    const chosen = layerBox.lastChild.selectedIndex;
     const grayOf = (share) => formatGray(scan.windows[layer][0] + scan.windows[layer][1] * share);
     const [low, high] = [-1, 1].map((side) => contrast.level + (side * contrast.width) / 2);
     status.textContent = [
       `RAS ${formatPosition(position)}`,
       `voxel (${own.join(", ")})`,
-      Number.isNaN(value) ? "outside the brain" : `score ${formatScore(value)}`,
+      Number.isNaN(value) ? "outside the brain" : `score ${formatScore(value, rounding(bits))}`,
       shows(label) && label[offset(cursor)] ? "in a labelled lesion" : "",
       `${scan.layers[layer]} ${grayOf(HALVES[image[offset(cursor)]])}`,
+      chosen === layer ? "" : `${scan.layers[chosen]}: loading …`,
       low || high !== 1 ? `window ${grayOf(low)} to ${grayOf(high)}` : "",
       ruler ? `ruler ${formatMm(rulerLength())} mm` : "",
     ]
@@ -840,7 +848,7 @@ function createViewer(root, colormaps, hooks = {}) {
     const peak = selected === null ? null : scan.candidates[selected].voxel;
     scan.candidates = candidates;
     const shown = total > candidates.length ? `, the ${candidates.length} highest shown` : "";
-    const source = scan.threshold_given ? "" : " No threshold came with the map; the first one flags 1 % of the brain.";
+    const source = scan.threshold_given ? "" : " No threshold came with the map; the first one flags 1 % of the brain, or less.";
     candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} at or above ${formatScore(threshold)}${shown}`;
     candidateNote.textContent = `Connected voxels, at least ${scan.min_size}.${source}`;
     candidateRows.replaceChildren(
@@ -869,25 +877,36 @@ function createViewer(root, colormaps, hooks = {}) {
     redraw();
   }
 
-  function setLayer(index, values) {
+  /** Asks for an image; the one before is shown until it comes. */
+  function chooseLayer(index) {
     layerBox.lastChild.selectedIndex = index;
-    image = values;
+    if (index !== layer) hooks.layer?.(index);
     redraw();
   }
 
-  /** Gives the brush a mask, and how to save it; in place of another one that is saved, and can be taken back. */
-  function setMask(voxels, save) {
-    const before = mask;
-    mask = { voxels, save };
-    if (before) {
-      save(voxels);
-      hooks.remember("the mask from the threshold", () => {
-        if (mask.voxels === voxels) mask = before;
-        save(before.voxels);
-        redraw();
-      });
-    }
+  function setLayer(index, values) {
+    if (index !== layerBox.lastChild.selectedIndex) return; // another one was chosen meanwhile
+    [layer, image] = [index, values];
     redraw();
+  }
+
+  /** Gives the brush a mask: its voxels, and how to save them. */
+  function setMask(value) {
+    mask = value;
+    redraw();
+  }
+
+  /** Gives the mask's own array, which undoing goes by, other voxels; they are saved, and can be taken back. */
+  function replaceMask(values) {
+    const { voxels, save } = mask;
+    const before = voxels.slice();
+    const set = (content) => {
+      voxels.set(content);
+      save(voxels);
+      redraw();
+    };
+    set(values);
+    hooks.remember("the mask from the threshold", () => set(before));
   }
 
   /** Moves the crosshair to a position in mm, or as near as the scan reaches, for others that are linked. */
@@ -923,14 +942,16 @@ function createViewer(root, colormaps, hooks = {}) {
     markAt(scan.start);
     setLayer(0, buffers.image);
     recolor();
-    if (scan.layers.indexOf(name) > 0) hooks.layer?.(scan.layers.indexOf(name)); // as in the case before
+    if (scan.layers.includes(name)) chooseLayer(scan.layers.indexOf(name)); // as in the case before
   }
 
   return {
     show,
     setLayer,
+    keepLayer: () => chooseLayer(layer),
     setCandidates,
     setMask,
+    replaceMask,
     setPosition,
     focus: () => panels[0].canvas.focus({ preventScroll: true }),
     remove: () => observer.disconnect(),

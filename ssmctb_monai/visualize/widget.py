@@ -28,6 +28,7 @@ from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
 logger = logging.getLogger(__name__)
 
 REVIEW_FILE = "review.csv"
+Answer = tuple[dict[str, Any], list[bytes]]  # message and volumes
 CORRECTED = "corrected_masks"  # folder beside the maps: what lies in theirs would be taken for maps
 
 
@@ -115,7 +116,7 @@ class Review(anywidget.AnyWidget):
 
     def _receive(self, _: Any, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
         """Answers the browser, see review.js."""
-        answers: dict[str, Callable[..., None]] = {
+        answers: dict[str, Callable[..., Answer]] = {
             "open": self._open,
             "layer": self._layer,
             "threshold": self._threshold,
@@ -123,16 +124,16 @@ class Review(anywidget.AnyWidget):
             "mask": self._mask,
             "correct": self._correct,
         }
-        content = {key: value for key, value in message.items() if key != "type"}
+        content = {key: value for key, value in message.items() if key not in ("type", "view")}
         content |= {"mask": bytes(buffers[0])} if buffers else {}
         try:
-            answers[message["type"]](**content)
+            answer, volumes = answers[message["type"]](**content)
         except Exception as error:  # a callback's error would go unseen
-            self.send(
-                {"type": "failed", "number": message.get("number"), "problem": f"{type(error).__name__}: {error}"}
-            )
+            problem = f"{type(error).__name__}: {error}"
+            answer, volumes = {"type": "failed", "number": message.get("number"), "problem": problem}, []
+        self.send(answer | {"view": message.get("view")}, volumes)  # to all views of the widget
 
-    def _open(self, case: int) -> None:
+    def _open(self, case: int) -> Answer:
         name = self.items[case]["case_id"]
         self.start = case  # where another view of this widget begins
         answer: dict[str, Any] = {"type": "case", "case": case}
@@ -144,18 +145,14 @@ class Review(anywidget.AnyWidget):
             decision = _decision(self._decided(case).get((None, None)))
             problem = f"{name} cannot be shown: {error}"
             logger.warning("%s", problem)
-            self.send(answer | {"problem": problem} | decision)
-            return
+            return answer | {"problem": problem} | decision, []
         header = scan.header()
         volumes = {"map": scan.anomaly_map(), "image": scan.layer(0), "label": scan.label(), "mask": corrected}
         present = {name: volume for name, volume in volumes.items() if volume is not None}
-        self.send(
-            answer
-            | {"header": header | self._candidates(case, header["threshold"]), "volumes": list(present)}
-            | _decision(self._decided(case).get((None, None))),
-            list(present.values()),
-        )
+        answer |= {"header": header | self._candidates(case, header["threshold"]), "volumes": list(present)}
+        answer |= _decision(self._decided(case).get((None, None)))
         self._begin(case + 1)
+        return answer, list(present.values())
 
     def _scan(self, case: int) -> ViewerScan:
         """Loads a case; of the others only the next one is kept."""
@@ -172,15 +169,16 @@ class Review(anywidget.AnyWidget):
         self._checksums[case] = _map_checksum(self.items[case])  # the file may be another one by now
         return ViewerScan(load_heatmap(self.items[case]))
 
-    def _layer(self, case: int, layer: int) -> None:
-        self.send({"type": "layer", "case": case, "layer": layer}, [self._scan(case).layer(layer)])
+    def _layer(self, case: int, layer: int) -> Answer:
+        return {"type": "layer", "case": case, "layer": layer}, [self._scan(case).layer(layer)]
 
-    def _threshold(self, case: int, threshold: float) -> None:
-        self.send({"type": "candidates", "case": case, **self._candidates(case, threshold)})
+    def _threshold(self, case: int, threshold: float) -> Answer:
+        return {"type": "candidates", "case": case, **self._candidates(case, threshold)}, []
 
-    def _mask(self, case: int, threshold: float) -> None:
-        """Sends what is flagged, which a brush then corrects."""
-        self.send({"type": "mask", "case": case}, [self._scan(case).flagged(threshold)])
+    def _mask(self, case: int, threshold: float, replace: bool) -> Answer:
+        """What a brush then corrects: what was corrected before, else or to replace it what is flagged."""
+        mask = (None if replace else self._corrected(case)) or self._scan(case).flagged(threshold)
+        return {"type": "mask", "case": case, "replace": replace}, [mask]
 
     def corrected_file(self, case: int) -> Path:
         """Names the file of a case's corrected mask.
@@ -210,13 +208,13 @@ class Review(anywidget.AnyWidget):
             raise ValueError(f"{file} lies on another grid than the map: move the file away, or bring it back")
         return scan.mask(mask.numpy()[0])
 
-    def _correct(self, case: int, number: float, mask: bytes) -> None:
-        """Writes a corrected mask with the geometry of the map."""
+    def _correct(self, case: int, number: float, mask: bytes) -> Answer:
+        """Writes a corrected mask with the geometry of the map; other views of the widget go on from it."""
         scan, file = self._scan(case), self.corrected_file(case)
         image = MetaTensor(torch.from_numpy(np.ascontiguousarray(scan.scan_mask(mask)))[None], scan.heatmap.scan_affine)
         write_nifti(image, file, map_file(self.items[case]))
         time = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-        self.send({"type": "saved", "number": number, "case": case, "time": time, "file": str(file)})
+        return {"type": "saved", "number": number, "case": case, "time": time, "file": str(file)}, [mask]
 
     def _decided(self, case: int) -> dict[tuple[float | None, tuple[int, ...] | None], Verdict]:
         """Verdicts on a case by threshold and voxel; that on the case as a whole has neither."""
@@ -240,7 +238,7 @@ class Review(anywidget.AnyWidget):
 
     def _judge(
         self, case: int, number: float, threshold: float | None, voxel: list[int] | None, **decided: str
-    ) -> None:
+    ) -> Answer:
         """Writes a verdict or a comment, on the case (no threshold, no voxel) or on a candidate."""
         details: dict[str, Any] = {}
         if (threshold is None) != (voxel is None):
@@ -258,7 +256,7 @@ class Review(anywidget.AnyWidget):
         self._list_cases()
         place = {"case": case, "threshold": threshold, "voxel": voxel}
         file = {"time": saved.time, "file": str(self.verdicts.path)}
-        self.send({"type": "saved", "number": number} | place | file | _decision(saved))
+        return {"type": "saved", "number": number} | place | file | _decision(saved), []
 
 
 def _decision(verdict: Verdict | None) -> dict[str, str]:

@@ -48,7 +48,14 @@ MODEL = """([index, state]) => {
     cell.style = "flex: 1 1 0; min-width: 0";
     document.body.append(cell);
     model.show = () => render({ model, el: cell });
+    model.answer = (content) => listeners["msg:custom"].forEach((call) => call(content, []));
 }"""
+ANOTHER_VIEW = """() => {
+    const cell = document.body.appendChild(document.createElement("div"));
+    cell.style = "flex: 1 1 0; min-width: 0";
+    render({ model: models[0], el: cell });
+}"""
+DRAWN = "document.querySelector('canvas[data-view=axial]').toDataURL()"
 
 
 def show(page, *reviews):
@@ -322,6 +329,69 @@ def test_what_could_not_be_saved_is_sent_again_but_nothing_that_was_replaced(rev
     assert sorted(row[1] for row in rows(maps)) == ["reject", "unsure"]
     assert review.locator("tbody tr [aria-pressed=true]").all_inner_texts() == ["✗ reject", "? unsure"]
     assert painted(maps) == [True, True]
+
+
+def test_a_stroke_is_taken_back_after_its_case_was_left(review, maps):
+    undo = review.get_by_role("button", name="Undo")
+    review.evaluate("['brush', 'eraser'].forEach((tool) => document.querySelector(`[data-tool=${tool}]`).click())")
+    review.get_by_label("Threshold as a number").fill("0.78")
+    review.keyboard.press("Enter")
+    review.get_by_text("1 candidate at or above 0.78").wait_for()  # the last answer, after two masks to begin with
+    assert undo.is_disabled()
+    review.get_by_role("button", name="Brush").click()
+    click(review, (0.3, 0.3))
+    saved(review)
+    assert painted(maps) == [True, False]
+    assert undo.get_attribute("title") == "Take back the stroke of the brush of P1 (Ctrl + z)"
+    for button, case in (("Next case", "P2"), ("Previous case", "P1")):
+        review.get_by_role("button", name=button).click()
+        review.locator(".hv-verdict b", has_text=f"Case {case}").wait_for()
+    review.evaluate(FRAMES)
+    before = review.evaluate(DRAWN)
+    undo.click()
+    saved(review)
+    assert painted(maps) == [False, False]
+    assert review.evaluate(DRAWN) != before
+    review.get_by_role("button", name="Brush").click()
+    click(review, (0.77, 0.9))
+    review.locator(".hv-saved", has_text="Saving").wait_for()
+    saved(review)
+    assert painted(maps) == [False, True]
+
+
+def test_two_views_of_one_review(page, items, maps):
+    brighter = nib.Nifti1Image(nib.load(items[0]["image"]).get_fdata() + 1000, AFFINE)
+    nib.save(brighter, maps.parent / "t1.nii.gz")
+    images = {"image": [items[0]["image"], maps.parent / "t1.nii.gz"], "modalities": ["flair", "t1"]}
+    show(page, Review([item | images for item in items]))
+    page.evaluate(ANOTHER_VIEW)
+    page.locator(".hv-candidates").nth(1).locator("tbody tr").first.wait_for()
+    page.locator("button[data-tool=brush]").nth(0).click()
+    page.locator("button[data-tool=brush]").nth(1).click()
+    click(page, (0.3, 0.3), view=0)
+    saved(page)
+    assert painted(maps) == [True, False]
+    click(page, (0.77, 0.9), view=1)
+    page.locator(".hv-saved").nth(1).filter(has_text="Saved").wait_for()
+    assert painted(maps) == [True, True]
+
+    def shown():
+        page.evaluate(FRAMES)
+        return [text.split("  ·  ")[3:] for text in page.locator(".hv-status").all_inner_texts()]
+
+    assert shown() == [["flair 110"], ["flair 110"]]
+    boxes = page.locator(".hv-controls label", has_text="Image").locator("select")
+    boxes.nth(1).select_option("t1")
+    page.locator(".hv-status", has_text="t1 1110").wait_for()
+    assert shown() == [["flair 110"], ["t1 1110"]]
+    page.evaluate("models[0].send = (message) => (window.unanswered = message)")  # the kernel is busy
+    boxes.nth(0).select_option("t1")
+    click(page, (0.3, 0.3), view=1)
+    assert shown()[0] == ["flair 110", "t1: loading …"]
+    answer = "{ type: 'failed', view: unanswered.view, problem: 'no such file' }"
+    page.evaluate(f"models[0].answer({answer})")
+    assert boxes.nth(0).input_value() == "flair"
+    assert shown()[0] == ["flair 110"]
 
 
 def test_methods_side_by_side(page, items, tmp_path):

@@ -74,6 +74,7 @@ class Browser:
         self.answers = []
         self.review._handle_custom_msg(json.loads(json.dumps(message)), [memoryview(buffer) for buffer in buffers])
         ((answer, buffers),) = self.answers
+        assert answer.pop("view") == message.get("view")
         assert all(type(buffer) is bytes for buffer in buffers)
         return json.loads(json.dumps(answer, allow_nan=False)), buffers
 
@@ -187,11 +188,13 @@ def test_unknown_messages_are_answered(items):
 
 def test_a_corrected_mask_is_on_disk_before_the_answer(items, tmp_path):
     browser = Browser(items)
-    _, (flagged,) = browser.ask({"type": "mask", "case": 1, "threshold": 0.5})
+    begin = {"type": "mask", "case": 1, "threshold": 0.5, "replace": False}
+    _, (flagged,) = browser.ask(begin)
     assert sum(flagged) == 24
     empty = bytes(len(flagged))
     for content in (flagged, empty):
-        answer, _ = browser.ask({"type": "correct", "case": 1, "number": 5}, [content])
+        answer, written = browser.ask({"type": "correct", "case": 1, "number": 5, "view": 0.3}, [content])
+        assert written == [content]  # for other views of the widget
         file = tmp_path / "maps" / "corrected_masks" / "P2.nii.gz"
         assert (answer["type"], answer["number"], answer["file"]) == ("saved", 5, str(file))
         expected = scores_of() >= 0.5 if content is flagged else np.zeros(SHAPE)
@@ -199,6 +202,8 @@ def test_a_corrected_mask_is_on_disk_before_the_answer(items, tmp_path):
     answer, buffers = Browser(items).ask({"type": "open", "case": 1})
     assert answer["volumes"] == ["map", "image", "mask"]
     assert buffers[2] == empty
+    assert browser.ask(begin)[1] == [empty]  # a brush goes on from there
+    assert browser.ask(begin | {"replace": True})[1] == [flagged]
     assert [stem for stem, _ in volume_files(tmp_path / "maps")] == ["P1", "P2", "P3"]  # it is taken for no map
 
 
