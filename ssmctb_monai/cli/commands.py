@@ -189,10 +189,7 @@ def report(maps: Sequence[str], dataset_dir: Path, output_dir: Path, baseline: s
 
     Several are compared with the first, by their names, which are those of the folders where none are given.
     """
-    named = [
-        (name, folder) if folder else (Path(name).name, name) for name, _, folder in (m.partition("=") for m in maps)
-    ]
-    if len(folders := dict(named)) < len(named):
+    if len(folders := dict(map(_named, maps))) < len(maps):
         raise click.UsageError("Two folders have one name: give them names, as ours=FOLDER theirs=FOLDER.")
     with plain_errors():
         from ssmctb_monai.reports import evaluate_folders
@@ -202,6 +199,12 @@ def report(maps: Sequence[str], dataset_dir: Path, output_dir: Path, baseline: s
     if evaluation.failed:
         listed = "\n".join(f"{name}: {problem}" for name, problem in evaluation.failed.items())
         raise click.ClickException(f"not evaluated:\n{listed}")
+
+
+def _named(maps: str) -> tuple[str, str]:
+    """Splits NAME=MAPS; a folder that is there is taken whole."""
+    name, _, folder = maps.partition("=")
+    return (name, folder) if folder and not Path(maps).is_dir() else (Path(maps).resolve().name, maps)
 
 
 @main.command()

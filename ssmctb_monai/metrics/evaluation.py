@@ -13,6 +13,7 @@ from torch import distributed
 
 from ssmctb_monai.checks import Named
 from ssmctb_monai.data.oriented_case import Array, OrientedCase
+from ssmctb_monai.files import printable
 from ssmctb_monai.metrics.case_statistics import CaseStatistics, CaseTruth, views_of
 from ssmctb_monai.metrics.definitions import METRICS
 from ssmctb_monai.metrics.pooled_cases import PooledCases
@@ -191,7 +192,7 @@ class AnomalyEvaluation:
             case_id: name of the case.
             problem: what was wrong.
         """
-        self.failed[case_id] = problem
+        self.failed[printable(case_id)] = printable(problem)
 
     def gather(self) -> AnomalyEvaluation:
         """Joins the evaluations of all processes.

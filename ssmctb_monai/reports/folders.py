@@ -15,7 +15,7 @@ from ssmctb_monai.data.brats import BratsCase, NoCasesError, canonical_modality,
 from ssmctb_monai.data.datasets import ValidCases
 from ssmctb_monai.data.patients import patient_of
 from ssmctb_monai.data.readers import SimpleITKReader
-from ssmctb_monai.files import unfinished_folder
+from ssmctb_monai.files import printable, unfinished_folder
 from ssmctb_monai.metrics.evaluation import AnomalyEvaluation
 from ssmctb_monai.metrics.settings import EvaluationSettings
 from ssmctb_monai.metrics.threshold import LabelFreeThreshold
@@ -65,7 +65,8 @@ def evaluate_folders(
 
     Raises:
         NotADirectoryError: when a folder does not exist.
-        ValueError: when there is no method, no label or no case to report, or a threshold is that of no method.
+        ValueError: when there is no method, no label or no case to report, a threshold is that of no method, or a
+            method has the name of the baseline.
 
     Example:
         >>> evaluation = evaluate_folders({"ours": "maps/ours", "theirs": "maps/theirs"}, "BraTS2021")  # doctest: +SKIP
@@ -92,6 +93,8 @@ def evaluate_folders(
         {"brain": brain_dir} if brain_dir else {}
     )
     if any("image" in item for item in items.values()):
+        if f"baseline_{modality}" in maps:
+            raise ValueError(f"One method is named baseline_{modality}, as the baseline is: give it another name.")
         maps[f"baseline_{modality}"] = "baseline"
         for item in items.values():
             item["problems"] += [] if "image" in item else [f"it has no {modality} image, as others have"]
@@ -132,7 +135,7 @@ def evaluate_folders(
         run.take_problems()
         if output_dir is not None and unfinished:
             described = f"Anomaly maps of {', '.join(f'{method} ({folder})' for method, folder in map_dirs.items())}"
-            write_report(evaluation, output_dir, described, run.scans, [unfinished], self_contained)
+            write_report(evaluation, output_dir, printable(described), run.scans, [unfinished], self_contained)
     finally:
         if unfinished:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -159,7 +162,10 @@ def _labelled_cases(label_dir: PathLike) -> tuple[dict[str, BratsCase], dict[str
     if not by_stem:
         raise ValueError(f"There is no label in {folder}.")
     known = {stem: BratsCase(stem, patient_of(stem), {}, files[0], None, {}) for stem, files in by_stem.items()}
-    return known, {stem: [several(files)] for stem, files in by_stem.items() if len(files) > 1}
+    problems = {stem: [several(files)] for stem, files in by_stem.items() if len(files) > 1}
+    return known, problems | {
+        stem: ["its name is not UTF-8: rename its files"] for stem in by_stem if printable(stem) != stem
+    }
 
 
 def _prepare(item: Mapping[str, Any]) -> dict[Hashable, Any]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import monai.bundle
@@ -172,7 +173,7 @@ def test_a_bundle_to_be_changed(invoke, tmp_path):
     assert "--config_file mine/configs/train.json --bundle_root mine" in result.output
 
 
-def test_report_and_review(invoke, tmp_path):
+def test_report_and_review(invoke, tmp_path, monkeypatch):
     """A map whose lesion is found, and one that lacks its label."""
     lesion = np.zeros((24, 24, 24))
     lesion[8:16, 8:16, 8:16] = 1
@@ -181,6 +182,11 @@ def test_report_and_review(invoke, tmp_path):
     assert invoke("report", "maps", "--dataset_dir", "labels", "--output_dir", "out").exit_code == 0
     report = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
     assert report["methods"]["maps"]["figures"]["pixel_average_precision"]["value"] == 1
+    shutil.copytree(tmp_path / "maps", tmp_path / "lr=0.1")
+    monkeypatch.chdir(tmp_path / "maps")
+    assert invoke("report", ".", "../lr=0.1", "--dataset_dir", "../labels", "--output_dir", "../out").exit_code == 0
+    assert set(json.loads((tmp_path / "out/report.json").read_text("utf-8"))["methods"]) == {"maps", "lr=0.1"}
+    monkeypatch.chdir(tmp_path)
     write(tmp_path / "maps" / "two.nii.gz", lesion)
     result = invoke("report", "ours=maps", "--dataset_dir", "labels", "--output_dir", "out")
     assert result.exit_code == 1

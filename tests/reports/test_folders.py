@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -235,6 +236,12 @@ def test_baseline_where_there_are_images(tmp_path):
 def test_name_of_the_baseline(tmp_path, baseline):
     make(tmp_path, layout="brats")
     assert evaluate(tmp_path, baseline=baseline).methods[-1] == "baseline_flair"
+
+
+def test_method_that_is_named_as_the_baseline(tmp_path):
+    make(tmp_path, layout="brats")
+    with pytest.raises(ValueError, match="One method is named baseline_flair"):
+        evaluate_folders({"ours": tmp_path / "ours", "baseline_flair": tmp_path / "theirs"}, tmp_path / "labels")
 
 
 def test_no_baseline_without_images(tmp_path):
@@ -528,6 +535,18 @@ def test_two_labels_of_one_case(tmp_path):
     assert list(evaluation.failed) == ["case_2"]
     assert "case_2.nii" in evaluation.failed["case_2"]
     assert evaluated(evaluation) == ["case_1", "case_10"]
+
+
+@pytest.mark.parametrize(("layout", "problem"), [("flat", "is not UTF-8: rename"), ("brats", "is none for files of")])
+def test_names_that_are_not_utf8(tmp_path, layout, problem):
+    strange = os.fsdecode(b"case_\xff")
+    make(tmp_path, names=(*NAMES, strange), layout=layout)
+    evaluation = evaluate(tmp_path, output_dir=tmp_path / "out", viewer=False)
+    assert list(evaluation.failed) == [r"case_\udcff"]
+    assert problem in evaluation.failed[r"case_\udcff"]
+    assert sorted(evaluated(evaluation)) == sorted(NAMES)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [case["case_id"] for case in report["failed_cases"]] == list(evaluation.failed)
 
 
 def test_two_cases_of_one_name_in_the_data_set(tmp_path):
