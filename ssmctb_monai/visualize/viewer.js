@@ -523,12 +523,13 @@ function createViewer(root, colormaps, hooks = {}) {
   /** How far the score of a voxel may be from that of its bits. */
   const rounding = (bits) => (Math.abs(HALVES[bits]) / 2048) * scan.scale[1];
 
-  /** As many decimals as tell a ten-thousandth of the colour scale, or what is given as well. */
-  const round = (value, least = 0) => {
-    const step = Math.max((scan.limits[1] - scan.limits[0] || scan.scale[1]) / 1000, least);
-    return Number(value.toFixed(clamp(-Math.floor(Math.log10(step)), 0, 12)));
+  /** As many decimals as tell a ten-thousandth of the colour scale, fewer where there is a greater error. */
+  const round = (value, error = 0) => {
+    const width = scan.limits[1] - scan.limits[0] || scan.scale[1];
+    const decimals = Math.min(3 - Math.floor(Math.log10(width)), -Math.ceil(Math.log10(error)));
+    return Number(value.toFixed(clamp(decimals, 0, 12)));
   };
-  const formatScore = (value, least = 0) => Number(round(value, least).toPrecision(7)).toString(); // maps are float32
+  const formatScore = (value, error) => Number(round(value, error).toPrecision(7)).toString(); // maps are float32
 
   function setThreshold(value) {
     if (!Number.isFinite(value)) return;
@@ -911,6 +912,7 @@ function createViewer(root, colormaps, hooks = {}) {
 
   /** Moves the crosshair to a position in mm, or as near as the scan reaches, for others that are linked. */
   function setPosition(position) {
+    if (!scan) return; // the first case could not be shown
     cursor = transform(scan.from_ras, position).map((place, axis) => clamp(Math.round(place), 0, scan.shape[axis] - 1));
     announced = String(cursor);
     redraw();

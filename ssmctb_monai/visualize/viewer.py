@@ -82,16 +82,23 @@ class ViewerScan:
 
     @property
     def scale(self) -> list[float]:
-        """Middle and width of the limits; where they are equal, the width of all scores in the brain."""
+        """Middle and width of the limits, at least a thousandth of the width of all scores: half precision has an end."""
         low, high = self.limits
-        return [(low + high) / 2, high - low or float(np.ptp(self.scores[self.brain])) or 1.0]
+        return [(low + high) / 2, max(high - low, float(np.ptp(self.scores[self.brain])) / 1000) or 1.0]
 
     @property
     def default_threshold(self) -> float:
-        """The threshold that came with the map, else the score that one in a hundred voxels of the brain exceeds."""
+        """The threshold that came with the map, else the score that one in a hundred voxels of the brain exceeds.
+
+        Where that score is common, it is the next higher one, if there is one.
+        """
         if self.heatmap.threshold is not None:
             return self.heatmap.threshold
-        return float(np.quantile(self.scores[self.brain], 1 - DEFAULT_RATE))
+        scores = self.scores[self.brain]
+        threshold = np.quantile(scores, 1 - DEFAULT_RATE)
+        higher = scores[scores > threshold]
+        is_common = len(higher) > 0 and np.mean(scores >= threshold) > 2 * DEFAULT_RATE  # such as 0 in a sparse map
+        return float(higher.min() if is_common else threshold)
 
     def header(self) -> dict[str, Any]:
         """Makes the header.
