@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -278,6 +279,18 @@ def case_name(item: Mapping[str, Any]) -> str:
         return str(item["case_id"])
     file = map_file(item)
     return volume_stem(file) or file.name if file else "case"
+
+
+def case_names(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names the cases of items that are shown together.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    names = [case_name(item) for item in items]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"Several cases are named {', '.join(repeated)}: give each a `case_id` of its own.")
+    return names
 
 
 def load_volume(source: Any, affine: Any = None) -> MetaTensor:

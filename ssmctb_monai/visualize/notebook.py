@@ -11,7 +11,7 @@ import numpy as np
 from monai.config import PathLike
 
 from ssmctb_monai.data.oriented_case import grey_window
-from ssmctb_monai.visualize.heatmap import case_name, check_item, load_heatmap, map_file
+from ssmctb_monai.visualize.heatmap import case_names, check_item, load_heatmap, map_file
 from ssmctb_monai.visualize.viewer import ViewerScan
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def compare(
 
     Raises:
         ImportError: the extra ``notebooks`` is not installed.
-        ValueError: there are fewer than two methods, they have no case in common, or two would write to one file.
+        ValueError: there are fewer than two methods, they have no case in common, two cases of one have one name, or
+            two methods would write to one file.
 
     Example:
         >>> compare({"2D": find_maps("runs/2d", "BraTS"), "3D": find_maps("runs/3d", "BraTS")})  # doctest: +SKIP
@@ -96,7 +97,7 @@ def compare(
         raise _lacking(error) from error
     if len(methods) < 2:
         raise ValueError(f"Methods are compared when there are at least two, got {', '.join(methods) or 'none'}.")
-    by_name = {method: {case_name(item): item for item in items} for method, items in methods.items()}
+    by_name = {method: dict(zip(case_names(items), items, strict=True)) for method, items in methods.items()}
     names = [name for name in next(iter(by_name.values())) if all(name in items for items in by_name.values())]
     if not names:
         listed = "; ".join(f"{method}: {', '.join(items) or 'none'}" for method, items in by_name.items())

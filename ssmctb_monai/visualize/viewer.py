@@ -82,7 +82,7 @@ class ViewerScan:
 
     @property
     def scale(self) -> list[float]:
-        """Middle and width of the limits, at least a thousandth of the width of all scores: half precision has an end."""
+        """Middle and width of the limits, at least a thousandth of that of all scores: half precision has an end."""
         low, high = self.limits
         return [(low + high) / 2, max(high - low, float(np.ptp(self.scores[self.brain])) / 1000) or 1.0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -21,7 +20,7 @@ from monai.data import MetaTensor
 from ssmctb_monai.data.readers import grid_distance
 from ssmctb_monai.data.writers import write_nifti
 from ssmctb_monai.files import checksum, is_file_name
-from ssmctb_monai.visualize.heatmap import case_name, check_arrays, check_item, load_heatmap, load_volume, map_file
+from ssmctb_monai.visualize.heatmap import case_names, check_arrays, check_item, load_heatmap, load_volume, map_file
 from ssmctb_monai.visualize.verdicts import Verdict, VerdictFile
 from ssmctb_monai.visualize.viewer import ViewerScan, asset, colormaps
 
@@ -79,9 +78,7 @@ class Review(anywidget.AnyWidget):
         for item in cases:
             check_item(item)
             check_arrays(item)
-        names = [case_name(item) for item in cases]
-        if repeated := [name for name, count in Counter(names).items() if count > 1]:
-            raise ValueError(f"Several cases are named {', '.join(repeated)}: give each a `case_id` of its own.")
+        names = case_names(cases)
         super().__init__(title=title)
         given = {} if threshold is None else {"threshold": threshold}
         self.items = [{**item, "case_id": name, **given} for item, name in zip(cases, names, strict=True)]

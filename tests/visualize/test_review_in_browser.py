@@ -87,8 +87,7 @@ def show(page, *reviews):
     for index, review in enumerate(reviews):
         page.evaluate(MODEL, [index, {name: getattr(review, name) for name in names}])
     page.evaluate("models.forEach((model) => model.show())")
-    for index in range(len(reviews)):
-        page.locator(".hv-candidates").nth(index).locator("tbody tr").first.wait_for()
+    page.wait_for_function("document.querySelectorAll('.hv-verdict b').length === models.length")
 
 
 @pytest.fixture
@@ -227,6 +226,7 @@ def test_window_zoom_and_pan(review):
     """The ramp runs from 0 to 290 from the back to the front; its 0.5 and 99.5 percentile are 0 and 290."""
     press(review, "x")
     assert part(review, "flair") == "flair 110"  # of the candidate's peak, in slice 11 of 30
+    assert part(review, "score") == "score 0.9"  # as in the list
     assert part(review, "window") is None
     box = review.locator("canvas[data-view=axial]").bounding_box()
     drag(review, "axial", (0.3, 0.5), (0.3 - 150 / box["width"], 0.5 - 75 / box["height"]), button="right")
@@ -421,3 +421,16 @@ def test_methods_side_by_side(page, items, tmp_path):
         page.locator(".hv-verdict b").nth(index).filter(has_text="Case P2").wait_for()
     third = places()
     assert third[0] == third[1] != second[0]
+
+
+def test_a_method_whose_map_is_broken(page, items, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "P1.nii.gz").write_bytes(b"broken")
+    theirs = [item | {"anomaly_map": tmp_path / "theirs" / item["anomaly_map"].name} for item in items]
+    show(page, *compare({"ours": items, "theirs": theirs}).children)
+    assert "P1 cannot be shown" in page.locator(".hv-problem").nth(1).inner_text()
+    status = page.locator(".hv-status").first
+    before = status.inner_text()
+    click(page, (0.3, 0.3))  # which the other one follows
+    page.evaluate(FRAMES)
+    assert status.inner_text() != before

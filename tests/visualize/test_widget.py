@@ -744,6 +744,8 @@ def test_methods_side_by_side(items, tmp_path):
         compare({"ours": items[:1], "theirs": theirs})
     with pytest.raises(ValueError, match="would go to one file"):
         compare({"ours": items, "same": items})
+    with pytest.raises(ValueError, match="Several cases are named P1"):
+        compare({"ours": items, "twice": [*items, items[0]]})
 
 
 def test_the_next_case_is_loaded_in_the_background(items, monkeypatch):
