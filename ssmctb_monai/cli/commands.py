@@ -156,7 +156,7 @@ def infer(
 def review(maps: Path, dataset_dir: Path | None, opened: bool) -> None:
     """Opens the maps in the folder MAPS over their scans, in JupyterLab, to accept, reject or doubt what they show.
 
-    Writes the notebook review.ipynb into MAPS, and what you decide to review.csv.
+    Writes the notebook review.ipynb into MAPS, unless you have changed it, and what you decide to review.csv.
     """
     with plain_errors():
         try:
@@ -172,8 +172,12 @@ def review(maps: Path, dataset_dir: Path | None, opened: bool) -> None:
             f"widget = review(find_maps({', '.join(map(repr, folders))}))\nwidget",
         ]
         notebook = maps / "review.ipynb"
-        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        nbformat.write(made, notebook)
+        found = nbformat.read(notebook, 4) if notebook.exists() else nbformat.v4.new_notebook()
+        if [cell.source for cell in found.cells if cell.source] in ([], cells, found.metadata.get("generated")):
+            code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+            nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"generated": cells}), notebook)
+        else:
+            click.echo(f"{notebook} was changed and stays as it is: move it away for a new one.")
     click.echo(f"{count} maps: {notebook}")
     if opened:
         sys.exit(subprocess.run([sys.executable, "-m", "jupyter", "lab", str(notebook)], check=False).returncode)

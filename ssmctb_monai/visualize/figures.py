@@ -56,6 +56,8 @@ PLANES = {  # axis that is cut, axes across and down, the patient's sides
 }
 SUMMARIES = {"roc": ("auroc", "AUROC"), "pr": ("average_precision", "AP")}  # of curves: figure, its short name
 
+LEFT_OUT: dict[str, Any] = {"value": None, "interval": None, "reason": None}  # of an evaluation of chosen metrics
+
 Level = Literal["pixel", "slice"]
 
 
@@ -130,7 +132,7 @@ def plot_montage(item: Mapping[str, Any] | Heatmap, slices: int = 12, threshold:
     if slices < 1:
         raise ValueError(f"A montage has at least 1 slice, got slices={slices}.")
     scan = _Scan(item, threshold)
-    table = scan.heatmap.slices
+    table = {name: values[scan.heatmap.slices["brain_voxels"] > 0] for name, values in scan.heatmap.slices.items()}
     count = min(slices, len(table["slice"]))
     shown = [int((index + 0.5) * len(table["slice"]) / count) for index in range(count)]  # middles of equal slabs
     width, height, _ = scan.size
@@ -156,8 +158,9 @@ def plot_roc_pr(
 ) -> Figure:
     """Draws the ROC and the precision-recall curve of all methods of an evaluation side by side.
 
-    The legends hold area or average precision with their intervals. Chance is dotted: the diagonal of the ROC, and as
-    precision the share of what is lesion, to which a curve falls when everything is flagged.
+    The legends hold area or average precision with their intervals, where they were evaluated. Chance is dotted: the
+    diagonal of the ROC, and as precision the share of what is lesion, to which a curve falls when everything is
+    flagged.
 
     Args:
         evaluation: an evaluation, or its report: what :func:`~ssmctb_monai.reports.build_report` made of it, or
@@ -189,7 +192,7 @@ def plot_roc_pr(
     with plot_style(size):
         figure = Figure((page / 72, height / 72))
         for index, (kind, (name, title)) in enumerate(SUMMARIES.items()):
-            estimates = {method: by_name[f"{level}_{name}"] for method, by_name in figures.items()}
+            estimates = {method: by_name.get(f"{level}_{name}", LEFT_OUT) for method, by_name in figures.items()}
             drawn = [method for method, by_name in curves.items() if f"{level}_{kind}" in by_name]
             if not drawn:
                 reasons = {estimate["reason"] for estimate in estimates.values() if estimate["reason"]}
@@ -348,5 +351,7 @@ def _results(evaluation: AnomalyEvaluation | Mapping[str, Any]) -> tuple[dict[st
 
 
 def _text(estimate: Mapping[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "left out"
     interval = estimate["interval"]
     return f"{estimate['value']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

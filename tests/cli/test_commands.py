@@ -196,6 +196,24 @@ def test_report_and_review(invoke, tmp_path, monkeypatch):
     assert "give their folder as `dataset_dir`" in result.output.splitlines()[-1]
 
 
+def test_review_keeps_a_notebook_that_was_changed(invoke, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    scores = np.random.default_rng(0).random((12, 12, 12))
+    for folder in ("one", "two"):
+        write(tmp_path / folder / "P1_flair.nii.gz", scores)
+    write(tmp_path / "maps" / "P1.nii.gz", scores)
+    file = tmp_path / "maps" / "review.ipynb"
+    for folder in ("one", "two"):
+        assert invoke("review", "maps", "--dataset_dir", folder, "--no-open").exit_code == 0
+        assert str(tmp_path / folder) in file.read_text("utf-8")
+    notebook = nbformat.read(file, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("mine"))
+    nbformat.write(notebook, file)
+    result = invoke("review", "maps", "--dataset_dir", "one", "--no-open")
+    assert "maps/review.ipynb was changed and stays as it is" in result.output
+    assert nbformat.read(file, 4) == notebook
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_the_docs_are_understood(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from ssmctb_monai.metrics import AnomalyEvaluation, EvaluationSettings
+from ssmctb_monai.metrics import METRICS, AnomalyEvaluation, EvaluationSettings
 from ssmctb_monai.reports import build_report
 from ssmctb_monai.visualize.figures import plot_case, plot_montage, plot_roc_pr
 from ssmctb_monai.visualize.heatmap import load_heatmap
@@ -259,6 +259,12 @@ def test_montage_shows_even_slices_from_the_feet_up(grid):
     assert 0 < sum(axes.spines["left"].get_visible() for axes in panels) < 6
 
 
+def test_montage_shows_no_slices_without_brain():
+    """Also where the evaluation counts them."""
+    every = load_heatmap(make_item(), EvaluationSettings(slices="all"))
+    assert titles(plot_montage(every, slices=6)) == titles(plot_montage(make_item(), slices=6))
+
+
 def test_slice_numbers_count_from_the_feet(heatmap):
     figure = plot_montage(heatmap, slices=500)  # of 75 of 2 mm; the blob's middle is in slice 35
     numbers = [int(title.split(":")[0].removeprefix("Slice ")) for title in titles(figure)[:-1]]
@@ -302,8 +308,9 @@ def test_montage_needs_a_slice(heatmap):
 # ---------------------------------------------------------------------------------------------------------- ROC and PR
 
 
-def make_evaluation(patients=3, lesion=True, methods=("model", "baseline"), normal=True):
-    evaluation = AnomalyEvaluation(settings=EvaluationSettings(resamples=40, top_k=3, slab_depth=3, min_lesion_size=2))
+def make_evaluation(patients=3, lesion=True, methods=("model", "baseline"), normal=True, metrics=tuple(METRICS)):
+    settings = EvaluationSettings(resamples=40, top_k=3, slab_depth=3, min_lesion_size=2)
+    evaluation = AnomalyEvaluation(settings=settings, metrics=metrics)
     for index in range(patients):
         rng = np.random.default_rng(index)
         label = np.zeros((6, 7, 12), np.uint8)
@@ -369,6 +376,14 @@ def test_without_intervals_there_are_values_only():
     for axes, title in zip(figure.axes, ("AUROC", "AP"), strict=True):
         assert axes.get_legend().get_title().get_text() == title
         assert len(entries(axes)[0]) == len("model\n0.123")
+
+
+def test_an_area_that_was_left_out():
+    chosen = make_evaluation(methods=["model"], metrics=["pixel_auroc"])
+    for source in (chosen, build_report(chosen)):
+        roc, pr = plot_roc_pr(source).axes
+        assert entries(roc)[0].startswith("model\n0.")
+        assert entries(pr)[0] == "model\nleft out"
 
 
 @pytest.mark.parametrize("model", [{}, {"pixel_roc": {"x": [0, 1], "y": [0, 1]}, "pixel_pr": {"x": [1], "y": [1]}}])
