@@ -18,6 +18,12 @@ function follow(position) {
   beside?.setPosition(position);
 }
 
+/** Lets this method's crosshair follow that of the other one. */
+function lead(position) {
+  place = position;
+  viewer.setPosition(position);
+}
+
 /** Unpacks base64 text of gzipped bytes. */
 async function unpack(text, type) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -54,7 +60,7 @@ async function showBeside() {
   if (!name) return;
   stage.previousElementSibling.textContent = page.method;
   besideStage.previousElementSibling.textContent = name;
-  beside ??= createViewer(besideStage, page.colormaps, { moved: (position) => viewer.setPosition(position) });
+  beside ??= createViewer(besideStage, page.colormaps, { moved: lead });
   const [header, { map }] = others[name];
   const scores = await unpack(map, Uint16Array);
   if (shown !== current || besideBox.value !== name) return; // another one was chosen meanwhile

@@ -127,6 +127,12 @@ def test_methods_side_by_side(page, report):
         assert one == other
         seen.add(one)
     assert len(seen) == 2
+    beside.locator("tbody tr").evaluate("row => row.classList.add('before')")
+    for name in ("nothing", "theirs"):
+        page.select_option("#viewer-beside", label=name)
+    beside.locator("tbody tr:not(.before)").wait_for()
+    one, other = places()
+    assert one == other in seen
     ours, theirs = (float(text.split("score ")[1].split()[0]) for text in statuses.all_inner_texts())
     assert theirs == pytest.approx(0.5 * ours, abs=0.002)
     page.get_by_role("button", name="Previous").click()  # the choice stays
