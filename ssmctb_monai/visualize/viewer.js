@@ -135,7 +135,11 @@ function createViewer(root, colormaps, hooks = {}) {
   const radius = range({ min: 0.5, max: 20, step: 0.5, value: 4, oninput: () => redraw() });
   const fromThreshold = element(
     "button",
-    { type: "button", onclick: () => hooks.mask(scan.threshold, true), title: "The mask becomes what the threshold flags" },
+    {
+      type: "button",
+      onclick: () => hooks.mask(scan.threshold, true),
+      title: "The mask becomes what the threshold flags",
+    },
     "Mask from threshold",
   );
   const brushBox = element("span", { className: "hv-brush" }, element("label", {}, "Radius", radius), fromThreshold);
@@ -520,8 +524,8 @@ function createViewer(root, colormaps, hooks = {}) {
   /** Score of a voxel by the bits that the map has for it. */
   const score = (bits) => scan.scale[0] + scan.scale[1] * HALVES[bits];
 
-  /** How far the score of a voxel may be from that of its bits. */
-  const rounding = (bits) => (Math.abs(HALVES[bits]) / 2048) * scan.scale[1];
+  /** How far the score of a voxel may be from that of its bits; below 2 ** -14 half precision is even. */
+  const rounding = (bits) => (Math.max(Math.abs(HALVES[bits]), 2 ** -14) / 2048) * scan.scale[1];
 
   /** As many decimals as tell a ten-thousandth of the colour scale, fewer where there is a greater error. */
   const round = (value, error = 0) => {
@@ -849,7 +853,8 @@ function createViewer(root, colormaps, hooks = {}) {
     const peak = selected === null ? null : scan.candidates[selected].voxel;
     scan.candidates = candidates;
     const shown = total > candidates.length ? `, the ${candidates.length} highest shown` : "";
-    const source = scan.threshold_given ? "" : " No threshold came with the map; the first one flags 1 % of the brain, or less.";
+    const first = " No threshold came with the map; the first one flags 1 % of the brain, or less.";
+    const source = scan.threshold_given ? "" : first;
     candidateTitle.textContent = `${total} candidate${total === 1 ? "" : "s"} at or above ${formatScore(threshold)}${shown}`;
     candidateNote.textContent = `Connected voxels, at least ${scan.min_size}.${source}`;
     candidateRows.replaceChildren(
