@@ -135,11 +135,19 @@ def _is_argument(parser: ConfigParser, name: str) -> bool:
     if not ConfigComponent.is_instantiable(part):
         return False
     target: Any = locate(str(ConfigComponent(part).resolve_module_name()))
-    classes = target.__mro__ if inspect.isclass(target) else ()  # what takes **kwargs hands them to its base
-    functions = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)] or [target]
-    parameters = [parameter for each in functions for parameter in inspect.signature(each).parameters.values()]
-    takes_any = not classes and any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
-    return argument == "_disabled_" or takes_any or any(parameter.name == argument for parameter in parameters)
+    functions = [target]
+    if inspect.isclass(target):
+        functions = [vars(each)["__init__"] for each in target.__mro__ if "__init__" in vars(each)]
+        last = next((index for index, each in enumerate(functions) if not _takes_any(each)), len(functions))
+        functions = functions[: last + 1]  # what takes **kwargs hands them to its base
+    takes_any = not inspect.isclass(target) and _takes_any(target)
+    names = {name for each in functions for name in inspect.signature(each).parameters}
+    return argument == "_disabled_" or takes_any or argument in names
+
+
+def _takes_any(function: Any) -> bool:
+    """Whether it has **kwargs."""
+    return any(each.kind == each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
 
 
 def _check_kind(name: str, value: Any, default: Any) -> None:

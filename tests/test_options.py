@@ -15,9 +15,10 @@ CONFIG = {
     "spacing": [2.0, 2.0],
     "unused": 1,
     "part": {"inner": {"_target_": "dict", "width": 2}, "other": 3},
-    "loader": {"_target_": "torch.utils.data.DataLoader", "dataset": "@spacing", "batch_size": 2},
+    "loader": {"_target_": "monai.data.DataLoader", "dataset": "@spacing", "batch_size": 2},
     "inferer": {"_target_": "ssmctb_monai.inferers.window_inferer", "spatial_dims": 3, "roi_size": [8, 8, 8]},
-    "made": ["@folder", "@resume", "@rate", "@part#inner", "@loader", "@inferer"],
+    "network": {"_target_": "ssmctb_monai.networks.nets.DRAEM", "_mode_": "callable"},
+    "made": ["@folder", "@resume", "@rate", "@part#inner", "@loader", "@inferer", "@network"],
     "training": ["$print(@made)"],
 }
 
@@ -57,6 +58,7 @@ def refused(run, match, **overrides):
         {"part#inner#width": 3},
         {"part::inner::width": 3},
         {"loader#num_workers": 0},  # an argument that the configuration leaves to its default
+        {"loader#drop_last": True},  # one that the class hands on to its base
         {"inferer#sw_device": "cpu"},  # one that the function hands on
         {"part#inner": {"_target_": "dict"}},
     ],
@@ -73,6 +75,7 @@ def test_known_options(run, capsys, overrides):
         ("width", "Did you mean --part#inner#width?"),
         ("unused", "makes no use of it. There are --folder, --resume, --rate, --spacing"),
         ("part#other", "makes no use of it"),
+        ("network#perturbation", "no option --network#perturbation"),  # of its base, to which the class hands none on
         ("loader#batchsize", "Did you mean --loader#batch_size"),
     ],
 )
