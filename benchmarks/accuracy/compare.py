@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not shared:
         parser.error(
             f"no fold and seed is kept of both: of {names[0]} there are {', '.join(sorted(ours)) or 'none'}, of "
-            f"{names[1]} {', '.join(sorted(theirs)) or 'none'}"
+            f"{names[1]} {', '.join(sorted(theirs)) or 'none'}{advice(names)}"
         )
     methods = [method_name(score_of(name)) for name in names]
     for seed in sorted({run.rpartition("_")[2] for run in shared}):
@@ -41,6 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             estimate = difference.get(name)
             if estimate is not None and estimate.value is not None and estimate.interval is not None:
                 print(f"  {name:26} {estimate.value:+.3f} [{estimate.interval[0]:+.3f}, {estimate.interval[1]:+.3f}]")
+
+
+def advice(names: Sequence[str]) -> str:
+    """Says with which numbers of steps there are runs of both rows.
+
+    Args:
+        names: names of the rows, as in `kept_runs`.
+    """
+    steps = sorted(int(folder.name.partition("_")[0]) for folder in results.RESULTS.glob("*_steps"))
+    found = [each for each in (None, *steps) if set.intersection(*(set(kept_runs(name, each)) for name in names))]
+    words = ["no --iterations" if each is None else f"--iterations {each}" for each in found]
+    return f"; there are runs of both with {' or '.join(words)}" if words else ""
 
 
 def score_of(name: str) -> str:

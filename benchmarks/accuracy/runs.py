@@ -137,13 +137,16 @@ def check_configuration(run: Run, cases: Cases) -> None:
         cases: the cases.
 
     Raises:
-        ValueError: when the row has an id that its configuration has not, or the run began with another configuration.
+        ValueError: when the row has an id that its configuration has not, or iterations of which that makes no use, or
+            the run began with another configuration.
     """
     file, configuration = run.folder / "configuration.json", _configuration(run, cases)
     unknown = {key.partition("#")[0] for key in run.overrides} - set(configuration["train.json"])
+    files = ", ".join(file.name for file in run.row.config_files)
     if unknown:
-        files = ", ".join(file.name for file in run.row.config_files)
         raise ValueError(f"{run.name}: {run.row.bundle} with {files} has no {', '.join(sorted(unknown))}.")
+    if "iterations" in run.overrides and "@iterations" not in json.dumps(configuration["train.json"]):
+        raise ValueError(f"{run.name}: {run.row.bundle} with {files} has max_epochs, and makes no use of iterations.")
     if not file.is_file():
         return
     before = _read(file)

@@ -223,6 +223,14 @@ def test_unknown_ids(work, cases, monkeypatch):
         runs.check_configuration(Run("block", 0, 0, work), cases)
 
 
+@pytest.mark.parametrize("name", ["mae", "autoencoder"])
+def test_iterations_of_a_system_that_counts_epochs(work, cases, name):
+    with pytest.raises(ValueError, match=rf"{name}\.json has max_epochs, and makes no use of iterations"):
+        runs.check_configuration(Run(f"brats2d-{name}", 0, 0, work, 400), cases)
+    runs.check_configuration(Run(f"brats2d-{name}", 0, 0, work), cases)
+    runs.check_configuration(Run("brats2d-ssm", 0, 0, work, 400), cases)
+
+
 def test_another_evaluation_is_done_again(work, cases, training, bundles):
     run = Run("block", 1, 0, work)
     assert not run.is_evaluated("model")
@@ -454,7 +462,16 @@ def test_rows_are_compared_by_their_kept_runs(started, work, cases, capsys):
     assert lines[1].split() == ["slice_auroc", "+0.250", "[+0.250,", "+0.250]"]
     with pytest.raises(SystemExit):
         command.main(["compare", "block", "plain:image"])
-    assert "of block there are fold1_seed0, of plain:image none" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "of block there are fold1_seed0, of plain:image none" in error
+    assert "with" not in error.partition("plain:image none")[2]
+    (results.RESULTS / "400_steps").mkdir()
+    for name in ("block", "plain"):
+        shutil.copytree(results.RESULTS / name, results.RESULTS / "400_steps" / name)
+    shutil.rmtree(results.RESULTS / "plain")
+    with pytest.raises(SystemExit):
+        command.main(["compare", "block", "plain"])
+    assert "of plain none; there are runs of both with --iterations 400" in capsys.readouterr().err
 
 
 def test_nothing_is_trained_where_a_later_row_does_not_fit(started, work, cases, training, monkeypatch):
