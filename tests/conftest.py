@@ -7,6 +7,18 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch's import, and for all that tests start: they share the cores
 
+from ssmctb_monai.files import printable
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Processes of pytest-xdist send reports as UTF-8, which names of files need not be: one would end all tests."""
+    report = yield
+    report.sections = [(title, printable(text)) for title, text in report.sections]
+    if report.longrepr and printable(str(report.longrepr)) != str(report.longrepr):
+        report.longrepr = printable(str(report.longrepr))
+    return report
+
 
 @pytest.fixture(scope="session")
 def real_data():

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssmctb_monai.data.brats import BratsCase, canonical_modalities, named_path, parse_file, volume_stem
 from ssmctb_monai.data.readers import Volume, grid_distance, read_volume
-from ssmctb_monai.files import raise_from_environment
+from ssmctb_monai.files import printable, raise_from_environment
 
 __all__ = ["InvalidCasesError", "check_cases", "has_gaps", "has_whole_labels", "report_invalid"]
 
@@ -63,7 +63,7 @@ def report_invalid(problems: Mapping[str, Sequence[str]], skip_invalid: bool) ->
     error = InvalidCasesError(problems)
     if not skip_invalid:
         raise error
-    logger.warning("%s\nThey are skipped.", error.listing())
+    logger.warning("%s\nThey are skipped.", printable(error.listing()))
 
 
 def check_cases(cases: Iterable[BratsCase], modalities: Sequence[str] | str) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ssmctb_monai import __version__
 from ssmctb_monai.data.checks import InvalidCasesError, report_invalid
 from ssmctb_monai.data.series import is_series_file
-from ssmctb_monai.files import UNFINISHED, is_undamaged, raise_from_environment, remove_abandoned, voxel_file
+from ssmctb_monai.files import UNFINISHED, is_undamaged, printable, raise_from_environment, remove_abandoned, voxel_file
 from ssmctb_monai.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -292,7 +292,7 @@ class ValidCases(IterableDataset):
             except Exception as error:
                 raise_from_environment(error)
                 problem = self.problems[item["case_id"]] = _reason(error)
-                logger.error("%s cannot be used: %s", item["case_id"], problem)
+                logger.error("%s cannot be used: %s", printable(item["case_id"]), printable(problem))
                 logger.debug("The error in full:", exc_info=error)
             else:
                 yield prepared

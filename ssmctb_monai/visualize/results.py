@@ -23,7 +23,7 @@ from ssmctb_monai.data.brats import (
     volume_stem,
 )
 from ssmctb_monai.data.scans import find_scans
-from ssmctb_monai.files import read_csv
+from ssmctb_monai.files import printable, read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,13 @@ def find_maps(results_dir: PathLike, dataset_dir: PathLike | None = None) -> lis
         item = {"case_id": name, **scans.get(name, {"problem": f"{dataset_dir} has no images of it"}), **maps[name]}
         if "problem" in item:
             problems.append(f"{name}: {item['problem']}")
-            logger.warning("Left out is %s", problems[-1])
+            logger.warning("Left out is %s", printable(problems[-1]))
         else:
             items.append(item)
     if not items:
         reasons = "; ".join(problems[:3]) or "there is none in it, nor in its folder maps"
         raise NoCasesError(f"Looked for maps CASE.nii.gz in {root} and their scans, {len(problems)} cases: {reasons}.")
-    logger.info("Found %d maps with their scans in %s.", len(items), root)
+    logger.info("Found %d maps with their scans in %s.", len(items), printable(str(root)))
     return items
 
 
