@@ -70,8 +70,8 @@ class DRAEMLoss(nn.Module):
             )
         # The variances in SSIM and the logarithm in the focal loss need more digits than half precision has.
         with torch.autocast(logits.device.type, enabled=False):
-            reconstruction, clean, logits = reconstruction.float(), clean.float(), logits.float()
-            classes = torch.cat([1 - mask.float(), mask.float()], dim=1)
+            reconstruction, clean, logits, mask = (each.float() for each in (reconstruction, clean, logits, mask))
+            classes = torch.cat([1 - mask, mask], dim=1)
             parts = {
                 "l2": F.mse_loss(reconstruction, clean),
                 "ssim": 1 - self._ssim(reconstruction, clean),
